@@ -1,0 +1,1 @@
+"""What people run: one thin file a verb. Ray is used here and nowhere else."""

@@ -1,0 +1,87 @@
+"""The command `whisper-gpt`: finds the verb, parses its dataclass, turns errors into one line and an exit code."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from jobs.config_files import default_from_file
+from jobs.errors import JobError
+
+# Verb → module and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
+VERBS = {
+    "preprocess": ("jobs.preprocess", "audio → shards of mel frames and codec tokens, with manifests"),
+    "inspect": (
+        "jobs.inspect",
+        "what a dataset holds: totals, levels, code usage, failures; as text, JSON or HTML",
+    ),
+    "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
+    "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
+    "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
+    "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
+    "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb → its exit code: 0 done, 2 wrong usage, 3 too many inputs failed, 1 anything else."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"whisper-gpt: {verb!r} is not a verb; use one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        return run_verb(verb, rest)
+    except KeyboardInterrupt:
+        print("whisper-gpt: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        print(f"whisper-gpt {verb}: {message}", file=sys.stderr)
+        return 1
+
+
+def run_verb(verb: str, arguments: list[str]) -> int:
+    """Parse `arguments` into the verb's dataclass (a `--config FILE` gives its defaults) and run it."""
+    module = importlib.import_module(VERBS[verb][0])
+    default, rest = default_from_file(module.Config, arguments)
+    parsed: Any = tyro.cli(
+        module.Config, prog=f"whisper-gpt {verb}", description=module.__doc__, args=rest, default=default
+    )
+    return module.run(parsed)
+
+
+def _user_message(error: Exception) -> str | None:
+    """One line for an error that a user can mend; None for a bug, which keeps its traceback."""
+    if type(error).__name__.startswith("RayTaskError"):
+        error = getattr(error, "cause", error)
+    from manifests.errors import ManifestError
+    from model.errors import ModelError
+    from pipeline.errors import PipelineError
+
+    if isinstance(error, JobError | PipelineError | ManifestError | ModelError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def _usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, (_, what) in VERBS.items())
+    return (
+        f"usage: whisper-gpt VERB … (whisper-gpt VERB --help for its options)\n\n{verbs}\n\n"
+        "Every verb also takes --config FILE: a YAML file of its options, which options on the line override.\n"
+        "Exit codes: 0 done, 2 wrong usage, 3 finished but too many inputs failed, 1 anything else."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

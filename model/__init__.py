@@ -1,0 +1,1 @@
+"""The hybrid audio language model and its baselines, in plain PyTorch."""

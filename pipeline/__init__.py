@@ -1,0 +1,1 @@
+"""Audio in, aligned mel frames and codec tokens out: shards written, shards streamed."""

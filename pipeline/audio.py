@@ -1,0 +1,102 @@
+"""Reading audio: any file libsndfile knows → one 24 kHz mono float32 signal, in blocks of constant size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from pipeline.errors import AudioError
+
+SAMPLE_RATE = 24_000
+EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
+
+# Outside this range a header is lying, and a resampler told to believe it would fill the memory.
+_PLAUSIBLE_RATES = range(4_000, 768_001)
+_BLOCK_S = 5.0
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header declares: `frames` counts samples per channel at `sample_rate` Hz."""
+
+    sample_rate: int
+    channels: int
+    frames: int
+
+    @property
+    def duration_s(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def probe(path: Path) -> AudioInfo:
+    """Read the header of `path`. Raises `AudioError` (stage `scan`) where there is nothing usable."""
+    try:
+        info = soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError("scan", _reason(path, error)) from error
+    if info.samplerate not in _PLAUSIBLE_RATES:
+        raise AudioError("scan", f"sample rate {info.samplerate} Hz is outside 4 kHz to 768 kHz")
+    if info.channels > 2:
+        raise AudioError("scan", f"{info.channels} channels: only mono and stereo are read; downmix it first")
+    if info.frames <= 0:
+        raise AudioError("scan", "the file holds no samples")
+    return AudioInfo(info.samplerate, info.channels, info.frames)
+
+
+def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
+
+    Memory does not grow with the file. Raises `AudioError` (stage `decode` or `resample`) for damage,
+    for samples that are not finite, and where the file ends before its header says.
+    """
+    info = probe(path)
+    resampler = None
+    if info.sample_rate != sample_rate:
+        resampler = soxr.ResampleStream(info.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in _decoded_blocks(path, info):
+        if resampler is not None:
+            block = _resample(resampler, block, last=False)
+        if len(block):
+            yield block
+    if resampler is not None:
+        tail = _resample(resampler, np.zeros(0, np.float32), last=True)
+        if len(tail):
+            yield tail
+
+
+def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """The whole of `path` as one float32 signal `[N]`; see `stream_mono`."""
+    return np.concatenate(list(stream_mono(path, sample_rate)))
+
+
+def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
+    frames_read = 0
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            while len(block := file.read(int(_BLOCK_S * info.sample_rate), dtype="float32", always_2d=True)):
+                if not np.isfinite(block).all():
+                    where = (frames_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / info.sample_rate
+                    raise AudioError("decode", f"samples that are NaN or infinite, the first at {where:.3f} s")
+                frames_read += len(block)
+                yield block.mean(axis=1) if info.channels > 1 else block[:, 0]
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError("decode", _reason(path, error)) from error
+    if frames_read != info.frames:
+        raise AudioError("decode", f"ends after {frames_read} of the {info.frames} samples its header declares")
+
+
+def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> np.ndarray:
+    try:
+        return resampler.resample_chunk(np.ascontiguousarray(block), last=last)
+    except (RuntimeError, ValueError) as error:
+        raise AudioError("resample", str(error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """libsndfile's own words, without the path: a failure row names its source in another column."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return error.error_string
+    return (getattr(error, "strerror", None) or str(error)).replace(str(path), path.name)

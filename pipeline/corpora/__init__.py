@@ -1,0 +1,1 @@
+"""One corpus a file, each with the same function: `scan(root)` → its recordings, and what is odd about it."""

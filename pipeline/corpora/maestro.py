@@ -1,0 +1,72 @@
+"""MAESTRO v1, v2, v3 (magenta.tensorflow.org/datasets/maestro): a csv that names every performance and its split.
+
+Rows whose audio is absent are listed, not failed: people keep parts of a 120 GB corpus.
+"""
+
+import csv
+from pathlib import Path
+
+from pipeline.corpora.recording import SPLITS, Recording, Scan
+from pipeline.errors import PipelineError
+
+_COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename")
+
+
+def scan(root: Path, corpus: str = "maestro") -> Scan:
+    """List the performances of the csv in `root` (or in its one maestro-v*/ folder).
+
+    Ids are year and row of the csv, as MAESTRO's own names are too long for a tar member.
+    Raises `PipelineError` for no csv, more than one, or one that is not MAESTRO's.
+    """
+    table = _find_table(root)
+    recordings, absent = [], []
+    for number, row in enumerate(_read_rows(table), start=1):
+        audio = table.parent / row["audio_filename"]
+        path = audio.relative_to(root).as_posix()
+        if not audio.is_file():
+            absent.append(path)
+            continue
+        recordings.append(
+            Recording(
+                id=f"{corpus}_{row['year']}_{number:04d}",
+                split=row["split"],
+                path=path,
+                composer=row["canonical_composer"],
+                title=row["canonical_title"],
+                year=int(row["year"]),
+                midi=row["midi_filename"],
+            )
+        )
+    if not recordings:
+        raise PipelineError(f"{table}: none of its {len(absent)} audio files is there; unpack the audio beside it")
+    warnings = []
+    if absent:
+        warnings.append(f"{len(absent)} of the {len(absent) + len(recordings)} rows of {table.name} have no audio here")
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, sorted(absent))
+
+
+def _find_table(root: Path) -> Path:
+    tables = sorted(root.glob("maestro-v*.csv")) or sorted(root.glob("maestro-v*/maestro-v*.csv"))
+    if len(tables) != 1:
+        found = ", ".join(table.name for table in tables) or "none"
+        raise PipelineError(f"{root}: expected one maestro-v*.csv in here, found {found}; pass the unpacked folder")
+    return tables[0]
+
+
+def _read_rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise PipelineError(f"{table}: no column {', '.join(missing)}; this is not MAESTRO's csv")
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{table}: not a csv in UTF-8 ({error}); unpack it again") from error
+    for number, row in enumerate(rows, start=1):
+        if row["split"] not in SPLITS or not str(row["year"]).isdecimal() or not row["audio_filename"]:
+            raise PipelineError(
+                f"{table}: row {number} has split {row['split']!r}, year {row['year']!r}, audio "
+                f"{row['audio_filename']!r}; expected train, validation or test, a year, and a file name"
+            )
+    return rows

@@ -1,0 +1,199 @@
+"""Made audio in the two corpora's own layouts: speech-like utterances and piano-like pieces.
+
+For a demo and for tests, where no data set is to be had. The same `SyntheticSize` gives the same audio. The sounds
+have what a language model can learn (syllables that come back, chords that follow one another) and no more meaning.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import lfilter
+
+from pipeline.corpora import librispeech, maestro
+from pipeline.corpora.recording import Scan
+
+SPEECH_RATE = 16_000  # LibriSpeech's
+PIANO_RATE = 44_100  # MAESTRO's, stereo
+
+
+@dataclass(frozen=True)
+class SyntheticSize:
+    """How much to make: utterances of about 6 s, pieces of `piece_s`, spread 8:1:1 over the splits."""
+
+    utterances: int = 60
+    pieces: int = 10
+    piece_s: float = 30.0
+    seed: int = 0
+
+
+def scan(root: Path, corpus: str = "synthetic") -> Scan:
+    """List the made corpora in `root`; one that is not there yet is made first, at the default size."""
+    if not (root / "LibriSpeech").is_dir() or not (root / _MAESTRO).is_dir():
+        write(root, SyntheticSize())
+    scans = librispeech.scan(root, f"{corpus}-speech"), maestro.scan(root, f"{corpus}-piano")
+    recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)
+    return Scan(corpus, recordings, [w for s in scans for w in s.warnings])
+
+
+def write(root: Path, size: SyntheticSize) -> None:
+    """Write `root`/LibriSpeech and `root`/maestro-v3.0.0."""
+    _write_speech(root / "LibriSpeech", size)
+    _write_piano(root / _MAESTRO, size)
+
+
+_MAESTRO = "maestro-v3.0.0"
+_SUBSETS = ["train-clean-100"] * 8 + ["dev-clean", "test-clean"]
+_SPLITS = ["train"] * 8 + ["validation", "test"]
+
+# The first three formants in Hz, of an average adult (Peterson and Barney 1952).
+_VOWELS = {
+    "A": (730, 1090, 2440),
+    "E": (530, 1840, 2480),
+    "I": (270, 2290, 3010),
+    "O": (570, 840, 2410),
+    "U": (300, 870, 2240),
+}
+_CONSONANTS = {
+    "S": 5500.0,
+    "SH": 3000.0,
+    "T": 4000.0,
+    "K": 1800.0,
+    "P": 900.0,
+    "": 0.0,
+}  # centre of the noise, Hz
+_LEXICON = ("SATO", "KI", "PESHU", "TAKA", "SHI", "OPU", "SEKITO", "A", "PUSHA", "TOKE", "ISU", "KAPO")
+
+
+def _write_speech(home: Path, size: SyntheticSize) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    speaker_rows, chapter_rows = set(), set()
+    for number in range(size.utterances):
+        random = np.random.default_rng((size.seed, 1, number))
+        subset = _SUBSETS[number % len(_SUBSETS)]
+        speaker = 100 + number % (2 * len(_SUBSETS))
+        chapter = 1000 + speaker
+        words = [str(w) for w in random.choice(_LEXICON, size=int(random.integers(12, 20)))]
+        folder = home / subset / str(speaker) / str(chapter)
+        folder.mkdir(parents=True, exist_ok=True)
+        utterance = f"{speaker}-{chapter}-{number:04d}"
+        soundfile.write(str(folder / f"{utterance}.flac"), _speak(words, speaker, random), SPEECH_RATE, "PCM_16")
+        with (folder / f"{speaker}-{chapter}.trans.txt").open("a", encoding="utf-8") as transcript:
+            transcript.write(f"{utterance} {' '.join(words)}\n")
+        sex = "FM"[speaker % 2]
+        speaker_rows.add(f"{speaker:<6} | {sex} | {subset:<16} | 0.10  | Made Voice {speaker}")
+        chapter_rows.add(
+            f"{chapter:<6} | {speaker:<4} | 0.10  | {subset:<16} | 0 | 0 | Chapter {chapter} | A Made Book"
+        )
+    (home / "SPEAKERS.TXT").write_text("\n".join([";ID |SEX| SUBSET |MINUTES| NAME", *sorted(speaker_rows), ""]))
+    (home / "CHAPTERS.TXT").write_text(
+        "\n".join(
+            [
+                ";ID |READER|MINUTES| SUBSET | PROJ.|BOOK ID| CH. TITLE | PROJECT TITLE",
+                *sorted(chapter_rows),
+                "",
+            ]
+        )
+    )
+
+
+def _speak(words: list[str], speaker: int, random: np.random.Generator) -> np.ndarray:
+    """Syllables as a pulse train through three resonators, consonants as bursts of band-passed noise → `[N]`."""
+    pitch = (210.0 if speaker % 2 == 0 else 115.0) * (1 + 0.02 * (speaker % 7))
+    tract = (1.12 if speaker % 2 == 0 else 1.0) * (1 + 0.01 * (speaker % 5))
+    parts = []
+    for word in words:
+        rest = word
+        while rest:
+            consonant = next(c for c in ("SH", "S", "T", "K", "P", "") if rest.startswith(c))
+            vowel = rest[len(consonant)]
+            rest = rest[len(consonant) + 1 :]
+            if consonant:
+                parts.append(_burst(_CONSONANTS[consonant] * tract, random))
+            parts.append(_vowel([f * tract for f in _VOWELS[vowel]], pitch * (0.95 + 0.1 * random.random()), random))
+        parts.append(np.zeros(int(0.08 * SPEECH_RATE)))
+    speech = np.concatenate(parts)
+    return (0.5 * speech / np.abs(speech).max() + 0.0005 * random.standard_normal(len(speech))).astype(np.float32)
+
+
+def _vowel(formants: list[float], pitch: float, random: np.random.Generator) -> np.ndarray:
+    samples = int((0.10 + 0.06 * random.random()) * SPEECH_RATE)
+    phase = np.cumsum(np.full(samples, pitch / SPEECH_RATE) * np.linspace(1.04, 0.96, samples))
+    pulses = np.diff(np.floor(phase), prepend=0.0)
+    sound = pulses
+    for formant, bandwidth in zip(formants, (80, 100, 140), strict=True):
+        sound = _resonate(sound, formant, bandwidth)
+    return sound / (np.abs(sound).max() + 1e-9) * np.hanning(samples) ** 0.5
+
+
+def _burst(centre: float, random: np.random.Generator) -> np.ndarray:
+    samples = int(0.06 * SPEECH_RATE)
+    noise = _resonate(random.standard_normal(samples), min(centre, 7000.0), 900)
+    return 0.3 * noise / np.abs(noise).max() * np.hanning(samples)
+
+
+def _resonate(x: np.ndarray, frequency: float, bandwidth: float) -> np.ndarray:
+    """A two-pole resonator."""
+    radius = np.exp(-np.pi * bandwidth / SPEECH_RATE)
+    return lfilter([1.0], [1.0, -2 * radius * np.cos(2 * np.pi * frequency / SPEECH_RATE), radius**2], x)
+
+
+def _write_piano(home: Path, size: SyntheticSize) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    columns = (
+        "canonical_composer",
+        "canonical_title",
+        "split",
+        "year",
+        "midi_filename",
+        "audio_filename",
+        "duration",
+    )
+    with (home / f"{_MAESTRO}.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(columns)
+        for number in range(size.pieces):
+            random = np.random.default_rng((size.seed, 2, number))
+            year = 2004 + number % 3
+            stem = f"{year}/MADE-PIECE_{number:02d}_ORIG_MID--AUDIO_{number:02d}_R1_{year}_wav--1"
+            (home / str(year)).mkdir(exist_ok=True)
+            soundfile.write(str(home / f"{stem}.wav"), _play(size.piece_s, random), PIANO_RATE, "PCM_16")
+            composer = ("A. Machine", "B. Machine")[number % 2]
+            split = _SPLITS[number % len(_SPLITS)]
+            table.writerow((composer, f"Étude {number + 1}", split, year, f"{stem}.midi", f"{stem}.wav", size.piece_s))
+
+
+# Triads in semitones above C: a cadence that comes back.
+_CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))
+
+
+def _play(seconds: float, random: np.random.Generator) -> np.ndarray:
+    """Broken chords with a melody above, decaying harmonics, each note panned by its pitch → stereo `[N, 2]`."""
+    samples = int(seconds * PIANO_RATE)
+    out = np.zeros((samples + 3 * PIANO_RATE, 2), np.float32)
+    beat = 0.22 + 0.06 * random.random()
+    key = int(random.integers(-3, 4))
+    for index in range(int(seconds / beat)):
+        chord = _CHORDS[index // 8 % len(_CHORDS)]
+        notes = [48 + key + chord[index % 3]]
+        if index % 2 == 0:
+            notes.append(60 + key + int(random.choice(chord)))
+        at = int(index * beat * PIANO_RATE)
+        for note in notes:
+            sound = _note(note, float(random.uniform(0.4, 1.0)))
+            pan = (note - 40) / 48
+            out[at : at + len(sound)] += sound[:, None] * np.array([1 - pan, pan], np.float32)
+    return 0.7 * out[:samples] / np.abs(out[:samples]).max()
+
+
+def _note(midi: int, velocity: float) -> np.ndarray:
+    """Eight slightly stretched harmonics of a struck string, higher ones fading sooner → float32 `[2.5 s]`."""
+    t = np.arange(int(2.5 * PIANO_RATE), dtype=np.float32) / PIANO_RATE
+    fundamental = 440.0 * 2 ** ((midi - 69) / 12)
+    sound = np.zeros_like(t)
+    for harmonic in range(1, 9):
+        frequency = fundamental * harmonic * np.sqrt(1 + 4e-4 * harmonic**2)
+        sound += np.sin(2 * np.pi * np.float32(frequency) * t) * np.exp(-t * (1.2 + 0.7 * harmonic)) / harmonic
+    return velocity * sound * np.minimum(1, t / 0.004)

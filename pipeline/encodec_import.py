@@ -1,0 +1,33 @@
+"""The one place that imports `encodec`, and what stands in for torchaudio while it does.
+
+`encodec` imports torchaudio at its top for helpers that this project never calls, and torchaudio's wheel cannot be
+loaded beside a CPU-only torch (it wants CUDA libraries). Where the real one loads, it is used; where it does not, an
+empty placeholder is there during the import and gone after it, so that no other library sees it.
+"""
+
+import sys
+import types
+
+
+def _import_encodec() -> None:
+    try:
+        import torchaudio  # noqa: F401
+    except (ImportError, OSError):
+        broken = [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]
+        for name in broken:
+            del sys.modules[name]
+        sys.modules["torchaudio"] = types.ModuleType("torchaudio", "placeholder: the real one cannot be loaded")
+        try:
+            import encodec  # noqa: F401
+        finally:
+            del sys.modules["torchaudio"]
+
+
+_import_encodec()
+
+from encodec import EncodecModel  # noqa: E402
+from encodec.modules.conv import SConv1d, SConvTranspose1d, pad1d  # noqa: E402
+from encodec.modules.lstm import SLSTM  # noqa: E402
+from encodec.modules.seanet import SEANetResnetBlock  # noqa: E402
+
+__all__ = ["SLSTM", "EncodecModel", "SConv1d", "SConvTranspose1d", "SEANetResnetBlock", "pad1d"]

@@ -1,0 +1,16 @@
+"""Errors of the pipeline that are a user's to mend: one line each, no traceback needed."""
+
+
+class PipelineError(Exception):
+    """Something a user can mend: the message says what, which file, and what to do."""
+
+
+class AudioError(PipelineError):
+    """One recording that cannot be used; becomes a row in `failures/`.
+
+    `stage` is one of `scan`, `decode`, `resample`, `encode`.
+    """
+
+    def __init__(self, stage: str, message: str):
+        super().__init__(message)
+        self.stage = stage

@@ -1,0 +1,93 @@
+"""The sample contract: what one sample of a shard holds, and its members byte for byte.
+
+A sample is three members with fixed names and fixed types: `KEY.codes.npy` int16 `[K, T]`, `KEY.json` with the fields
+of `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. Loaders that fix a schema from the first samples (Hugging Face
+`datasets`) then never meet another: absent text is `""`, an absent number 0, and a float is always written as one.
+"""
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+MEMBERS = ("codes.npy", "json", "mel.npy")  # in the order of the tar
+MAX_NAME = 90  # key and extension; leaves USTAR's 100-character name field room to spare
+_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
+@dataclass(frozen=True)
+class SampleMeta:
+    """What is known of a sample; the fixed schema of its JSON member."""
+
+    key: str
+    corpus: str
+    split: str
+    source: str  # path below the corpus root
+    segment: int  # counted from 0 within the source
+    start_s: float
+    duration_s: float
+    samples: int  # at 24 kHz; T = ceil(samples / 320)
+    speaker: str
+    speaker_name: str
+    sex: str
+    chapter: str
+    book: str
+    text: str
+    composer: str
+    title: str
+    year: int
+    midi: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One aligned sample: `codes` int16 `[K, T]`, `mel` float16 `[T, M]`."""
+
+    meta: SampleMeta
+    codes: np.ndarray
+    mel: np.ndarray
+
+    def __post_init__(self) -> None:
+        key = self.meta.key
+        if not _KEY.match(key) or len(key) + len(".codes.npy") > MAX_NAME:
+            raise ValueError(
+                f"key {key!r}: only A-Z a-z 0-9 _ -, and at most {MAX_NAME - len('.codes.npy')} characters"
+            )
+        if self.codes.dtype != np.int16 or self.mel.dtype != np.float16:
+            raise ValueError(f"{key}: codes {self.codes.dtype} and mel {self.mel.dtype}, not int16 and float16")
+        if self.codes.shape[1] != self.mel.shape[0]:
+            raise ValueError(f"{key}: {self.codes.shape[1]} code frames beside {self.mel.shape[0]} mel frames")
+
+
+def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
+    """Member names and bytes of `sample`, in tar order; equal samples give equal bytes."""
+    data = {
+        "codes.npy": npy_bytes(sample.codes),
+        "json": json.dumps(asdict(sample.meta), sort_keys=True, ensure_ascii=False).encode(),
+        "mel.npy": npy_bytes(sample.mel),
+    }
+    return [(f"{sample.meta.key}.{extension}", data[extension]) for extension in MEMBERS]
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """`array` in NumPy's .npy format 1.0, C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def npy_view(data: memoryview | bytes) -> np.ndarray:
+    """The array of a .npy member, without a copy. Raises `ValueError` for anything that is not a plain array."""
+    header = io.BytesIO(bytes(data[:1024]))
+    try:
+        version = np.lib.format.read_magic(header)
+        if version != (1, 0):
+            raise ValueError(f"npy version {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(header)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"not a .npy member: {error}") from error
+    if fortran or dtype.hasobject:
+        raise ValueError(f"not a plain C-ordered array: {dtype}")
+    return np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=header.tell()).reshape(shape)

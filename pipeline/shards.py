@@ -1,0 +1,69 @@
+"""Deterministic tar shards: the same samples give the same bytes, on any machine, at any time.
+
+USTAR headers with no clock, no user and no host in them; any tar reader and WebDataset read them.
+"""
+
+import hashlib
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.sample import Sample, pack_members
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a member's data lies within its shard, in bytes, and what it hashes to."""
+
+    offset: int
+    size: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes samples to a seekable binary `file` as a tar; `mark`/`rollback` take a failed recording out again."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+
+    def add(self, sample: Sample) -> dict[str, Span]:
+        """Append the members of `sample` → the span of each, by the first part of its extension."""
+        spans = {}
+        for name, data in pack_members(sample):
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            header.mode = 0o444
+            self._file.write(header.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
+            member = name.split(".")[1]
+            spans[member] = Span(self._file.tell(), len(data), hashlib.sha256(data).hexdigest())
+            self._file.write(data + bytes(-len(data) % _BLOCK))
+        return spans
+
+    def mark(self) -> int:
+        """A position to roll back to."""
+        return self._file.tell()
+
+    def rollback(self, mark: int) -> None:
+        """Remove everything added since `mark`."""
+        self._file.seek(mark)
+        self._file.truncate()
+
+    def close(self) -> str:
+        """Write the end of the archive → sha256 of the whole shard. The file itself stays open."""
+        end = self._file.tell() + 2 * _BLOCK
+        self._file.write(bytes(2 * _BLOCK + -end % tarfile.RECORDSIZE))
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()
+
+
+def shard_name(split: str, index: int) -> str:
+    """`train-000000`: the shard's file name without its extension, unique in the dataset."""
+    return f"{split}-{index:06d}"
+
+
+def shard_path(dataset: Path, split: str, shard: str) -> Path:
+    """Where a shard lies in a dataset folder."""
+    return dataset / split / f"{shard}.tar"
