@@ -41,3 +41,33 @@ def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
         console.print(
             f"{own / 3600:.2f} h of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time", highlight=False
         )
+
+
+class ShowStep(Protocol):
+    """Shows a training step: its number, nats per token, accuracy, tokens/s, and the share of time spent waiting."""
+
+    def __call__(self, step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float) -> None: ...
+
+
+@contextmanager
+def training_progress(console: Console, steps: int, first: int) -> Iterator[ShowStep]:
+    """A bar over training steps, and what it ended with."""
+    columns = (
+        TextColumn("step {task.completed:.0f} of {task.total:.0f}"),
+        BarColumn(),
+        TextColumn("{task.fields[shown]} · ETA"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=steps, completed=first, shown="")
+        shown = ""
+
+        def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float) -> None:
+            nonlocal shown
+            speed = f"{tokens_per_s:,.0f} tokens/s, {wait_share:.1%} waiting for data"
+            shown = f"{nats:.3f} nats, {accuracy:.1%} right, {speed}"
+            bar.update(task, completed=step, shown=shown)
+
+        yield show
+        last = int(bar.tasks[0].completed)
+    console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}", highlight=False)

@@ -1,0 +1,129 @@
+"""Score trained models on a split, beside the unigram and bigram floors: nats per token, perplexity, accuracy."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from jobs.checkpoints import TrainedOn, load_run, require_same_data
+from jobs.scoring import Score, score_model, score_ngram
+from manifests.dataset_info import DatasetInfo, read_info
+from manifests.fragments import read_samples
+from model.ngram import NGram, count_pairs, fit
+from pipeline.stream import Batch, StreamConfig, batches, stream
+
+# Every how many-th training window is kept from the counts to choose the bigram's prior.
+_HELD_OUT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt evaluate`."""
+
+    dataset: Positional[Path]
+    """Folder of a dataset that `preprocess` made."""
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of training runs."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which split to score; every frame of it is scored once."""
+    batch: int = 16
+    """Windows scored together."""
+    json: bool = False
+    """Print a JSON list instead of the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table; `nll` in nats per token, `ppl` its exponential, `accuracy` from 0 to 1."""
+
+    run: str
+    model: str
+    parameters: int
+    split: str
+    context: int
+    nll: float
+    ppl: float
+    accuracy: float
+    tokens: int
+
+
+def run(config: Config) -> int:
+    """Print the table (or JSON) → exit code 0."""
+    rows = evaluate(config)
+    if config.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+    else:
+        Console().print(table(rows))
+    return 0
+
+
+def evaluate(config: Config) -> list[Row]:
+    """The floors' rows, then one for each run. Raises `JobError` where a run was trained on other data."""
+    info = read_info(config.dataset)
+    samples = read_samples(config.dataset, config.split)
+    loaded = [(folder, *load_run(folder)) for folder in config.runs]
+    for folder, _, state in loaded:
+        data = TrainedOn(info.fingerprint, info.codec, info.mel)
+        require_same_data(state.data, data, folder, config.dataset)
+    context = loaded[0][1].config.context if loaded else 512
+    ngram = _fit_floors(config, info, context)
+    rows = [
+        _row(
+            "–", name, parameters, config.split, context, score_ngram(ngram, order, _windows(config, samples, context))
+        )
+        for name, order, parameters in (
+            ("unigram", 1, ngram.unigram.numel()),
+            ("bigram", 2, ngram.bigram.numel()),
+        )
+    ]
+    for folder, model, _ in loaded:
+        shape = model.config
+        score = score_model(model, _windows(config, samples, shape.context))
+        rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
+    return rows
+
+
+def table(rows: list[Row]) -> Table:
+    """The rows for a terminal."""
+    shown = Table(title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
+    for heading in ("model", "parameters", "context", "nats/token", "PPL", "accuracy", "run"):
+        shown.add_column(
+            heading, justify="left" if heading in ("model", "run") else "right", no_wrap=heading == "model"
+        )
+    for row in rows:
+        shown.add_row(
+            row.model,
+            f"{row.parameters / 1e6:.2f} M",
+            str(row.context),
+            f"{row.nll:.3f}",
+            f"{row.ppl:.2f}",
+            f"{row.accuracy:.2%}",
+            row.run,
+        )
+    return shown
+
+
+def _windows(config: Config, samples: pa.Table, context: int) -> Iterator[Batch]:
+    return batches(stream(config.dataset, samples, StreamConfig(context, config.batch, shuffle=False)))
+
+
+def _fit_floors(config: Config, info: DatasetInfo, context: int) -> NGram:
+    """Count the training split, every tenth batch apart: it chooses how much the bigram trusts its counts."""
+    vocab = info.codec["codebook_size"]
+    counted, held_out = torch.zeros(2, vocab + 1, vocab, dtype=torch.float64)
+    for number, batch in enumerate(_windows(config, read_samples(config.dataset, "train"), context)):
+        part = held_out if number % _HELD_OUT_EVERY == 0 else counted
+        part += count_pairs([(batch.codes[:, 0], batch.mask)], vocab)
+    return fit(counted, held_out)
+
+
+def _row(run: str, model: str, parameters: int, split: str, context: int, score: Score) -> Row:
+    return Row(run, model, parameters, split, context, score.nll, math.exp(score.nll), score.accuracy, score.tokens)

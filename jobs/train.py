@@ -1,0 +1,219 @@
+"""Train a hybrid or a token-only model from a dataset's shards; --resume goes on where a run stopped."""
+
+import itertools
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+from torchdata.nodes import BaseNode
+from tyro.conf import Positional
+
+from jobs.checkpoints import (
+    TrainedOn,
+    TrainingState,
+    checkpoints,
+    newest_checkpoint,
+    read_state,
+    require_same_data,
+    restore_training,
+    save_checkpoint,
+)
+from jobs.config_files import save_config
+from jobs.errors import JobError
+from jobs.progress import training_progress
+from jobs.scoring import score_model
+from manifests.dataset_info import DatasetInfo, read_info
+from manifests.fragments import read_samples
+from model.checkpoint import load_model
+from model.config import preset
+from model.hybrid import HybridLM
+from model.objective import Losses, training_losses
+from pipeline.stream import Batch, StreamConfig, batches, stream
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt train`."""
+
+    dataset: Positional[Path]
+    """Folder of a dataset that `preprocess` made."""
+    out: Path
+    """Folder of the run: checkpoints, TensorBoard, the resolved options."""
+    model: Literal["hybrid-4m", "gpt-4m", "gpt-40m"] = "hybrid-4m"
+    """hybrid-4m reads mel frames and tokens, the others tokens alone."""
+    steps: int = 5000
+    """Optimizer steps."""
+    minutes: float | None = None
+    """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
+    batch: int = 8
+    """Windows a step."""
+    context: int = 512
+    """Frames a window: 512 are 6.8 s."""
+    learning_rate: float = 1e-3
+    """Its peak, after the warm-up."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises; then it falls to a tenth along a cosine."""
+    weight_decay: float = 0.1
+    """Of the matrices; vectors are not decayed."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    seed: int = 0
+    """Of the initial weights, the noise and the order of the data."""
+    eval_every: int = 500
+    """Steps between scores on the validation split."""
+    eval_batches: int = 16
+    """Batches of the validation split scored each time."""
+    save_every: int = 500
+    """Steps between checkpoints; the last step always makes one."""
+    keep: int = 2
+    """Checkpoints to keep."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+
+
+def run(config: Config) -> int:
+    """Train, with checkpoints, TensorBoard and a progress bar → exit code 0."""
+    console = Console(stderr=True)
+    info = read_info(config.dataset)
+    data = TrainedOn(info.fingerprint, info.codec, info.mel)
+    torch.manual_seed(config.seed)
+    node = stream(
+        config.dataset,
+        read_samples(config.dataset, "train"),
+        StreamConfig(config.context, config.batch, config.seed),
+    )
+    if config.resume:
+        model, optimizer, state = _resume(config, data, node)
+    else:
+        if checkpoints(config.out):
+            raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
+        model = _new_model(config, info)
+        optimizer, state = _optimizer(model, config), TrainingState(0, 0.0, node.state_dict(), data)
+    save_config(config, config.out / "train.yaml")
+    console.print(f"{config.model}: {model.parameter_count() / 1e6:.2f} M parameters", highlight=False)
+    with SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step) as writer:
+        _train(config, model, optimizer, node, state, writer, console)
+    console.print(f"{newest_checkpoint(config.out)}", highlight=False)
+    return 0
+
+
+def _train(
+    config: Config,
+    model: HybridLM,
+    optimizer: torch.optim.Optimizer,
+    node: BaseNode[Batch],
+    state: TrainingState,
+    writer: SummaryWriter,
+    console: Console,
+) -> None:
+    """The loop: step, measure, now and then score and save."""
+    model.train()
+    step, started = state.step, time.monotonic() - state.elapsed_s
+    waited = 0.0
+    with training_progress(console, config.steps, step) as show:
+        while step < config.steps and (done := _progress(config, step, time.monotonic() - started)) < 1:
+            asked = time.monotonic()
+            batch = next(node)
+            got = time.monotonic()
+            waited += got - asked
+            rate = learning_rate(config, done)
+            losses, gradient_norm = train_step(model, optimizer, batch, rate, config.clip)
+            step += 1
+            tokens_per_s = int(batch.mask.sum()) / (time.monotonic() - asked)
+            elapsed = time.monotonic() - started
+            wait_share = waited / (elapsed - state.elapsed_s)
+            scalars = {
+                "train/token_nats": losses.token_nats.item(),
+                "train/mel_nats": losses.mel_nats.item(),
+                "train/accuracy": losses.accuracy.item(),
+                "train/gradient_norm": gradient_norm,
+                "train/learning_rate": rate,
+                "speed/tokens_per_s": tokens_per_s,
+                "speed/data_wait_share": wait_share,
+            }
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, step)
+            show(step, scalars["train/token_nats"], scalars["train/accuracy"], tokens_per_s, wait_share)
+            last = step == config.steps or _progress(config, step, elapsed) >= 1
+            if last or step % config.eval_every == 0:
+                _validate(config, model, step, writer, console)
+            if last or step % config.save_every == 0:
+                now = TrainingState(step, time.monotonic() - started, node.state_dict(), state.data)
+                save_checkpoint(config.out, model, optimizer, now, config.keep)
+
+
+def train_step(
+    model: HybridLM, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, clip: float
+) -> tuple[Losses, float]:
+    """One optimizer step on `batch` at the learning rate `rate` → the losses before it and the gradient's norm."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    losses = training_losses(model, batch.codes[:, 0], batch.mel, batch.mask)
+    optimizer.zero_grad(set_to_none=True)
+    losses.total.backward()
+    gradient_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return losses, float(gradient_norm)
+
+
+def learning_rate(config: Config, done: float) -> float:
+    """The rate after the share `done` of a run: a linear rise, then a cosine down to a tenth of the peak."""
+    if done < config.warmup:
+        return config.learning_rate * (done + 1e-3) / (config.warmup + 1e-3)
+    falling = (done - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, falling))))
+
+
+def _progress(config: Config, step: int, elapsed_s: float) -> float:
+    """Which share of the run is done: by steps, or by the clock where that is further on."""
+    by_clock = elapsed_s / (60 * config.minutes) if config.minutes else 0.0
+    return max(step / config.steps, by_clock)
+
+
+def _validate(config: Config, model: HybridLM, step: int, writer: SummaryWriter, console: Console) -> None:
+    samples = read_samples(config.dataset, "validation")
+    if not samples.num_rows:
+        return
+    ordered = stream(config.dataset, samples, StreamConfig(config.context, config.batch, shuffle=False))
+    score = score_model(model, itertools.islice(batches(ordered), config.eval_batches))
+    writer.add_scalar("validation/token_nats", score.nll, step)
+    writer.add_scalar("validation/accuracy", score.accuracy, step)
+    console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right", highlight=False)
+
+
+def _new_model(config: Config, info: DatasetInfo) -> HybridLM:
+    shape = preset(config.model, vocab=info.codec["codebook_size"], context=config.context, mel_bands=info.mel["bands"])
+    model = HybridLM(shape)
+    if shape.hybrid:
+        model.mel_encoder.set_statistics(torch.tensor(info.mel_mean), torch.tensor(info.mel_std))
+    return model
+
+
+def _resume(
+    config: Config, data: TrainedOn, node: BaseNode[Batch]
+) -> tuple[HybridLM, torch.optim.Optimizer, TrainingState]:
+    folder = newest_checkpoint(config.out)
+    state = read_state(folder)
+    require_same_data(state.data, data, config.out, config.dataset)
+    model = load_model(folder)
+    if (model.config.name, model.config.context) != (config.model, config.context):
+        raise JobError(
+            f"{folder} holds a {model.config.name} of context {model.config.context}, not a {config.model} of "
+            f"context {config.context}; pass what it was trained with, or another --out"
+        )
+    optimizer = _optimizer(model, config)
+    restore_training(folder, model, optimizer)
+    node.reset(state.stream)
+    return model, optimizer, state
+
+
+def _optimizer(model: HybridLM, config: Config) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)

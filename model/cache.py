@@ -1,0 +1,48 @@
+"""What generation carries from step to step, passed explicitly: keys and values, and the mel stem's last frames."""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.config import ModelConfig
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one attention layer, `[B, H, capacity, head width]`, filled up to the positions seen."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def update(self, position: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write `k`, `v` `[B, H, n, hd]` at `position` → all keys and values up to and with them."""
+        end = position + k.shape[2]
+        self.keys[:, :, position:end] = k
+        self.values[:, :, position:end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+@dataclass
+class Cache:
+    """The state of a generation. `position` counts the inputs seen; at `capacity` it is full."""
+
+    decoder: list[LayerCache]
+    mel_encoder: list[LayerCache]
+    mel_stem: torch.Tensor  # [B, kernel - 1, M], normalised
+    capacity: int
+    position: int = 0
+
+
+def empty_cache(config: ModelConfig, batch: int, device: torch.device | str = "cpu") -> Cache:
+    """A cache for `config.context` inputs."""
+
+    def layers(count: int, heads: int, width: int) -> list[LayerCache]:
+        shape = (batch, heads, config.context, width // heads)
+        return [LayerCache(torch.zeros(shape, device=device), torch.zeros(shape, device=device)) for _ in range(count)]
+
+    return Cache(
+        decoder=layers(config.layers, config.heads, config.width),
+        mel_encoder=layers(config.mel_layers, config.mel_heads, config.mel_width) if config.hybrid else [],
+        mel_stem=torch.zeros(batch, config.mel_kernel - 1, config.mel_bands, device=device),
+        capacity=config.context,
+    )

@@ -1,0 +1,49 @@
+"""The shape of a model as one flat, frozen dataclass, and the named shapes."""
+
+from dataclasses import dataclass, replace
+
+from model.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the architecture. `mel_bands` 0 makes a token-only model: no mel branch, no mel head."""
+
+    name: str
+    vocab: int = 1024  # codebook size
+    context: int = 512  # frames a window holds
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    mel_bands: int = 0
+    mel_width: int = 96
+    mel_layers: int = 2
+    mel_heads: int = 3
+    mel_kernel: int = 3  # frames the encoder's stem sees
+    mel_dropout: float = 0.1  # share of training windows that see no mel at all
+    mel_noise: float = 0.3  # largest deviation of the noise on training mel, in standard deviations of the mel
+    mel_loss_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads) or (self.mel_bands and self.mel_width % (2 * self.mel_heads)):
+            raise ModelError(f"{self.name}: a width must be an even multiple of its heads")
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether the model reads mel frames beside tokens."""
+        return self.mel_bands > 0
+
+
+PRESETS = {
+    "hybrid-4m": ModelConfig("hybrid-4m", mel_bands=64),
+    "gpt-4m": ModelConfig("gpt-4m"),
+    "gpt-40m": ModelConfig("gpt-40m", width=512, layers=12, heads=8),
+}
+
+
+def preset(name: str, *, vocab: int, context: int, mel_bands: int) -> ModelConfig:
+    """The named shape for a codec's codebook size, a context, and (where it is a hybrid) a number of mel bands."""
+    if name not in PRESETS:
+        raise ModelError(f"model {name!r} is not known; use one of {', '.join(PRESETS)}")
+    shape = PRESETS[name]
+    return replace(shape, vocab=vocab, context=context, mel_bands=mel_bands if shape.hybrid else 0)

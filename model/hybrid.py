@@ -1,0 +1,92 @@
+"""The language model: token embeddings, mel vectors of the same instants beside them, one causal decoder, two heads.
+
+Input t is what frame t − 1 was: its token (a begin token at t = 0) and its mel. Output t is frame t: a distribution
+over its token, and one over its mel frame. A token-only model is the same without the mel branch and the mel head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.cache import Cache
+from model.config import ModelConfig
+from model.layers import Block, initialise, norm, run_blocks
+from model.mel_encoder import MelEncoder
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`logits` `[B, T, V]`; for a hybrid, a Laplace distribution over each normalised mel value: `mel_location` and
+    `mel_log_scale` `[B, T, M]`."""
+
+    logits: torch.Tensor
+    mel_location: torch.Tensor | None
+    mel_log_scale: torch.Tensor | None
+
+
+class HybridLM(nn.Module):
+    """A decoder over one codebook's tokens, with mel frames beside them where `config.mel_bands` > 0."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab + 1, config.width)  # the last one begins a window
+        if config.hybrid:
+            self.mel_encoder = MelEncoder(config)
+            self.fuse = nn.Linear(config.width + config.mel_width, config.width, bias=False)
+            self.mel_head = nn.Linear(config.width, 2 * config.mel_bands)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.head = nn.Linear(config.width, config.vocab, bias=False)
+        initialise(self)
+        nn.init.normal_(self.head.weight, std=0.1 * config.width**-0.5)  # an almost uniform first prediction
+
+    @property
+    def begin_token(self) -> int:
+        """The input that stands before a window's first frame."""
+        return self.config.vocab
+
+    def parameter_count(self) -> int:
+        """All trained parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def forward(self, codes: torch.Tensor, mel: torch.Tensor | None, hears: torch.Tensor | None = None) -> Prediction:
+        """Predict every frame of a window from those before it.
+
+        `codes` int64 `[B, T]`, `mel` normalised `[B, T, M]` or None (then the hybrid sees no mel at all); `hears` bool
+        `[B]`, where given, says which windows see theirs.
+        """
+        previous = F.pad(codes[:, :-1], (1, 0), value=self.begin_token)  # [B, T]
+        present = torch.zeros_like(previous, dtype=torch.bool)
+        if mel is not None:
+            mel = F.pad(mel[:, :-1], (0, 0, 1, 0))  # [B, T, M]
+            present[:, 1:] = True if hears is None else hears[:, None]
+        return self.predict_next(previous, mel, present)
+
+    def predict_next(
+        self,
+        tokens: torch.Tensor,
+        mel: torch.Tensor | None,
+        present: torch.Tensor,
+        cache: Cache | None = None,
+    ) -> Prediction:
+        """Predict the frame after each input: `tokens` `[B, n]`, normalised `mel` `[B, n, M]` where `present` `[B, n]`.
+
+        With a `cache` the inputs follow those that it has seen, and are added to it.
+        """
+        position = cache.position if cache else 0
+        x = norm(self.embed(tokens))  # [B, n, D], at the scale of the mel vectors beside it
+        if self.config.hybrid:
+            if mel is None:
+                mel = x.new_zeros(*tokens.shape, self.config.mel_bands)
+            heard = self.mel_encoder(mel, present, cache)  # [B, n, mel_width]
+            x = self.fuse(torch.cat([x, heard], dim=-1))  # [B, n, D]
+        x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position)
+        if cache:
+            cache.position += tokens.shape[1]
+        logits = self.head(x)  # [B, n, V]
+        if not self.config.hybrid:
+            return Prediction(logits, None, None)
+        location, log_scale = self.mel_head(x).chunk(2, dim=-1)  # each [B, n, M]
+        return Prediction(logits, location, log_scale)

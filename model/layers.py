@@ -1,0 +1,102 @@
+"""The pre-norm decoder block: RMSNorm, rotary positions, QK-norm, fused QKV, ReLU², zero-initialised projections."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.cache import LayerCache
+
+Rotation = tuple[torch.Tensor, torch.Tensor]
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """RMSNorm without a gain (Zhang and Sennrich 2019)."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotation(begin: int, end: int, head_width: int, device: torch.device) -> Rotation:
+    """Cosines and sines `[end - begin, head_width / 2]` of RoPE (Su et al. 2021, base 10,000) for those positions."""
+    frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device) / head_width)
+    angles = torch.arange(begin, end, device=device)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:
+    """Turn the pairs (i, i + hd/2) of `x` `[B, H, T, hd]` by their position's angles."""
+    cos, sin = by
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over `[B, T, D]`, with or without a cache."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: torch.Tensor, by: Rotation, cache: LayerCache | None = None, position: int = 0
+    ) -> torch.Tensor:
+        batch, frames, width = x.shape
+        q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, hd]
+        q, k = rotate(norm(q), by), rotate(norm(k), by)
+        if cache is not None:
+            k, v = cache.update(position, k, v)
+        # Into a cache several inputs come at its start only (a prompt), then one at a time, which may see all keys.
+        if frames > 1 and position > 0:
+            raise ValueError(f"{frames} inputs at position {position}: only one may follow what a cache holds")
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=frames > 1)  # [B, H, T, hd]
+        return self.project(y.transpose(1, 2).reshape(batch, frames, width))
+
+
+class MLP(nn.Module):
+    """Two layers with ReLU² between (Primer, So et al. 2021)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.expand = nn.Linear(width, 4 * width, bias=False)
+        self.project = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.project(F.relu(self.expand(x)).square())
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on the normalised stream and added to it."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.mlp = MLP(width)
+
+    def forward(
+        self, x: torch.Tensor, by: Rotation, cache: LayerCache | None = None, position: int = 0
+    ) -> torch.Tensor:
+        x = x + self.attention(norm(x), by, cache, position)
+        return x + self.mlp(norm(x))
+
+
+def run_blocks(
+    blocks: nn.ModuleList, heads: int, x: torch.Tensor, caches: list[LayerCache] | None, position: int
+) -> torch.Tensor:
+    """All `blocks` over `x` `[B, T, D]`, whose first frame stands at `position` → `[B, T, D]`, normalised."""
+    by = rotation(position, position + x.shape[1], x.shape[2] // heads, x.device)
+    for index, block in enumerate(blocks):
+        x = block(x, by, caches[index] if caches else None, position)
+    return norm(x)
+
+
+def initialise(module: nn.Module) -> None:
+    """Normal weights of variance 1/fan-in; projections that end a residual branch start at zero."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            if name.endswith(".project"):
+                nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Embedding):
+            nn.init.normal_(layer.weight)

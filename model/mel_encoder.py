@@ -1,0 +1,54 @@
+"""The mel branch: a causal stem and a few light causal blocks, one vector a frame (a Whisper encoder made causal)."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model.cache import Cache
+from model.config import ModelConfig
+from model.layers import Block, run_blocks
+
+# Bands that are silent in a whole corpus (above the source's Nyquist frequency) would otherwise be blown up to noise.
+_SMALLEST_DEVIATION = 0.1
+
+
+class MelEncoder(nn.Module):
+    """Normalised mel frames `[B, T, M]` → `[B, T, mel_width]`; output t sees frames ≤ t."""
+
+    mel_mean: torch.Tensor
+    mel_std: torch.Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = config.mel_heads
+        self.kernel = config.mel_kernel
+        self.stem = nn.Linear(config.mel_kernel * config.mel_bands, config.mel_width)
+        self.no_mel = nn.Parameter(torch.zeros(config.mel_width))
+        self.blocks = nn.ModuleList(Block(config.mel_width, config.mel_heads) for _ in range(config.mel_layers))
+        self.register_buffer("mel_mean", torch.zeros(config.mel_bands))
+        self.register_buffer("mel_std", torch.ones(config.mel_bands))
+
+    def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """Take the data set's mean and standard deviation `[M]` for `normalise`."""
+        self.mel_mean.copy_(mean)
+        self.mel_std.copy_(deviation.clamp_min(_SMALLEST_DEVIATION))
+
+    def normalise(self, mel: torch.Tensor) -> torch.Tensor:
+        """Log-mel → about zero mean and unit deviation in every band."""
+        return (mel - self.mel_mean) / self.mel_std
+
+    def denormalise(self, mel: torch.Tensor) -> torch.Tensor:
+        """The inverse of `normalise`."""
+        return mel * self.mel_std + self.mel_mean
+
+    def forward(self, mel: torch.Tensor, present: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        """`present` `[B, T]` is False where there is no mel: a learned vector stands there instead."""
+        if cache is None:
+            mel = F.pad(mel, (0, 0, self.kernel - 1, 0))  # [B, T + k - 1, M]
+        else:
+            mel = torch.cat([cache.mel_stem, mel], dim=1)
+            cache.mel_stem = mel[:, mel.shape[1] - (self.kernel - 1) :]
+        frames = mel.unfold(1, self.kernel, 1).flatten(2)  # [B, T, M · k]
+        x = torch.where(present[..., None], self.stem(frames), self.no_mel)  # [B, T, mel_width]
+        caches, position = (cache.mel_encoder, cache.position) if cache else (None, 0)
+        return run_blocks(self.blocks, self.heads, x, caches, position)

@@ -1,0 +1,59 @@
+"""One objective for both heads: nats per token, and nats per mel value with a weight."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from model.config import ModelConfig
+from model.hybrid import HybridLM, Prediction
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the unmasked frames, as 0-dimensional tensors; `mel_nats` is 0 for a token-only model."""
+
+    total: torch.Tensor
+    token_nats: torch.Tensor
+    mel_nats: torch.Tensor  # per mel value
+    accuracy: torch.Tensor
+
+
+def training_losses(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor) -> Losses:
+    """Teacher-forced losses of `codes` `[B, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`.
+
+    In training mode the hybrid's mel input is roughened: noise of a random deviation on each window, and in some
+    windows no mel at all. Without both, it would not survive the mel of its own output.
+    """
+    if not model.config.hybrid:
+        return losses(model(codes, None), codes, None, mask, 0.0)
+    target = model.mel_encoder.normalise(mel)
+    heard, hears = roughen(target, model.config) if model.training else (target, None)
+    return losses(model(codes, heard, hears), codes, target, mask, model.config.mel_loss_weight)
+
+
+def roughen(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of a deviation drawn from [0, `mel_noise`) on each window of the normalised `mel` `[B, T, M]`, and which
+    windows are to hear it, bool `[B]`."""
+    deviation = config.mel_noise * torch.rand(len(mel), 1, 1, device=mel.device)
+    hears = torch.rand(len(mel), device=mel.device) >= config.mel_dropout
+    return mel + deviation * torch.randn_like(mel), hears
+
+
+def losses(
+    prediction: Prediction, codes: torch.Tensor, mel: torch.Tensor | None, mask: torch.Tensor, mel_weight: float
+) -> Losses:
+    """Losses of a prediction against the frames that came: `codes` `[B, T]`, normalised `mel` `[B, T, M]`."""
+    logits, targets = prediction.logits[mask], codes[mask]  # [F, V], [F]
+    token_nats = F.cross_entropy(logits, targets)
+    accuracy = (logits.argmax(dim=-1) == targets).float().mean()
+    mel_nats = torch.zeros_like(token_nats)
+    if mel is not None and prediction.mel_location is not None and prediction.mel_log_scale is not None:
+        mel_nats = laplace_nats(mel[mask], prediction.mel_location[mask], prediction.mel_log_scale[mask]).mean()
+    return Losses(token_nats + mel_weight * mel_nats, token_nats, mel_nats, accuracy)
+
+
+def laplace_nats(value: torch.Tensor, location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """−log density of a Laplace distribution: |x − μ| / b + log 2b, with b kept above e⁻⁵."""
+    log_scale = log_scale.clamp_min(-5.0)
+    return (value - location).abs() * torch.exp(-log_scale) + log_scale + 0.6931471805599453

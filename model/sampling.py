@@ -1,0 +1,37 @@
+"""Drawing the next token from logits."""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 leave the distribution whole."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ModelError(f"{self}: temperature and top-k must not be negative, top-p in (0, 1]")
+
+
+def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draw one token each from `logits` `[B, V]` → int64 `[B]`."""
+    if how.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / how.temperature
+    if 0 < how.top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(how.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
+    if how.top_p < 1:
+        # The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2019); never empty.
+        ordered, order = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)  # mass of the likelier ones
+        dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
+        logits = logits.masked_fill(dropped, -torch.inf)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
