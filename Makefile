@@ -17,6 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
+	rm -rf demo-out
 	$(BIN)/whisper-gpt demo --out demo-out
 
 test: $(INSTALLED)

@@ -24,7 +24,7 @@ from pipeline.corpora import folder, librispeech, maestro, synthetic
 from pipeline.corpora.recording import SPLITS, Recording, Scan
 from pipeline.errors import AudioError
 from pipeline.mel import HOP_SAMPLES, MelConfig
-from pipeline.plan import PlanSettings, Source, plan_bytes, plan_differences, plan_table, read_plan
+from pipeline.plan import PLAN_FILE, PlanSettings, Source, plan_bytes, plan_differences, plan_table, read_plan
 from pipeline.publish import publish_bytes
 
 _SCANS = {
@@ -33,7 +33,6 @@ _SCANS = {
     "folder": folder.scan,
     "synthetic": synthetic.scan,
 }
-PLAN_FILE = "plan.parquet"
 ABSENT_FILE = "absent.txt"
 EXIT_TOO_MANY_FAILED = 3
 
@@ -124,7 +123,7 @@ def describe(dataset: Path, settings: PlanSettings, plan: pa.Table, absent: int)
         plan_sha256=hashlib.sha256(plan_bytes(plan)).hexdigest(),
         splits=split_totals(records),
         failed_sources=failures.num_rows,
-        failed_seconds=round(sum(failures["seconds"].to_pylist()), 6),
+        failed_seconds=round(float(sum(failures["seconds"].to_pylist())), 6),
         absent_sources=absent,
         mel_mean=mean,
         mel_std=deviation,

@@ -75,7 +75,7 @@ def mel_statistics(records: Sequence[ShardRecord]) -> tuple[list[float], list[fl
 
 def info_bytes(info: DatasetInfo) -> bytes:
     """The file's content; equal infos give equal bytes."""
-    return (json.dumps({"format": FORMAT, **asdict(info)}, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps({"format": FORMAT, **asdict(info)}, indent=1) + "\n").encode()
 
 
 def read_info(dataset: Path) -> DatasetInfo:

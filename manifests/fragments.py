@@ -95,6 +95,15 @@ def read_record(path: Path) -> ShardRecord:
         ) from error
 
 
+def read_fragment(path: Path) -> tuple[ShardRecord, list[dict]]:
+    """A fragment's record and rows. Raises `ManifestError` for a file that is not a whole fragment."""
+    record = read_record(path)
+    try:
+        return record, pq.read_table(path, schema=SAMPLES).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(path, error) from error
+
+
 def read_records(dataset: Path) -> list[ShardRecord]:
     """The records of all whole shards, by name."""
     return [read_record(path) for path in sorted((dataset / MANIFEST_FOLDER).glob("*.parquet"))]
@@ -114,6 +123,10 @@ def read_failures(dataset: Path) -> pa.Table:
     return _read_folder(dataset, FAILURES_FOLDER, "*.parquet", FAILURES)
 
 
+def _broken(path: Path, error: Exception) -> ManifestError:
+    return ManifestError(f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess")
+
+
 def _read_folder(
     dataset: Path, folder: str, pattern: str, schema: pa.Schema, columns: Sequence[str] | None = None
 ) -> pa.Table:
@@ -121,7 +134,7 @@ def _read_folder(
     if not paths:
         return pa.Table.from_pylist([], schema=schema).select(list(columns or schema.names))
     try:
-        return pads.dataset(paths, schema=schema, format="parquet").to_table(columns=columns)
+        return pads.dataset(paths, schema=schema, format="parquet").to_table(columns=list(columns or schema.names))
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"{dataset / folder}: a fragment cannot be read ({error}); remove it and rerun") from error
 

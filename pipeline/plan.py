@@ -20,6 +20,7 @@ from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import MelConfig
 from pipeline.shards import shard_name
 
+PLAN_FILE = "plan.parquet"
 _SETTINGS_KEY = b"whisper_gpt_settings"
 # A sample's JSON, the three tar headers and the padding between them, roughly.
 _SAMPLE_OVERHEAD_BYTES = 4_000

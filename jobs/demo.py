@@ -1,0 +1,75 @@
+"""The whole job on made audio: preprocess, inspect, verify, train two models, compare them, generate."""
+
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs import cli
+from jobs.errors import JobError
+from pipeline.corpora import synthetic
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt demo`."""
+
+    out: Path = Path("demo-out")
+    """Folder for everything that is made; must be new or empty."""
+    minutes: float = 1.1
+    """Training time of each of the two models."""
+    utterances: int = 60
+    """Speech-like utterances to make, of about 5 s."""
+    pieces: int = 10
+    """Piano-like pieces to make, of 30 s."""
+    workers: int | None = None
+    """Workers for preprocessing; all cores if not given."""
+
+
+def run(config: Config) -> int:
+    """Run every verb once, as a user would type it, and end with the table → exit code 0."""
+    if config.out.exists() and any(config.out.iterdir()):
+        raise JobError(f"{config.out}: not empty; remove it, or pass another --out")
+    console = Console(stderr=True)
+    out, started = config.out, time.monotonic()
+    source, dataset = out / "source", out / "dataset"
+    hybrid, baseline = out / "runs" / "hybrid-4m", out / "runs" / "gpt-4m"
+
+    console.rule("made audio, laid out as LibriSpeech and MAESTRO are")
+    synthetic.write(source, synthetic.SyntheticSize(config.utterances, config.pieces))
+    console.print(f"{config.utterances} utterances and {config.pieces} pieces in {source}", highlight=False)
+
+    workers = [f"--workers={config.workers}"] if config.workers else []
+    _verb(
+        console, "preprocess", "synthetic", source, "--out", dataset, "--codec", "untrained", "--shard-mb=1", *workers
+    )
+    _verb(console, "inspect", dataset, "--html", out / "dataset.html")
+    _verb(console, "verify", dataset)
+    for model, folder in (("hybrid-4m", hybrid), ("gpt-4m", baseline)):
+        _verb(console, "train", dataset, "--out", folder, "--model", model, f"--minutes={config.minutes}")
+    prompt = sorted((source / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
+    wav = out / "continuation.wav"
+    _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
+    _verb(console, "evaluate", dataset, hybrid, baseline)
+
+    console.rule(f"done in {time.monotonic() - started:.0f} s")
+    for what, path in (
+        ("audio that was made", source),
+        ("shards, manifest, dataset.json", dataset),
+        ("what is in them, as a page", out / "dataset.html"),
+        ("trained models (tensorboard --logdir shows the curves)", out / "runs"),
+        ("prompt and continuation (an untrained codec: noise to an ear)", wav),
+    ):
+        console.print(f"{path}  {what}", highlight=False)
+    return 0
+
+
+def _verb(console: Console, verb: str, *arguments: str | Path) -> None:
+    """Show a command and run it. Raises `JobError` where it does not end well."""
+    words = [str(argument) for argument in arguments]
+    console.rule(shlex.join(["whisper-gpt", verb, *words]), align="left")
+    code = cli.run_verb(verb, words)
+    if code != 0:
+        raise JobError(f"whisper-gpt {verb} ended with exit code {code}")

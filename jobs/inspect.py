@@ -1,0 +1,130 @@
+"""Say what a dataset holds: totals, levels, code usage and entropy, failures by reason, and what it was made with."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+from tyro.conf import Positional
+
+from manifests.fragments import read_samples
+from manifests.report import Example, page
+from manifests.statistics import Group, Histogram
+from manifests.summary import Summary, summarise
+from pipeline.order import cut_windows
+from pipeline.publish import publish_bytes
+from pipeline.stream import ShardReader
+
+_LISTED = 10
+_EXAMPLES = 4
+_EXAMPLE_S = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt inspect`."""
+
+    dataset: Positional[Path]
+    """Folder of a dataset that `preprocess` made."""
+    json: bool = False
+    """Print JSON instead of text."""
+    html: Path | None = None
+    """Also write one self-contained page with plots."""
+
+
+def run(config: Config) -> int:
+    """Print the summary, write the page where asked → exit code 0."""
+    summary = summarise(config.dataset)
+    if config.html:
+        content = page(config.dataset.absolute().name, summary, _examples(config.dataset, summary))
+        publish_bytes(config.html, content.encode())
+    if config.json:
+        print(json.dumps(summary.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        _print_text(summary, Console())
+    return 0
+
+
+def _examples(dataset: Path, summary: Summary) -> list[Example]:
+    """The first seconds of a few samples spread over the manifest."""
+    samples = read_samples(dataset)
+    if not samples.num_rows:
+        return []
+    frames_per_s = summary.codec["sample_rate"] / summary.codec["hop_samples"]
+    chosen = samples.take([i * samples.num_rows // _EXAMPLES for i in range(min(_EXAMPLES, samples.num_rows))])
+    shards = chosen["shard"].to_pylist()
+    table = cut_windows(chosen["frames"].to_numpy(), shards, round(_EXAMPLE_S * frames_per_s))
+    reader = ShardReader(dataset, chosen, table)
+    examples = []
+    for window in (w for w in range(len(table)) if table.start[w] == 0):
+        batch = reader.read_batch([window])
+        row = chosen.slice(int(table.sample[window]), 1).to_pylist()[0]
+        text = row["text"] or " – ".join(part for part in (row["composer"], row["title"]) if part)
+        examples.append(Example(row["key"], text, batch.codes[0].numpy(), batch.mel[0].numpy(), frames_per_s))
+    return examples
+
+
+def _print_text(summary: Summary, console: Console) -> None:
+    codec, mel = summary.codec, summary.mel
+    console.print(
+        f"corpus {summary.corpus} · codec {codec['name']} {codec['weights_sha256'][:12]}, {codec['codebooks']} × "
+        f"{codec['codebook_size']} · mel {mel['bands']} bands, window {mel['window_samples']} · samples ≤ "
+        f"{summary.segment_s:g} s · fingerprint {summary.fingerprint[:12]}",
+        highlight=False,
+    )
+    splits = Table("split", *(_right(h) for h in ("samples", "hours", "frames", "shards")))
+    for name, totals in summary.splits.items():
+        hours = f"{totals.seconds / 3600:.3f}"
+        splits.add_row(name, f"{totals.samples:,}", hours, f"{totals.frames:,}", str(totals.shards))
+    console.print(splits)
+    for title, found in (("speaker", summary.speakers), ("composer", summary.composers)):
+        if found:
+            console.print(_group_table(title, found))
+    for label, bins in (
+        ("duration, s", summary.durations_s),
+        ("peak, dBFS", summary.peak_dbfs),
+        ("RMS, dBFS", summary.rms_dbfs),
+    ):
+        console.print(_histogram_table(label, bins))
+    console.print(f"{summary.samples_clipped} samples hold clipped values", highlight=False)
+    codes = Table(*(_right(h) for h in ("codebook", "codes in use", "entropy, bits")))
+    for usage in summary.codes:
+        codes.add_row(str(usage.codebook), f"{usage.used} of {usage.size}", f"{usage.entropy_bits:.2f}")
+    console.print(codes)
+    if summary.absent_sources:
+        console.print(f"{summary.absent_sources} sources named by the corpus are absent (absent.txt)", highlight=False)
+    if not summary.failures:
+        console.print("no failures")
+        return
+    failures = Table("stage", "reason", _right("sources"), _right("seconds"), "for example")
+    for group in summary.failures[:_LISTED]:
+        failures.add_row(group.stage, group.reason, str(group.sources), f"{group.seconds:.1f}", group.example)
+    console.print(failures)
+    if len(summary.failures) > _LISTED:
+        console.print(f"and {len(summary.failures) - _LISTED} other reasons (--json lists all)")
+
+
+def _group_table(title: str, found: list[Group]) -> Table:
+    table = Table(f"{title} ({len(found)})", _right("samples"), _right("minutes"))
+    for group in found[:_LISTED]:
+        table.add_row(group.name, f"{group.samples:,}", f"{group.seconds / 60:.1f}")
+    rest = found[_LISTED:]
+    if rest:
+        samples, seconds = sum(g.samples for g in rest), sum(g.seconds for g in rest)
+        table.add_row(f"{len(rest)} others", f"{samples:,}", f"{seconds / 60:.1f}")
+    return table
+
+
+def _histogram_table(label: str, bins: Histogram) -> Table:
+    table = Table(_right(label), _right("samples"), "")
+    largest = max([1, *bins.counts])
+    for low, high, count in zip(bins.edges[:-1], bins.edges[1:], bins.counts, strict=True):
+        if count:
+            span = f"{low:g} and more" if high == float("inf") else f"{low:g} to {round(high, 1):g}"
+            table.add_row(span, f"{count:,}", "█" * round(30 * count / largest))
+    return table
+
+
+def _right(heading: str) -> Column:
+    return Column(heading, justify="right")

@@ -1,0 +1,140 @@
+"""A dataset as one HTML page with its pictures in it: no script, no link to anything outside."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from manifests.statistics import Histogram
+from manifests.summary import Summary
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
+td.n, th.n { text-align: right } tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
+.key { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere } p { max-width: 48rem }
+"""
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample to show: `codes` int `[K, T]`, `mel` `[T, M]`."""
+
+    key: str
+    text: str
+    codes: np.ndarray
+    mel: np.ndarray
+    frames_per_s: float
+
+
+def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
+    """The whole page."""
+    body = [
+        f"<h1>{html.escape(name)}</h1>",
+        f"<p>{html.escape(_introduction(summary))}</p>",
+        _table(
+            ("split", "samples", "hours", "frames", "shards"),
+            [(s, t.samples, f"{t.seconds / 3600:.3f}", t.frames, t.shards) for s, t in summary.splits.items()],
+        ),
+        "<h2>Durations and levels</h2>",
+        _picture(_histograms(summary)),
+        f"<p>{summary.samples_clipped} samples hold clipped values.</p>",
+        "<h2>Codes</h2>",
+        _picture(_codes(summary)),
+        _table(
+            ("codebook", "codes in use", "of", "entropy, bits"),
+            [(u.codebook, u.used, u.size, f"{u.entropy_bits:.2f}") for u in summary.codes],
+        ),
+    ]
+    for title, found in (("Speakers", summary.speakers), ("Composers", summary.composers)):
+        if found:
+            rows = [(g.name, g.samples, f"{g.seconds / 60:.1f}") for g in found[:_LISTED]]
+            body += [f"<h2>{title} ({len(found)})</h2>", _table((title[:-1].lower(), "samples", "minutes"), rows)]
+    body.append("<h2>Failures</h2>")
+    if summary.failures:
+        rows = [(f.stage, f.reason, f.sources, f"{f.seconds:.1f}", f.example) for f in summary.failures[:_LISTED]]
+        body.append(_table(("stage", "reason", "sources", "seconds", "for example"), rows))
+    else:
+        body.append("<p>None.</p>")
+    for example in examples:
+        caption = f"<p>{html.escape(example.text)}</p>" if example.text else ""
+        body += [f'<h2 class="key">{html.escape(example.key)}</h2>', caption, _picture(_sample(example))]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _introduction(summary: Summary) -> str:
+    codec, mel = summary.codec, summary.mel
+    absent = f" {summary.absent_sources} sources named by the corpus are absent." if summary.absent_sources else ""
+    return (
+        f"Corpus {summary.corpus}. Codec {codec['name']} (weights {codec['weights_sha256'][:12]}…), "
+        f"{codec['codebooks']} codebooks of {codec['codebook_size']}. Causal log-mel, {mel['bands']} bands, window "
+        f"{mel['window_samples']} samples, one frame every {mel['hop_samples']} samples at {mel['sample_rate']} Hz. "
+        f"Samples of at most {summary.segment_s:g} s. Fingerprint {summary.fingerprint[:12]}…{absent}"
+    )
+
+
+def _histograms(summary: Summary) -> Figure:
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    panels = figure.subplots(1, 3)
+    _bars(panels[0], summary.durations_s, "duration, s")
+    _bars(panels[1], summary.peak_dbfs, "peak, dBFS")
+    _bars(panels[2], summary.rms_dbfs, "RMS, dBFS")
+    return figure
+
+
+def _bars(axes, bins: Histogram, label: str) -> None:
+    names = [f"{edge:g}" for edge in bins.edges[:-1]]
+    axes.bar(range(len(bins.counts)), bins.counts, color="#4878a8", align="edge", width=0.92)
+    axes.set_xticks(range(len(names)), names, fontsize=7)
+    axes.set_xlabel(label)
+    axes.set_ylabel("samples")
+
+
+def _codes(summary: Summary) -> Figure:
+    figure = Figure(figsize=(10, 2.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    books = [u.codebook for u in summary.codes]
+    left.bar(books, [100 * u.used / u.size for u in summary.codes], color="#4878a8")
+    left.set(xlabel="codebook", ylabel="codes in use, %", ylim=(0, 105))
+    right.bar(books, [u.entropy_bits for u in summary.codes], color="#a86848")
+    right.set(xlabel="codebook", ylabel="entropy, bits")
+    return figure
+
+
+def _sample(example: Example) -> Figure:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    seconds = example.codes.shape[1] / example.frames_per_s
+    bands, books = example.mel.shape[1], example.codes.shape[0]
+    above.imshow(
+        example.mel.T.astype(np.float32), origin="lower", aspect="auto", extent=(0, seconds, 0, bands), cmap="magma"
+    )
+    above.set_ylabel("mel band")
+    below.imshow(example.codes, aspect="auto", extent=(0, seconds, books, 0), cmap="viridis", interpolation="none")
+    below.set(ylabel="codebook", xlabel="s")
+    return figure
+
+
+def _picture(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    def cell(tag: str, value: object, numeric: bool) -> str:
+        return f"<{tag}{' class=n' if numeric else ''}>{html.escape(str(value))}</{tag}>"
+
+    numeric = [bool(rows) and str(rows[0][i]).replace(".", "", 1).isdigit() for i in range(len(headings))]
+    lines = ["".join(cell("th", heading, n) for heading, n in zip(headings, numeric, strict=True))]
+    lines += ["".join(cell("td", value, n) for value, n in zip(row, numeric, strict=True)) for row in rows]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

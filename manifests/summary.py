@@ -1,0 +1,78 @@
+"""Everything `inspect` says of a dataset, gathered once: the text, the JSON and the page are three views of it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.dataset_info import DatasetInfo, SplitTotals, read_info
+from manifests.fragments import read_failures, read_records, read_samples
+from manifests.statistics import (
+    DURATION_EDGES_S,
+    LEVEL_EDGES_DBFS,
+    CodeUsage,
+    FailureGroup,
+    Group,
+    Histogram,
+    code_usage,
+    failure_groups,
+    groups,
+    histogram,
+)
+
+_COLUMNS = ("key", "split", "duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is in a dataset, and what it was made with."""
+
+    corpus: str
+    fingerprint: str
+    codec: dict[str, Any]
+    mel: dict[str, Any]
+    segment_s: float
+    splits: dict[str, SplitTotals]
+    speakers: list[Group]
+    composers: list[Group]
+    durations_s: Histogram
+    peak_dbfs: Histogram
+    rms_dbfs: Histogram
+    samples_clipped: int
+    codes: list[CodeUsage]
+    failures: list[FailureGroup]
+    failed_sources: int
+    failed_seconds: float
+    absent_sources: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON types; an open last edge of a histogram becomes null."""
+        content = asdict(self)
+        for name in ("durations_s", "peak_dbfs", "rms_dbfs"):
+            edges = content[name]["edges"]
+            content[name]["edges"] = [None if edge == float("inf") else edge for edge in edges]
+        return content
+
+
+def summarise(dataset: Path) -> Summary:
+    """Read the records, manifest and failures of `dataset`. Raises `ManifestError` where it is not a dataset."""
+    info: DatasetInfo = read_info(dataset)
+    samples = read_samples(dataset, columns=_COLUMNS)
+    return Summary(
+        corpus=info.corpus,
+        fingerprint=info.fingerprint,
+        codec=info.codec,
+        mel=info.mel,
+        segment_s=info.segment_frames * info.codec["hop_samples"] / info.codec["sample_rate"],
+        splits=info.splits,
+        speakers=groups(samples, "speaker"),
+        composers=groups(samples, "composer"),
+        durations_s=histogram(samples["duration_s"], DURATION_EDGES_S),
+        peak_dbfs=histogram(samples["peak_dbfs"], LEVEL_EDGES_DBFS),
+        rms_dbfs=histogram(samples["rms_dbfs"], LEVEL_EDGES_DBFS),
+        samples_clipped=sum(share > 0 for share in samples["clipped_share"].to_pylist()),
+        codes=code_usage(read_records(dataset)),
+        failures=failure_groups(read_failures(dataset)),
+        failed_sources=info.failed_sources,
+        failed_seconds=info.failed_seconds,
+        absent_sources=info.absent_sources,
+    )

@@ -1,0 +1,152 @@
+"""Checking a dataset against its own records: every shard whole, every sample what its manifest row says.
+
+Reads the tars with the standard library and the arrays byte for byte; nothing of the code that wrote them is trusted.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from manifests.dataset_info import DatasetInfo
+from manifests.errors import ManifestError
+from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_fragment
+
+_MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
+_JSON_TYPES = (str, int, float)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: in which file, of which sample (empty for the whole file), and what."""
+
+    file: str
+    key: str
+    what: str
+
+
+def verify_dataset(dataset: Path, info: DatasetInfo, planned: set[str]) -> Iterator[tuple[str, list[Problem]]]:
+    """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`).
+
+    `planned` are the shards of the plan.
+    """
+    seen: set[str] = set()
+    duplicates: list[Problem] = []
+    totals: dict[str, list[int]] = {}
+    fragments = {path.stem: path for path in (dataset / MANIFEST_FOLDER).glob("*.parquet")}
+    for shard in sorted(planned | fragments.keys()):
+        if shard not in fragments:
+            yield shard, [Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", "", "missing: the shard was never finished")]
+            continue
+        try:
+            record, rows = read_fragment(fragments[shard])
+        except ManifestError as error:
+            yield shard, [Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", "", str(error))]
+            continue
+        for row in rows:
+            if row["key"] in seen:
+                duplicates.append(Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", row["key"], "the key is not unique"))
+            seen.add(row["key"])
+        sums = totals.setdefault(record.split, [0, 0, 0])
+        totals[record.split] = [sums[0] + record.samples, sums[1] + record.frames, sums[2] + 1]
+        unplanned = [] if shard in planned else [Problem(f"{record.split}/{shard}.tar", "", "not in the plan")]
+        yield shard, unplanned + list(_check_shard(dataset, info, record, rows))
+    declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
+    whole = [
+        Problem("dataset.json", "", f"{split}: samples, frames, shards {declared.get(split)}, not {totals.get(split)}")
+        for split in sorted(declared.keys() | totals.keys())
+        if declared.get(split) != totals.get(split)
+    ]
+    yield "", whole + duplicates
+
+
+def _check_shard(dataset: Path, info: DatasetInfo, record: ShardRecord, rows: list[dict]) -> Iterator[Problem]:
+    file = f"{record.split}/{record.shard}.tar"
+    path = dataset / file
+    if not path.is_file():
+        yield Problem(file, "", "missing")
+        return
+    if record.fingerprint != info.fingerprint:
+        yield Problem(file, "", "made with another codec or mel than dataset.json says")
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if size != record.size_bytes:
+        yield Problem(file, "", f"{size} bytes long, the manifest says {record.size_bytes}")
+    elif digest != record.sha256:
+        yield Problem(file, "", "its sha256 is not the manifest's")
+    if len(rows) != record.samples or sum(row["frames"] for row in rows) != record.frames:
+        yield Problem(file, "", f"{len(rows)} manifest rows do not add up to the {record.samples} samples recorded")
+    yield from _check_members(path, file, rows)
+    data = path.read_bytes()
+    for row in rows:
+        for what in _check_sample(data, row, info):
+            yield Problem(file, row["key"], what)
+
+
+def _check_members(path: Path, file: str, rows: list[dict]) -> Iterator[Problem]:
+    """The tar's members must be exactly those of the manifest, in its order and at its offsets."""
+    expected = [
+        (f"{row['key']}.{extension}", row[f"{member}_offset"], row[f"{member}_size"])
+        for row in rows
+        for member, extension in _MEMBERS.items()
+    ]
+    try:
+        with tarfile.open(path, "r:") as tar:
+            found = [(member.name, member.offset_data, member.size) for member in tar]
+    except (tarfile.TarError, OSError) as error:
+        yield Problem(file, "", f"not a whole tar: {error}")
+        return
+    for wanted, got in zip(expected, found, strict=False):
+        if wanted != got:
+            yield Problem(file, "", f"member {got} stands where the manifest has {wanted}")
+            return
+    if len(expected) != len(found):
+        yield Problem(file, "", f"{len(found)} members, the manifest has {len(expected)}")
+
+
+def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
+    """What is wrong with one sample: hashes, types, shapes, ranges, alignment."""
+    raw = {name: data[row[f"{name}_offset"] : row[f"{name}_offset"] + row[f"{name}_size"]] for name in _MEMBERS}
+    for name in ("codes", "mel"):
+        if hashlib.sha256(raw[name]).hexdigest() != row[f"{name}_sha256"]:
+            yield f"the sha256 of its {name} is not the manifest's"
+    hop = info.codec["hop_samples"]
+    if row["frames"] != -(-row["samples"] // hop):
+        yield f"{row['frames']} frames for {row['samples']} samples, expected {-(-row['samples'] // hop)}"
+    codes, mel = _read_npy(raw["codes"]), _read_npy(raw["mel"])
+    if codes is None or codes.dtype != np.int16 or codes.shape != (info.codec["codebooks"], row["frames"]):
+        yield f"codes are not int16 [{info.codec['codebooks']}, {row['frames']}]"
+    elif codes.min() < 0 or codes.max() >= info.codec["codebook_size"]:
+        yield f"codes from {codes.min()} to {codes.max()}, of a codebook of {info.codec['codebook_size']}"
+    if mel is None or mel.dtype != np.float16 or mel.shape != (row["frames"], info.mel["bands"]):
+        yield f"mel is not float16 [{row['frames']}, {info.mel['bands']}]"
+    elif not np.isfinite(mel).all() or mel.min() < np.log10(info.mel["floor"]) - 0.01:
+        yield "mel values are not finite, or lie below the floor"
+    yield from _check_json(raw["json"], row)
+
+
+def _check_json(raw: bytes, row: dict) -> Iterator[str]:
+    try:
+        meta = json.loads(raw)
+    except ValueError as error:
+        yield f"its JSON cannot be read: {error}"
+        return
+    for name, value in meta.items():
+        if not isinstance(value, _JSON_TYPES):
+            yield f"its JSON has {name} = {value!r}, which is no text and no number"
+        elif name in row and row[name] != value:
+            yield f"its JSON has {name} = {value!r}, the manifest {row[name]!r}"
+
+
+def _read_npy(raw: bytes) -> np.ndarray | None:
+    """The array of .npy bytes, or None where they are not a plain array."""
+    try:
+        return np.load(io.BytesIO(raw), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return None
