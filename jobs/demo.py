@@ -20,9 +20,9 @@ class Config:
     """Folder for everything that is made; must be new or empty."""
     minutes: float = 1.1
     """Training time of each of the two models."""
-    utterances: int = 60
+    utterances: int = 120
     """Speech-like utterances to make, of about 5 s."""
-    pieces: int = 10
+    pieces: int = 16
     """Piano-like pieces to make, of 30 s."""
     workers: int | None = None
     """Workers for preprocessing; all cores if not given."""
@@ -48,13 +48,12 @@ def run(config: Config) -> int:
     _verb(console, "inspect", dataset, "--html", out / "dataset.html")
     _verb(console, "verify", dataset)
     for model, folder in (("hybrid-4m", hybrid), ("gpt-4m", baseline)):
-        _verb(console, "train", dataset, "--out", folder, "--model", model, f"--minutes={config.minutes}")
+        _verb(console, "train", dataset, "--out", folder, "--model", model, "--batch=4", f"--minutes={config.minutes}")
     prompt = sorted((source / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
     wav = out / "continuation.wav"
     _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
-    _verb(console, "evaluate", dataset, hybrid, baseline)
 
-    console.rule(f"done in {time.monotonic() - started:.0f} s")
+    console.rule("where everything lies")
     for what, path in (
         ("audio that was made", source),
         ("shards, manifest, dataset.json", dataset),
@@ -63,6 +62,8 @@ def run(config: Config) -> int:
         ("prompt and continuation (an untrained codec: noise to an ear)", wav),
     ):
         console.print(f"{path}  {what}", highlight=False)
+    _verb(console, "evaluate", dataset, hybrid, baseline)
+    console.print(f"done in {time.monotonic() - started:.0f} s", highlight=False)
     return 0
 
 

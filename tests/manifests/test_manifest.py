@@ -1,0 +1,156 @@
+"""Manifest, statistics and dataset.json of a dataset, and what happens to damaged ones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.dataset_info import DatasetInfo, SplitTotals, info_bytes, mel_statistics, read_info
+from manifests.errors import ManifestError
+from manifests.fragments import (
+    ShardRecord,
+    committed_shards,
+    fragment_bytes,
+    read_record,
+    read_records,
+    read_samples,
+)
+from manifests.report import page
+from manifests.schema import SAMPLES
+from manifests.statistics import code_usage, groups, histogram
+from manifests.summary import summarise
+
+
+def record(split: str, mel: np.ndarray, counts: np.ndarray) -> ShardRecord:
+    return ShardRecord(
+        shard=f"{split}-000000",
+        split=split,
+        sha256="0",
+        size_bytes=1,
+        fingerprint="f",
+        samples=1,
+        frames=len(mel),
+        seconds=1.0,
+        mel_sums=np.stack([mel.sum(axis=0), np.square(mel).sum(axis=0)]),
+        code_counts=counts,
+    )
+
+
+def test_a_fragment_is_read_back_and_is_deterministic(tmp_path: Path) -> None:
+    one = record("train", np.random.default_rng(0).standard_normal((9, 4)), np.arange(6).reshape(2, 3))
+    data = fragment_bytes([], one)
+    assert data == fragment_bytes([], one)
+    (tmp_path / "f.parquet").write_bytes(data)
+    again = read_record(tmp_path / "f.parquet")
+    assert np.array_equal(again.mel_sums, one.mel_sums) and np.array_equal(again.code_counts, one.code_counts)
+    assert (again.shard, again.frames, again.seconds) == (one.shard, one.frames, one.seconds)
+
+
+def test_the_manifest_has_a_row_for_every_sample(dataset: Path) -> None:
+    table, info = read_samples(dataset), read_info(dataset)
+    assert table.schema.equals(SAMPLES)
+    assert table.num_rows == sum(t.samples for t in info.splits.values()) == len(set(table["key"].to_pylist()))
+    for row in table.to_pylist():
+        assert row["frames"] == -(-row["samples"] // 320)
+        assert row["duration_s"] == row["samples"] / 24_000 and len(row["source_sha256"]) == 64
+    assert committed_shards(dataset) == set(table["shard"].to_pylist())
+
+
+def test_long_sources_become_consecutive_segments(dataset: Path) -> None:
+    pieces: dict[str, list[dict]] = {}
+    for row in read_samples(dataset).to_pylist():
+        if row["composer"]:
+            pieces.setdefault(row["source"], []).append(row)
+    for rows in pieces.values():
+        assert [r["segment"] for r in rows] == [0, 1]
+        assert [r["start_s"] for r in rows] == [0.0, 5.0]
+        assert sum(r["duration_s"] for r in rows) == pytest.approx(8.0, abs=1e-3)
+        assert len({r["shard"] for r in rows}) == 1
+
+
+def test_mel_statistics_are_those_of_the_training_mel(dataset: Path) -> None:
+    import webdataset as wds
+
+    tars = sorted(str(path) for path in (dataset / "train").glob("*.tar"))
+    samples = wds.WebDataset(tars, shardshuffle=False).decode()
+    mel = np.concatenate([sample["mel.npy"].astype(np.float64) for sample in samples])
+    info = read_info(dataset)
+    assert np.allclose(info.mel_mean, mel.mean(axis=0), atol=1e-5)
+    assert np.allclose(info.mel_std, mel.std(axis=0), atol=1e-5)
+
+
+def test_statistics_fall_back_to_all_splits() -> None:
+    mel = np.array([[1.0, 2.0], [3.0, 6.0]])
+    mean, deviation = mel_statistics([record("test", mel, np.zeros((1, 2), np.int64))])
+    assert mean == [2.0, 4.0] and deviation == [1.0, 2.0]
+    assert mel_statistics([]) == ([], [])
+
+
+def test_code_usage() -> None:
+    counts = np.array([[4, 4, 0, 0], [1, 1, 1, 1]])
+    first, second = code_usage([record("train", np.ones((1, 1)), counts)])
+    assert (first.used, first.size, first.entropy_bits) == (2, 4, 1.0)
+    assert (second.used, second.entropy_bits) == (4, 2.0)
+    assert code_usage([]) == []
+
+
+def test_histograms_count_everything() -> None:
+    bins = histogram(pa.chunked_array([[-5.0, 0.0, 0.5, 1.0, 99.0]]), (0, 1, 2))
+    assert bins.counts == [3, 2]
+
+
+def test_groups_are_ordered_by_duration_and_leave_out_the_empty() -> None:
+    table = pa.table({"key": ["a", "b", "c"], "speaker": ["x", "y", ""], "duration_s": [1.0, 3.0, 9.0]})
+    assert [(g.name, g.samples, g.seconds) for g in groups(table, "speaker")] == [("y", 1, 3.0), ("x", 1, 1.0)]
+
+
+def test_the_page_stands_alone(dataset: Path) -> None:
+    content = page("a <name>", summarise(dataset), [])
+    assert "a &lt;name&gt;" in content and "data:image/png;base64," in content
+    assert "http" not in content and "<script" not in content
+
+
+def test_dataset_json_is_read_back(tmp_path: Path) -> None:
+    info = DatasetInfo(
+        "c", "f", {"name": "x"}, {}, 5, "p", {"train": SplitTotals(1, 2.0, 3, 4)}, 0, 0.0, 0, [0.5], [1.0]
+    )
+    (tmp_path / "dataset.json").write_bytes(info_bytes(info))
+    assert read_info(tmp_path) == info
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is this the folder of a dataset"),
+        ("{", "not a dataset description"),
+        ("[]", "not a dataset description"),
+        ('{"format": "other"}', "another version"),
+        ('{"format": "whisper-gpt dataset 1", "splits": {}}', "not a dataset description"),
+    ],
+)
+def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ManifestError, match=words):
+        read_info(tmp_path)
+
+
+def test_a_damaged_fragment_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "manifest"
+    folder.mkdir()
+    (folder / "train-000000.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(ManifestError, match="train-000000"):
+        read_records(tmp_path)
+    pq.write_table(pa.table({"a": [1]}), folder / "train-000000.parquet")
+    with pytest.raises(ManifestError, match="not a whole manifest fragment"):
+        read_records(tmp_path)
+
+
+def test_the_summary_is_plain_json(dataset: Path) -> None:
+    content = json.loads(json.dumps(summarise(dataset).as_dict(), allow_nan=False))
+    assert set(content) >= {"corpus", "codec", "mel", "splits", "failures"}
+    assert content["splits"]["train"].keys() == {"samples", "seconds", "frames", "shards"}
+    assert content["durations_s"]["edges"][-1] is None

@@ -1,0 +1,127 @@
+"""`verify` finds every kind of damage, names it, and finds none where there is none."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import cli
+from manifests.dataset_info import read_info
+from manifests.fragments import committed_shards
+from manifests.verify import verify_dataset
+
+SHARD = "train-000000"
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that a test may damage."""
+    return Path(shutil.copytree(dataset, tmp_path / "dataset"))
+
+
+def problems(dataset: Path, planned: set[str]) -> list[str]:
+    found = [p for _, found in verify_dataset(dataset, read_info(dataset), planned) for p in found]
+    return [f"{p.file}: {p.key}: {p.what}" for p in found]
+
+
+def flip_byte(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x55
+    path.write_bytes(data)
+
+
+def rewrite_rows(dataset: Path, change: Callable[[dict], None]) -> None:
+    """Change the manifest row of the first sample of the shard, leaving the footer as it is."""
+    path = dataset / "manifest" / f"{SHARD}.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows[0])
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def first_row(dataset: Path) -> dict:
+    return pq.read_table(dataset / "manifest" / f"{SHARD}.parquet").to_pylist()[0]
+
+
+def test_all_is_well(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(dataset)]) == 0
+    assert "all well" in capsys.readouterr().err
+
+
+def damage_codes(dataset: Path) -> None:
+    flip_byte(dataset / "train" / f"{SHARD}.tar", first_row(dataset)["codes_offset"] + 130)
+
+
+def damage_mel(dataset: Path) -> None:
+    flip_byte(dataset / "train" / f"{SHARD}.tar", first_row(dataset)["mel_offset"] + 200)
+
+
+def cut_in_half(dataset: Path) -> None:
+    path = dataset / "train" / f"{SHARD}.tar"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete_shard(dataset: Path) -> None:
+    (dataset / "train" / f"{SHARD}.tar").unlink()
+
+
+def delete_fragment(dataset: Path) -> None:
+    (dataset / "manifest" / f"{SHARD}.parquet").unlink()
+
+
+def damage_fragment(dataset: Path) -> None:
+    (dataset / "manifest" / f"{SHARD}.parquet").write_bytes(b"no parquet")
+
+
+def swap_shards(dataset: Path) -> None:
+    one, other = (dataset / "train" / f"train-00000{i}.tar" for i in (0, 1))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def wrong_totals(dataset: Path) -> None:
+    path = dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    content["splits"]["train"]["samples"] += 1
+    path.write_text(json.dumps(content))
+
+
+def wrong_frames(dataset: Path) -> None:
+    rewrite_rows(dataset, lambda row: row.update(samples=row["samples"] + 400))
+
+
+def wrong_text(dataset: Path) -> None:
+    rewrite_rows(dataset, lambda row: row.update(text="another text"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_codes, "the sha256 of its codes"),
+        (damage_mel, "the sha256 of its mel"),
+        (cut_in_half, "bytes long, the manifest says"),
+        (delete_shard, "missing"),
+        (delete_fragment, "never finished"),
+        (damage_fragment, "not a whole manifest fragment"),
+        (swap_shards, "stands where the manifest has"),
+        (wrong_totals, "dataset.json"),
+        (wrong_frames, "frames for"),
+        (wrong_text, "text = "),
+    ],
+)
+def test_damage_is_found(copy: Path, damage: Callable[[Path], None], words: str) -> None:
+    planned = committed_shards(copy)
+    damage(copy)
+    assert any(words in problem for problem in problems(copy, planned))
+
+
+def test_the_verb_names_it_and_exits_1(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage_codes(copy)
+    assert cli.main(["verify", str(copy)]) == 1
+    out = capsys.readouterr().out
+    assert f"train/{SHARD}.tar" in out and first_row(copy)["key"] in out

@@ -1,0 +1,201 @@
+"""The model: sizes, causality to the bit, cache equals no cache, both heads learn."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.cache import empty_cache
+from model.checkpoint import load_model, save_model
+from model.config import PRESETS, ModelConfig, preset
+from model.errors import ModelError
+from model.hybrid import HybridLM
+from model.layers import rotate, rotation
+from model.objective import laplace_nats, training_losses
+
+SMALL = ModelConfig("small", vocab=32, context=40, width=32, layers=2, heads=2, mel_bands=8, mel_width=16, mel_heads=2)
+
+
+def scrambled(config: ModelConfig, seed: int = 0) -> HybridLM:
+    """A model none of whose weights is zero (fresh ones pass nothing through their branches)."""
+    torch.manual_seed(seed)
+    model = HybridLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def frames(config: ModelConfig, batch: int = 2, length: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, config.vocab, (batch, length), generator=generator)
+    return codes, torch.randn(batch, length, config.mel_bands, generator=generator)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("hybrid-4m", 4.0), ("gpt-4m", 3.7), ("gpt-40m", 40.0)])
+def test_parameter_counts(name: str, millions: float) -> None:
+    assert HybridLM(PRESETS[name]).parameter_count() / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+@pytest.mark.parametrize("t", [0, 1, 17, 38])
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+def test_output_t_sees_frames_before_t_only(config: ModelConfig, t: int) -> None:
+    model = scrambled(config)
+    codes, mel = frames(config)
+    other_codes, other_mel = codes.clone(), mel.clone()
+    other_codes[:, t:] = (other_codes[:, t:] + 1) % config.vocab
+    other_mel[:, t:] += 3.0
+    before = model(codes, mel if config.hybrid else None)
+    after = model(other_codes, other_mel if config.hybrid else None)
+    assert torch.equal(before.logits[:, : t + 1], after.logits[:, : t + 1])
+    assert not torch.equal(before.logits[:, t + 1], after.logits[:, t + 1])
+    if config.hybrid:
+        assert torch.equal(before.mel_location[:, : t + 1], after.mel_location[:, : t + 1])
+
+
+def test_the_mel_of_the_frame_before_is_heard() -> None:
+    model = scrambled(SMALL)
+    codes, mel = frames(SMALL)
+    other = mel.clone()
+    other[:, 9] += 3.0
+    assert not torch.equal(model(codes, mel).logits[:, 10], model(codes, other).logits[:, 10])
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@pytest.mark.parametrize("prompt", [1, 7])
+@torch.no_grad()
+def test_with_a_cache_as_without(config: ModelConfig, prompt: int) -> None:
+    model = scrambled(config)
+    codes, mel = frames(config, length=30)
+    heard = mel if config.hybrid else None
+    whole = model(codes, heard)
+    tokens = torch.nn.functional.pad(codes[:, :-1], (1, 0), value=model.begin_token)
+    present = tokens != model.begin_token
+    shifted = torch.nn.functional.pad(mel[:, :-1], (0, 0, 1, 0)) if config.hybrid else None
+
+    def part(a: int, b: int) -> torch.Tensor:
+        mel_part = shifted[:, a:b] if shifted is not None else None
+        return model.predict_next(tokens[:, a:b], mel_part, present[:, a:b], cache).logits
+
+    cache = empty_cache(config, batch=2)
+    logits = [part(0, prompt), *(part(t, t + 1) for t in range(prompt, 30))]
+    assert torch.allclose(torch.cat(logits, dim=1), whole.logits, atol=1e-4)
+    assert cache.position == 30
+
+
+def test_a_cache_takes_several_inputs_at_its_start_only() -> None:
+    model = scrambled(replace(SMALL, mel_bands=0))
+    cache, tokens = empty_cache(model.config, batch=1), torch.zeros(1, 2, dtype=torch.long)
+    model.predict_next(tokens, None, tokens == 0, cache)
+    with pytest.raises(ValueError, match="only one may follow"):
+        model.predict_next(tokens, None, tokens == 0, cache)
+
+
+def test_padding_on_the_right_changes_nothing() -> None:
+    model = scrambled(SMALL)
+    codes, mel = frames(SMALL)
+    mask = torch.ones_like(codes, dtype=torch.bool)
+    mask[1, 25:] = False
+    other = codes.clone()
+    other[1, 25:] = 5
+    one, two = (training_losses(model, c, mel, mask) for c in (codes, other))
+    assert torch.equal(one.total, two.total)
+
+
+def test_no_mel_is_what_dropout_gives() -> None:
+    model = scrambled(SMALL)
+    codes, mel = frames(SMALL)
+    deaf = model(codes, mel, torch.tensor([False, True])).logits
+    assert torch.allclose(deaf[0], model(codes, None).logits[0], atol=1e-6)
+    assert torch.allclose(deaf[1], model(codes, mel).logits[1], atol=1e-6)
+
+
+def test_training_mode_roughens_the_mel_and_evaluation_does_not() -> None:
+    model = scrambled(SMALL)
+    codes, mel = frames(SMALL)
+    mask = torch.ones_like(codes, dtype=torch.bool)
+    assert training_losses(model, codes, mel, mask).total == training_losses(model, codes, mel, mask).total
+    model.train()
+    assert training_losses(model, codes, mel, mask).total != training_losses(model, codes, mel, mask).total
+
+
+def test_first_losses_are_those_of_knowing_nothing() -> None:
+    torch.manual_seed(0)
+    model = HybridLM(PRESETS["hybrid-4m"])
+    codes, mel = frames(model.config)
+    losses = training_losses(model, codes, mel, torch.ones_like(codes, dtype=torch.bool))
+    assert losses.token_nats.item() == pytest.approx(6.931, abs=0.05)
+
+
+def test_laplace_nats_are_a_density() -> None:
+    x = torch.linspace(-40, 40, 80_001)
+    density = torch.exp(-laplace_nats(x, torch.tensor(1.5), torch.tensor(0.7)))
+    assert torch.trapezoid(density, x).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_rotation_depends_on_distance_alone() -> None:
+    q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
+
+    def product(i: int, j: int) -> float:
+        turned = [rotate(x, rotation(p, p + 1, 16, x.device)) for x, p in ((q, i), (k, j))]
+        return (turned[0] * turned[1]).sum().item()
+
+    assert product(3, 1) == pytest.approx(product(103, 101), abs=1e-4)
+    assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-4)
+
+
+def test_one_batch_can_be_learnt_by_heart() -> None:
+    """The hybrid brings one batch below 0.1 nats a token, and its mel loss down with it."""
+    torch.manual_seed(0)
+    model = HybridLM(replace(SMALL, width=64, layers=2, heads=4)).train()
+    codes, mel = frames(model.config, batch=4)
+    mask = torch.ones_like(codes, dtype=torch.bool)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    first = training_losses(model, codes, mel, mask)
+    for _ in range(250):
+        losses = training_losses(model, codes, mel, mask)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    assert losses.token_nats.item() < 0.1
+    assert losses.mel_nats.item() < first.mel_nats.item() - 0.3
+
+
+def test_saved_models_are_the_same_models(tmp_path: Path) -> None:
+    model = scrambled(SMALL)
+    model.mel_encoder.set_statistics(torch.arange(8.0), torch.arange(8.0))
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.config == model.config
+    assert again.mel_encoder.mel_std.min() == pytest.approx(0.1)  # a silent band is not blown up
+    codes, mel = frames(SMALL)
+    assert torch.equal(again.eval()(codes, mel).logits, model(codes, mel).logits)
+
+
+def test_checkpoints_of_another_shape_or_damaged_are_named(tmp_path: Path) -> None:
+    save_model(scrambled(SMALL), tmp_path)
+    config = tmp_path / "model.json"
+    original = config.read_text()
+    config.write_text(original.replace('"layers": 2', '"layers": 3'))
+    with pytest.raises(ModelError, match=r"blocks\.2\.attention\.project\.weight is absent"):
+        load_model(tmp_path)
+    config.write_text(original.replace('"width": 32', '"width": 64'))
+    with pytest.raises(ModelError, match="of this configuration has"):
+        load_model(tmp_path)
+    config.write_text('{"nonsense": 1}')
+    with pytest.raises(ModelError, match="not a model configuration"):
+        load_model(tmp_path)
+    config.write_text(original)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(tmp_path)
+
+
+def test_presets_take_the_data_s_sizes() -> None:
+    config = preset("hybrid-4m", vocab=512, context=100, mel_bands=80)
+    assert (config.vocab, config.context, config.mel_bands) == (512, 100, 80)
+    assert preset("gpt-4m", vocab=512, context=100, mel_bands=80).mel_bands == 0
+    with pytest.raises(ModelError, match="hybrid-4m, gpt-4m, gpt-40m"):
+        preset("gpt-5", vocab=1, context=1, mel_bands=1)

@@ -1,0 +1,80 @@
+"""Drawing tokens, and the n-gram floors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import ModelError
+from model.ngram import count_pairs, fit, score
+from model.sampling import Sampling, sample
+
+
+def draws(logits: list[float], how: Sampling, count: int = 2000) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return sample(torch.tensor([logits] * count), how, generator)
+
+
+def test_temperature_0_takes_the_likeliest() -> None:
+    assert draws([0.0, 3.0, 1.0], Sampling(temperature=0), 3).tolist() == [1, 1, 1]
+
+
+def test_temperature_sharpens_and_flattens() -> None:
+    shares = [(draws([0.0, 1.0], Sampling(temperature=t)) == 1).float().mean().item() for t in (0.25, 1.0, 4.0)]
+    expected = [1 / (1 + math.exp(-1 / t)) for t in (0.25, 1.0, 4.0)]
+    assert shares == pytest.approx(expected, abs=0.04)
+
+
+def test_top_k_keeps_k() -> None:
+    assert set(draws([1.0, 2.0, 3.0, 4.0], Sampling(top_k=2)).tolist()) == {2, 3}
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    logits = [math.log(p) for p in (0.1, 0.5, 0.15, 0.25)]
+    assert set(draws(logits, Sampling(top_p=0.5)).tolist()) == {1}
+    assert set(draws(logits, Sampling(top_p=0.7)).tolist()) == {1, 3}
+    assert set(draws(logits, Sampling(top_p=0.01)).tolist()) == {1}
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=9), st.floats(0.05, 3), st.integers(0, 9), st.floats(0.01, 1))
+def test_always_a_token(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
+    token = draws(logits, Sampling(temperature, top_k, top_p), 1).item()
+    assert 0 <= token < len(logits)
+
+
+def test_the_seed_decides() -> None:
+    assert torch.equal(draws([0.0] * 50, Sampling()), draws([0.0] * 50, Sampling()))
+
+
+@pytest.mark.parametrize("how", [{"temperature": -1}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -2}])
+def test_impossible_settings_are_refused(how: dict) -> None:
+    with pytest.raises(ModelError):
+        Sampling(**how)
+
+
+def test_pairs_are_counted_within_windows_and_masks() -> None:
+    codes = torch.tensor([[0, 1, 1], [2, 0, 0]])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    counts = count_pairs([(codes, mask)], vocab=3)
+    assert counts[3].tolist() == [1, 0, 1]  # the tokens that begin
+    assert counts[0, 1] == 1 and counts[1, 1] == 1 and counts[2, 0] == 1 and counts.sum() == 5
+
+
+def test_floors_are_distributions_and_the_bigram_learns_an_order() -> None:
+    codes = torch.arange(60).remainder(3)[None]
+    mask = torch.ones_like(codes, dtype=torch.bool)
+    counts = count_pairs([(codes, mask)], vocab=4)
+    model = fit(counts, counts)
+    assert torch.allclose(model.unigram.exp().sum(), torch.tensor(1.0).double())
+    assert torch.allclose(model.bigram.exp().sum(dim=1), torch.ones(4).double())
+    nats = [-score(model, codes, order).gather(2, codes[..., None]).mean().item() for order in (1, 2)]
+    assert nats[0] == pytest.approx(math.log(3), abs=0.1) and nats[1] < 0.1
+
+
+def test_an_unseen_bigram_falls_back_to_the_unigram() -> None:
+    counts = torch.zeros(4, 3, dtype=torch.float64)
+    counts[0, 1] = 5
+    model = fit(counts, counts)
+    assert torch.allclose(model.bigram[2], model.unigram)

@@ -1,0 +1,50 @@
+"""Aligned segments: cutting changes no value, codes and mel cover the same samples."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.align import align_segments
+from pipeline.codec import Codec
+from pipeline.mel import LogMel
+
+
+def noise(samples: int) -> np.ndarray:
+    return (np.random.default_rng(3).standard_normal(samples) * 0.1).astype(np.float32)
+
+
+def test_segments_are_the_cuts_of_one_encoding(codec: Codec, log_mel: LogMel) -> None:
+    wav = noise(5 * 24_000 + 777)
+    segments = list(align_segments([wav], codec, log_mel, segment_frames=150))
+    assert [s.samples for s in segments] == [48_000, 48_000, 24_777]
+    assert [s.start_sample for s in segments] == [0, 48_000, 96_000]
+    assert np.array_equal(np.concatenate([s.codes for s in segments], axis=1), codec.encode(wav))
+    whole = log_mel(torch.from_numpy(wav)).numpy()
+    assert np.abs(np.concatenate([s.mel for s in segments]).astype(np.float32) - whole).max() < 0.01
+    for segment in segments:
+        assert segment.codes.shape[1] == len(segment.mel) == -(-segment.samples // 320)
+
+
+@pytest.mark.parametrize("size", [1000, 24_000, 31_111])
+def test_blocks_do_not_matter(codec: Codec, log_mel: LogMel, size: int) -> None:
+    wav = noise(3 * 24_000)
+    cuts = [*range(0, len(wav), size), len(wav)]
+    blocks = [wav[a:b] for a, b in pairwise(cuts)]
+    for one, other in zip(
+        align_segments([wav], codec, log_mel, 100), align_segments(blocks, codec, log_mel, 100), strict=True
+    ):
+        assert np.array_equal(one.codes, other.codes) and np.array_equal(one.mel, other.mel)
+
+
+def test_levels(codec: Codec, log_mel: LogMel) -> None:
+    wav = np.concatenate([np.zeros(32_000), np.full(32_000, 0.5), np.ones(32_000)]).astype(np.float32)
+    silent, half, full = align_segments([wav], codec, log_mel, 100)
+    assert (silent.peak_dbfs, silent.rms_dbfs, silent.clipped_share) == (-120, -120, 0)
+    assert half.peak_dbfs == pytest.approx(-6.02, abs=0.01) and half.rms_dbfs == pytest.approx(-6.02, abs=0.01)
+    assert (full.peak_dbfs, full.clipped_share) == (0, 1)
+
+
+def test_nothing_in_nothing_out(codec: Codec, log_mel: LogMel) -> None:
+    assert list(align_segments([], codec, log_mel, 100)) == []

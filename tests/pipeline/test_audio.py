@@ -1,0 +1,101 @@
+"""Reading audio: what is read, and what each kind of damage is called."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio import probe, read_mono, stream_mono
+from pipeline.errors import AudioError
+
+
+def write(path: Path, samples: np.ndarray, rate: int, subtype: str | None = None) -> Path:
+    soundfile.write(str(path), samples, rate, subtype)
+    return path
+
+
+def tone(seconds: float, rate: int) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+
+
+def test_24_khz_mono_is_read_as_it_is(tmp_path: Path) -> None:
+    samples = tone(0.3, 24_000).astype(np.float32)
+    assert np.array_equal(read_mono(write(tmp_path / "a.wav", samples, 24_000, "FLOAT")), samples)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000, 8_000])
+def test_resampling_keeps_the_sound_and_the_length(tmp_path: Path, rate: int) -> None:
+    wav = read_mono(write(tmp_path / "a.flac", tone(1.5, rate), rate))
+    assert len(wav) == pytest.approx(36_000, abs=2)
+    assert np.abs(wav[2000:-2000] - tone(1.5, 24_000)[2000 : len(wav) - 2000]).max() < 2e-3
+
+
+def test_stereo_is_averaged(tmp_path: Path) -> None:
+    left = tone(0.2, 24_000)
+    wav = read_mono(write(tmp_path / "a.wav", np.stack([left, np.zeros_like(left)], axis=1), 24_000, "FLOAT"))
+    assert np.allclose(wav, left / 2, atol=1e-6)
+
+
+def test_blocks_stay_small_however_long_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.zeros((60 * 44_100, 2)), 44_100)
+    blocks = list(stream_mono(path))
+    assert max(map(len, blocks)) <= 6 * 24_000
+    assert sum(map(len, blocks)) == pytest.approx(60 * 24_000, abs=2)
+
+
+@pytest.mark.parametrize("extension", ["ogg", "mp3"])
+def test_compressed_formats_are_read(tmp_path: Path, extension: str) -> None:
+    wav = read_mono(write(tmp_path / f"a.{extension}", tone(1.0, 44_100), 44_100))
+    assert len(wav) == pytest.approx(24_000, rel=0.1)
+
+
+def damaged(folder: Path, kind: str) -> Path:
+    """A file with one kind of damage."""
+    path = folder / f"{kind}.wav"
+    if kind == "empty file":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is no audio\n" * 50)
+    elif kind == "no samples":
+        write(path, np.zeros(0), 16_000)
+    elif kind == "eight channels":
+        write(path, np.zeros((100, 8)), 16_000)
+    elif kind == "NaN":
+        samples = tone(1.0, 24_000).astype(np.float32)
+        samples[12_000] = np.nan
+        write(path, samples, 24_000, "FLOAT")
+    elif kind == "odd rate":
+        write(path, np.zeros(100), 11)
+    elif kind == "truncated FLAC":
+        path = write(folder / "cut.flac", np.random.default_rng(0).standard_normal(40_000) * 0.1, 16_000)
+        path.write_bytes(path.read_bytes()[:30_000])
+    elif kind == "directory":
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "words"),
+    [
+        ("empty file", "scan", None),
+        ("text", "scan", "Format not recognised"),
+        ("no samples", "scan", "no samples"),
+        ("eight channels", "scan", "8 channels"),
+        ("odd rate", "scan", "11 Hz"),
+        ("NaN", "decode", "NaN or infinite, the first at 0.500 s"),
+        ("truncated FLAC", "decode", None),
+        ("missing", "scan", None),
+        ("directory", "scan", None),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, kind: str, stage: str, words: str | None) -> None:
+    with pytest.raises(AudioError, match=words) as caught:
+        read_mono(damaged(tmp_path, kind))
+    assert caught.value.stage == stage
+    assert str(tmp_path) not in str(caught.value)  # the failure row names its source itself
+
+
+def test_probe_reads_only_the_header(tmp_path: Path) -> None:
+    info = probe(write(tmp_path / "a.wav", np.zeros((8_000, 2)), 16_000))
+    assert (info.sample_rate, info.channels, info.frames, info.duration_s) == (16_000, 2, 8_000, 0.5)

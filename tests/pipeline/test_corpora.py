@@ -1,0 +1,141 @@
+"""The corpus recipes on made trees of the real layouts, whole and incomplete."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.audio import probe
+from pipeline.corpora import folder, librispeech, maestro, synthetic
+from pipeline.errors import PipelineError
+
+
+@pytest.fixture
+def tree(made_corpora: Path, tmp_path: Path) -> Path:
+    """A copy of the made corpora that a test may damage."""
+    return Path(shutil.copytree(made_corpora, tmp_path / "made"))
+
+
+def test_librispeech_with_all_its_tables(made_corpora: Path) -> None:
+    scan = librispeech.scan(made_corpora)
+    assert scan.warnings == [] and scan.absent == [] and len(scan.recordings) == 20
+    assert {r.split for r in scan.recordings} == {"train", "validation", "test"}
+    first = scan.recordings[0]
+    assert first.id == "librispeech_dev-clean_108-1108-0008" and first.split == "validation"
+    assert (first.speaker, first.chapter, first.sex) == ("108", "1108", "F")
+    assert first.speaker_name == "Made Voice 108" and first.title == "Chapter 1108" and first.book == "A Made Book"
+    assert first.text and set(first.text.split()) <= set(synthetic._LEXICON)
+    assert (made_corpora / first.path).is_file()
+
+
+def test_librispeech_takes_either_folder(made_corpora: Path) -> None:
+    inner, outer = librispeech.scan(made_corpora / "LibriSpeech"), librispeech.scan(made_corpora)
+    assert [r.id for r in inner.recordings] == [r.id for r in outer.recordings]
+    assert (made_corpora / "LibriSpeech" / inner.recordings[0].path).is_file()
+
+
+def test_librispeech_without_tables_or_transcripts(tree: Path) -> None:
+    for path in [*(tree / "LibriSpeech").glob("*.TXT"), *tree.rglob("*.trans.txt")]:
+        path.unlink()
+    scan = librispeech.scan(tree)
+    assert len(scan.recordings) == 20 and len(scan.warnings) == 1
+    assert "20 without a transcript" in scan.warnings[0]
+    assert {(r.text, r.speaker_name, r.book) for r in scan.recordings} == {("", "", "")}
+    assert scan.recordings[0].speaker == "108"
+
+
+def test_librispeech_lists_what_its_transcripts_name_and_is_not_there(tree: Path) -> None:
+    gone = sorted(tree.rglob("*.flac"))[0]
+    gone.unlink()
+    assert librispeech.scan(tree).absent == [gone.relative_to(tree).as_posix()]
+
+
+def test_librispeech_elsewhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no LibriSpeech subset"):
+        librispeech.scan(tmp_path)
+    (tmp_path / "train-clean-100").mkdir()
+    with pytest.raises(PipelineError, match=r"without a single \.flac"):
+        librispeech.scan(tmp_path)
+
+
+def test_maestro(made_corpora: Path) -> None:
+    scan = maestro.scan(made_corpora)
+    assert len(scan.recordings) == 10 and scan.warnings == []
+    first = scan.recordings[0]
+    assert first.id == "maestro_2004_0001" and first.year == 2004
+    assert first.composer == "A. Machine" and first.title == "Étude 1" and first.midi.endswith(".midi")
+    assert [r.split for r in scan.recordings].count("validation") == 1
+    assert [r.id for r in maestro.scan(made_corpora / "maestro-v3.0.0").recordings] == [r.id for r in scan.recordings]
+
+
+def test_maestro_lists_rows_without_audio(tree: Path) -> None:
+    gone = sorted(tree.rglob("*.wav"))[:3]
+    for path in gone:
+        path.unlink()
+    scan = maestro.scan(tree)
+    assert scan.absent == [p.relative_to(tree).as_posix() for p in gone]
+    assert len(scan.recordings) == 7 and "3 of the 10 rows" in scan.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,b\n1,2\n", "no column canonical_composer"),
+        ("\xff\xfe broken", "no column"),
+        (None, "found none"),
+    ],
+)
+def test_maestro_with_a_wrong_csv(tree: Path, content: str | None, words: str) -> None:
+    table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
+    if content is None:
+        table.unlink()
+    else:
+        table.write_text(content, encoding="utf-8")
+    with pytest.raises(PipelineError, match=words):
+        maestro.scan(tree)
+
+
+def test_maestro_with_a_wrong_split(tree: Path) -> None:
+    table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
+    table.write_text(table.read_text().replace("validation", "valid"))
+    with pytest.raises(PipelineError, match="row 9 has split 'valid'"):
+        maestro.scan(tree)
+
+
+def test_maestro_in_bytes_that_are_no_text(tree: Path) -> None:
+    (tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PipelineError, match="not a csv in UTF-8"):
+        maestro.scan(tree)
+
+
+def test_folder_finds_all_audio_and_splits_stably(made_corpora: Path, tree: Path) -> None:
+    whole = folder.scan(made_corpora)
+    assert len(whole.recordings) == 30 and len({r.id for r in whole.recordings}) == 30
+    sorted(tree.rglob("*.flac"))[0].unlink()
+    split_of = {r.path: r.split for r in whole.recordings}
+    assert all(split_of[r.path] == r.split for r in folder.scan(tree).recordings)
+
+
+def test_folder_ids_are_safe_for_any_name(tmp_path: Path) -> None:
+    for name in ("ü ber.wav", "a.b.c.WAV", "x" * 200 + ".mp3", "ü_ber.wav"):
+        (tmp_path / name).touch()
+    ids = [r.id for r in folder.scan(tmp_path).recordings]
+    assert len(set(ids)) == 4
+    assert all(len(i) <= 74 and i.replace("-", "").replace("_", "").isalnum() and i.isascii() for i in ids)
+
+
+def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no audio file"):
+        folder.scan(tmp_path)
+
+
+def test_synthetic_is_the_same_every_time(tmp_path: Path, made_corpora: Path) -> None:
+    synthetic.write(tmp_path, synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
+    files = [p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) == len([p for p in made_corpora.rglob("*") if p.is_file()])
+    assert all((tmp_path / f).read_bytes() == (made_corpora / f).read_bytes() for f in files)
+
+
+def test_synthetic_has_the_rates_of_the_real_corpora(made_corpora: Path) -> None:
+    infos = [probe(made_corpora / r.path) for r in synthetic.scan(made_corpora).recordings]
+    assert {(i.sample_rate, i.channels) for i in infos} == {(16_000, 1), (44_100, 2)}
