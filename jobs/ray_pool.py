@@ -72,11 +72,11 @@ def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) ->
         while waiting and idle:
             worker, task = idle.pop(), waiting.pop()
             running[worker.make.remote(task)] = worker, task
-        ready, _ = ray.wait(list(running), num_returns=1)
+        ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
         for progress in ready:
             worker, task = running[progress]
             try:
-                seconds = ray.get(next(progress))
+                seconds: float = ray.get(next(progress))
             except StopIteration:
                 del running[progress]
                 idle.append(worker)

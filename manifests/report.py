@@ -58,8 +58,8 @@ def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
             body += [f"<h2>{title} ({len(found)})</h2>", _table((title[:-1].lower(), "samples", "minutes"), rows)]
     body.append("<h2>Failures</h2>")
     if summary.failures:
-        rows = [(f.stage, f.reason, f.sources, f"{f.seconds:.1f}", f.example) for f in summary.failures[:_LISTED]]
-        body.append(_table(("stage", "reason", "sources", "seconds", "for example"), rows))
+        failed = [(f.stage, f.reason, f.sources, f"{f.seconds:.1f}", f.example) for f in summary.failures[:_LISTED]]
+        body.append(_table(("stage", "reason", "sources", "seconds", "for example"), failed))
     else:
         body.append("<p>None.</p>")
     for example in examples:

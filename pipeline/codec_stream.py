@@ -66,7 +66,7 @@ def _layer(
 def _conv(
     layer: SConv1d, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
 ) -> torch.Tensor:
-    conv = layer.conv.conv
+    conv: nn.Conv1d = layer.conv.conv  # type: ignore[assignment]
     context = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1 - conv.stride[0]
     if context == 0:
         return layer.conv(x)
@@ -81,13 +81,14 @@ def _conv(
 def _conv_transposed(
     layer: SConvTranspose1d, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
 ) -> torch.Tensor:
-    convtr = layer.convtr.convtr
+    convtr: nn.ConvTranspose1d = layer.convtr.convtr  # type: ignore[assignment]
     overlap = convtr.kernel_size[0] - convtr.stride[0]
     y = layer.convtr(x)
     if before is not None:
         y[..., :overlap] += next(before)
     # The next call adds its own bias to these outputs, so this call's share of it goes.
-    after.append(y[..., -overlap:] - convtr.bias[:, None])
+    tail = y[..., -overlap:]
+    after.append(tail - convtr.bias[:, None] if convtr.bias is not None else tail)
     return y[..., :-overlap]
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,18 +116,19 @@ def _seed_weights(net: EncodecModel, seed: int) -> None:
 
     with torch.no_grad():
         for layer in net.modules():
-            if isinstance(layer, nn.Conv1d):
-                draw(layer.weight, (layer.in_channels * layer.kernel_size[0]) ** -0.5)
-                layer.bias.zero_()
-            elif isinstance(layer, nn.ConvTranspose1d):
-                # Each output sample is reached by kernel/stride taps of every input channel.
-                draw(layer.weight, (layer.in_channels * layer.kernel_size[0] / layer.stride[0]) ** -0.5)
-                layer.bias.zero_()
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+                # Each output of a transposed convolution is reached by kernel/stride taps of every input channel.
+                reach = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
+                draw(layer.weight, (layer.in_channels * layer.kernel_size[0] / reach) ** -0.5)
             elif isinstance(layer, nn.LSTM):
                 for name, parameter in layer.named_parameters():
-                    draw(parameter, layer.hidden_size**-0.5) if "weight" in name else parameter.zero_()
+                    if "weight" in name:
+                        draw(parameter, layer.hidden_size**-0.5)
+        for name, parameter in net.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
         for k, quantizer in enumerate(net.quantizer.vq.layers):
-            codebook = quantizer._codebook
+            codebook: Any = quantizer._codebook
             draw(codebook.embed, 1.0)
             norm = _CODEWORD_NORM * _CODEWORD_NORM_RATIO**k
             codebook.embed.mul_(norm / codebook.embed.norm(dim=1, keepdim=True))

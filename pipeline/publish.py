@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[BinaryIO]:
+def publishing(path: Path) -> Iterator[BufferedRandom]:
     """Open a temporary file beside `path` for writing and reading; on success fsync it and rename it to `path`.
 
     Where the block raises, nothing is published and the temporary file is removed.

@@ -6,8 +6,8 @@ USTAR headers with no clock, no user and no host in them; any tar reader and Web
 import hashlib
 import tarfile
 from dataclasses import dataclass
+from io import BufferedRandom, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.sample import Sample, pack_members
 
@@ -26,7 +26,7 @@ class Span:
 class ShardWriter:
     """Writes samples to a seekable binary `file` as a tar; `mark`/`rollback` take a failed recording out again."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedRandom | BytesIO):
         self._file = file
 
     def add(self, sample: Sample) -> dict[str, Span]:

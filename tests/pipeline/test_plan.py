@@ -76,7 +76,9 @@ def test_differences_are_named() -> None:
     assert plan_differences(plan, plan) == []
     other_mel = plan_table(sources, replace(SETTINGS, mel=MelConfig(bands=80)))
     assert plan_differences(plan, other_mel) == ["mel.bands was 64 and is now 80"]
-    assert "1 source files are new, c.wav" in plan_differences(plan, plan_table([*sources, source("c", 1)], SETTINGS))[0]
+    assert (
+        "1 source files are new, c.wav" in plan_differences(plan, plan_table([*sources, source("c", 1)], SETTINGS))[0]
+    )
     assert "gone" in plan_differences(plan, plan_table(sources[:1], SETTINGS))[0]
     resized = replace(sources[0], size_bytes=5)
     assert "of another size" in plan_differences(plan, plan_table([resized, sources[1]], SETTINGS))[0]

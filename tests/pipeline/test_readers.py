@@ -28,7 +28,8 @@ def test_plain_webdataset(dataset: Path) -> None:
 @pytest.mark.parametrize("streaming", [True, False])
 def test_hugging_face_datasets(dataset: Path, tmp_path: Path, streaming: bool) -> None:
     files = {
-        split: sorted(str(path) for path in (dataset / split).glob("*.tar")) for split in ("train", "validation", "test")
+        split: sorted(str(path) for path in (dataset / split).glob("*.tar"))
+        for split in ("train", "validation", "test")
     }
     opened = hf.load_dataset("webdataset", data_files=files, streaming=streaming, cache_dir=str(tmp_path))
     for split in files:

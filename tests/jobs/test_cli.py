@@ -1,0 +1,77 @@
+"""The command line: help, exit codes, YAML configs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs import cli
+from jobs.config_files import default_from_file, save_config
+from jobs.errors import JobError
+from jobs.preprocess import Config as PreprocessConfig
+from jobs.train import Config as TrainConfig
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert all(verb in capsys.readouterr().out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([verb, "--help"])
+    assert exit_info.value.code == 0
+    assert f"whisper-gpt {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"]])
+def test_no_verb_is_wrong_usage(arguments: list[str]) -> None:
+    assert cli.main(arguments) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["train", "x", "--out", "y", "--model", "gpt-5"], ["inspect", "x", "--no-such-option"]],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("verb", ["inspect", "verify", "evaluate"])
+def test_a_folder_that_is_no_dataset_is_one_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"whisper-gpt {verb}: {tmp_path}/dataset.json: no such file; is this the folder of a dataset?\n"
+    )
+
+
+def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
+    config = PreprocessConfig("folder", Path("a"), out=Path("b"), codec="untrained", splits=("train",), max_failed=0.5)
+    save_config(config, tmp_path / "c.yaml")
+    default, rest = default_from_file(PreprocessConfig, ["--config", str(tmp_path / "c.yaml"), "--mels", "80"])
+    assert default == config and rest == ["--mels", "80"]
+
+
+def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"dataset": "/nowhere", "steps": 7}))
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config", str(path)])  # --out is in neither
+    default, _ = default_from_file(TrainConfig, ["--config", str(path)])
+    assert default is not None and default.dataset == Path("/nowhere") and default.steps == 7
+    assert cli.main(["train", "--config", str(path), "--out", str(tmp_path / "run")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("steps: 5\nstepps: 6\n", "no option stepps"), ("- 1\n", "expected"), ("a: [", "not a readable"), (None, "not a")],
+)
+def test_wrong_config_files_are_named(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(JobError, match=words):
+        default_from_file(TrainConfig, ["--config", str(path)])

@@ -1,0 +1,175 @@
+"""Preprocessing through Ray: complete, deterministic, resumable; bad input becomes failure rows, never a crash."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs import cli
+from jobs.shard_task import ShardTask, make_shard
+from manifests.dataset_info import read_info
+from manifests.fragments import committed_shards, read_failures, read_samples
+from pipeline.codec import Codec
+from pipeline.mel import LogMel
+
+OPTIONS = ["--codec", "untrained", "--workers=2"]
+
+
+def committed_files(dataset: Path) -> dict[str, bytes]:
+    """All files of a dataset but the run's own logs."""
+    return {
+        path.relative_to(dataset).as_posix(): path.read_bytes()
+        for path in dataset.rglob("*")
+        if path.is_file() and "logs" not in path.parts
+    }
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command said on stderr: one line, no traceback."""
+    text = capsys.readouterr().err.strip()
+    assert "Traceback" not in text
+    return text.splitlines()[-1]
+
+
+def test_everything_is_there(made_corpora: Path, dataset: Path) -> None:
+    info = read_info(dataset)
+    table = read_samples(dataset)
+    assert len(set(table["source"].to_pylist())) == 30 and info.failed_sources == 0
+    assert info.codec["name"] == "untrained" and info.splits.keys() == {"train", "validation", "test"}
+    total_s = sum(soundfile.info(str(p)).duration for p in made_corpora.rglob("*") if p.suffix in (".flac", ".wav"))
+    assert sum(table["duration_s"].to_pylist()) == pytest.approx(total_s, abs=0.01)
+    assert (dataset / "logs" / "preprocess.yaml").is_file()
+    assert not list(dataset.rglob("*.tmp"))
+
+
+def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, dataset: Path, tmp_path: Path) -> None:
+    """A run from which shards, a fragment and dataset.json were lost, finished by one worker."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    (copy / "dataset.json").unlink()
+    (copy / "manifest" / "train-000001.parquet").unlink()  # the tar stays: without its fragment it counts for nothing
+    (copy / "train" / "train-000001.tar").write_bytes(b"half a shard")
+    (copy / "manifest" / "test-000000.parquet").unlink()
+    (copy / "test" / "test-000000.tar").unlink()
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "untrained"]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=1"]) == 0
+    assert committed_files(copy) == committed_files(dataset)
+
+
+def test_other_settings_or_sources_are_refused_in_the_same_folder(
+    made_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(dataset), "--codec", "untrained"]
+    before = committed_files(dataset)
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--mels=80"]) == 1
+    assert "mel.bands was 64 and is now 80" in error_line(capsys)
+    assert committed_files(dataset) == before
+    (tmp_path / "mine.txt").write_text("a user's own file")
+    assert cli.main([*arguments[:3], "--out", str(tmp_path), *OPTIONS]) == 1
+    assert "not empty, and not a dataset" in error_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def damaged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two good files and one of every kind of damage."""
+    folder = tmp_path_factory.mktemp("damaged")
+    random = np.random.default_rng(0)
+    sound = random.standard_normal(2 * 16_000) * 0.1
+    for name in ("good one.wav", "good two.flac"):
+        soundfile.write(str(folder / name), sound, 16_000)
+    (folder / "empty.flac").write_bytes(b"")
+    (folder / "text.wav").write_text("not audio at all\n" * 99)
+    soundfile.write(str(folder / "nothing.wav"), np.zeros(0), 16_000)
+    soundfile.write(str(folder / "eight.wav"), np.zeros((16_000, 8)), 16_000)
+    broken = sound.astype(np.float32)
+    broken[-1] = np.inf
+    soundfile.write(str(folder / "inf.wav"), broken, 16_000, "FLOAT")
+    soundfile.write(str(folder / "cut.flac"), sound, 16_000)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:20_000])
+    (folder / "dangling.wav").symlink_to(folder / "nowhere.wav")
+    return folder
+
+
+def test_bad_files_become_failure_rows(
+    damaged_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["preprocess", "folder", str(damaged_folder), "--out", str(out), *OPTIONS]) == 3
+    assert "more than --max-failed 1.0%" in " ".join(capsys.readouterr().err.split())
+    failures = {row["source"]: row for row in read_failures(out).to_pylist()}
+    assert {name: row["stage"] for name, row in failures.items()} == {
+        "empty.flac": "scan",
+        "text.wav": "scan",
+        "nothing.wav": "scan",
+        "eight.wav": "scan",
+        "dangling.wav": "scan",
+        "inf.wav": "decode",
+        "cut.flac": "decode",
+    }
+    assert all(row["message"] and row["error"] and row["seconds"] > 0 for row in failures.values())
+    assert "8 channels" in failures["eight.wav"]["message"]
+    # Every source is either in the manifest or in the failures, and what failed half-way left nothing in the shards.
+    assert {row["source"] for row in read_samples(out).to_pylist()} == {"good one.wav", "good two.flac"}
+    assert cli.main(["verify", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["failed_sources"] == 7 and sum(f["sources"] for f in content["failures"]) == 7
+
+
+def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["preprocess", "folder", str(damaged_folder), "--out", str(out), *OPTIONS, "--max-failed=0.9"]) == 0
+
+
+def test_a_shard_all_of_whose_sources_fail_is_still_a_shard(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+    row = {"path": "absent.wav", "corpus": "c", "split": "train", "seconds": 2.5, "scan_error": ""}
+    task = ShardTask("train", "train-000000", [row], tmp_path, tmp_path / "out", "f", 100)
+    assert list(make_shard(task, codec, log_mel)) == [2.5]
+    assert committed_shards(task.dataset) == {"train-000000"}
+    assert read_failures(task.dataset).to_pylist()[0]["stage"] == "scan"
+    assert read_samples(task.dataset).num_rows == 0
+    # The same task again, anywhere, gives the same bytes.
+    again = replace(task, dataset=tmp_path / "again")
+    list(make_shard(again, codec, log_mel))
+    assert committed_files(task.dataset) == committed_files(again.dataset)
+
+
+def test_maestro_needs_its_audio_only_when_asked(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(shutil.copytree(made_corpora / "maestro-v3.0.0", tmp_path / "source"))
+    for gone in sorted(source.rglob("*.wav"))[1:]:
+        gone.unlink()
+    arguments = ["preprocess", "maestro", str(source), "--out", str(tmp_path / "out"), *OPTIONS]
+    assert cli.main([*arguments, "--require-complete"]) == 1
+    assert "9 files of the corpus are absent" in error_line(capsys)
+    assert cli.main(arguments) == 0
+    assert read_info(tmp_path / "out").absent_sources == 9
+    assert len((tmp_path / "out" / "absent.txt").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["librispeech"], "needs the folder"),
+        (["librispeech", "/nowhere"], "no such folder"),
+        (["folder", "{made}", "--codec", "opus"], "not known"),
+        (["folder", "{made}", "--codec", "untrained", "--splits", "dev"], "the splits are train, validation, test"),
+        (["folder", "{made}", "--codec", "untrained", "--segment-s", "0"], "must be above zero"),
+        (["maestro", "{made}/LibriSpeech", "--codec", "untrained"], "expected one maestro-v"),
+        (["folder", "{made}", "--codec", "untrained", "--codec-weights", "x.th"], "takes no weights"),
+        (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file"),
+    ],
+)
+def test_a_user_s_mistake_is_one_line(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    filled = [argument.replace("{made}", str(made_corpora)) for argument in arguments]
+    assert cli.main(["preprocess", *filled, "--out", str(tmp_path / "out")]) == 1
+    line = error_line(capsys)
+    assert words in line and line.startswith("whisper-gpt preprocess: ")
+    assert not (tmp_path / "out").exists()

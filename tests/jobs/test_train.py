@@ -1,0 +1,207 @@
+"""Training, scoring and generating from real shards: learns, resumes exactly, refuses what does not belong together."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from jobs import cli
+from jobs.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from jobs.generate import continue_audio, read_prompt
+from jobs.train import Config, learning_rate, train_step
+from manifests.fragments import read_samples
+from model.checkpoint import load_safetensors
+from model.config import ModelConfig
+from model.hybrid import HybridLM
+from model.sampling import Sampling
+from pipeline.codec import Codec
+from pipeline.mel import LogMel
+from pipeline.stream import StreamConfig, stream
+
+FAST = ["--batch=2", "--context=64", "--eval-batches=1"]
+
+
+def train(dataset: Path, out: Path, *options: str) -> int:
+    return cli.main(["train", str(dataset), "--out", str(out), *FAST, *options])
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A hybrid and a token-only run of 12 steps, with checkpoints after 6 and 12."""
+    root = tmp_path_factory.mktemp("runs")
+    for model in ("hybrid-4m", "gpt-4m"):
+        assert train(dataset, root / model, "--model", model, "--steps=12", "--save-every=6") == 0
+    return {path.name: path for path in root.iterdir()}
+
+
+def test_one_batch_of_shards_is_learnt_below_a_tenth_of_a_nat(dataset: Path) -> None:
+    batch = next(stream(dataset, read_samples(dataset, "train"), StreamConfig(context=24, batch=4)))
+    for bands in (64, 0):
+        torch.manual_seed(0)
+        shape = ModelConfig("small", context=24, width=128, layers=2, mel_bands=bands, mel_width=48, mel_layers=1)
+        model = HybridLM(shape).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+        for _ in range(120):
+            losses, _ = train_step(model, optimizer, batch, 3e-3, clip=1.0)
+        assert losses.token_nats.item() < 0.1
+
+
+def test_the_loss_falls(runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even twelve steps on the shards bring both models below knowing nothing (6.93 nats)."""
+    assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--split=train", "--json"]) == 0
+    rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["hybrid-4m"]["nll"] < 6.9 and rows["gpt-4m"]["nll"] < 6.9
+
+
+def test_evaluate_scores_every_token_beside_the_floors(
+    runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["model"] for row in rows} == {"unigram", "bigram", "hybrid-4m", "gpt-4m"}
+    frames = sum(read_samples(dataset, "test")["frames"].to_pylist())
+    for row in rows:
+        assert row.keys() >= {"run", "model", "parameters", "split", "nll", "ppl", "accuracy", "tokens"}
+        assert row["tokens"] == frames and row["ppl"] == pytest.approx(np.exp(row["nll"]))
+    assert cli.main(["evaluate", str(dataset), str(runs["gpt-4m"])]) == 0
+    assert "bigram" in capsys.readouterr().out
+
+
+def test_a_run_leaves_what_it_should(runs: dict[str, Path]) -> None:
+    run = runs["hybrid-4m"]
+    assert [c.name for c in checkpoints(run)] == ["step-00000006", "step-00000012"]
+    assert {p.name for p in newest_checkpoint(run).iterdir()} == {
+        "model.json",
+        "model.safetensors",
+        "training.safetensors",
+        "state.json",
+    }
+    assert list((run / "tensorboard").glob("events*")) and (run / "train.yaml").is_file()
+    model, state = load_run(run)
+    assert state.step == 12 and not model.training
+    assert model.mel_encoder.mel_mean.abs().sum() > 0  # the data set's, not the default
+
+
+def test_a_resumed_run_ends_in_the_same_weights(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    """Stopped after 6 of 12 steps and resumed: bit for bit the undisturbed run's weights."""
+    run = tmp_path / "run"
+    shutil.copytree(runs["hybrid-4m"], run)
+    shutil.rmtree(newest_checkpoint(run))
+    assert train(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6", "--resume") == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(runs["hybrid-4m"])).stream
+
+
+def test_runs_and_data_that_do_not_belong_together(
+    runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(runs["hybrid-4m"])
+    assert train(dataset, Path(run), "--steps=13") == 1
+    assert "pass --resume" in capsys.readouterr().err
+    assert train(dataset, Path(run), "--steps=13", "--model=gpt-4m", "--resume") == 1
+    assert "holds a hybrid-4m of context 64, not a gpt-4m" in capsys.readouterr().err
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    info = (other / "dataset.json").read_text()
+    (other / "dataset.json").write_text(
+        info.replace('"window_samples": 1024', '"window_samples": 2048').replace(
+            '"fingerprint": "', '"fingerprint": "x'
+        )
+    )
+    assert cli.main(["evaluate", str(other), run]) == 1
+    assert "mel.window_samples 1024 / 2048" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(dataset), str(tmp_path)]) == 1
+    assert "no checkpoints in here" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(
+    runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs["gpt-4m"], tmp_path / "run"))
+    weights = newest_checkpoint(run) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert cli.main(["evaluate", str(dataset), str(run)]) == 1
+    assert f"{weights}: cannot be read" in capsys.readouterr().err
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    config = Config(Path(), Path(), learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(config, done / 100) for done in range(101)]
+    assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1.0)
+    assert rates[0] < 0.02 and rates[100] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def prompt_file(made_corpora: Path) -> Path:
+    return sorted((made_corpora / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
+
+
+@pytest.mark.parametrize("model", ["hybrid-4m", "gpt-4m"])
+def test_generate_writes_prompt_and_continuation(
+    runs: dict[str, Path], made_corpora: Path, tmp_path: Path, model: str
+) -> None:
+    out = tmp_path / "out.wav"
+    arguments = ["generate", str(runs[model]), "--out", str(out), "--seconds=1", "--top-k=20"]
+    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    wav, rate = soundfile.read(out)
+    assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half the context of 64, and a second
+    assert np.isfinite(wav).all() and wav.std() > 0
+    assert out.with_suffix(".yaml").is_file()
+    first = out.read_bytes()
+    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    assert out.read_bytes() == first  # the seed decides
+    assert cli.main([*arguments, "--seed=1"]) == 0  # from nothing
+    assert len(soundfile.read(out)[0]) == 75 * 320
+
+
+def test_generation_decodes_what_it_says_and_hears_it(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    """The pieces are the decoding of the drawn tokens, across the point where the window begins anew."""
+    model, _ = load_run(runs["hybrid-4m"])
+    prompt = read_prompt(prompt_file(made_corpora), 32, codec)
+    greedy = Sampling(temperature=0)
+
+    def pieces(mel_source: str, count: int) -> torch.Tensor:
+        generated = continue_audio(model, codec, log_mel, prompt, greedy, mel_source, torch.Generator())  # type: ignore[arg-type]
+        return torch.cat([next(generated) for _ in range(count)])
+
+    audio = pieces("decode", 81)
+    assert audio.shape == ((32 + 80) * 320,)
+    assert np.allclose(audio[: 32 * 320], codec.decode(codec.encode(prompt)[:1]), atol=1e-5)
+    assert not torch.equal(audio, pieces("none", 81)) or not torch.equal(audio, pieces("predict", 81))
+
+
+@pytest.mark.parametrize("kind", ["text", "missing", "too short"])
+def test_a_prompt_that_is_no_audio_is_one_line(
+    runs: dict[str, Path], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = tmp_path / "prompt.wav"
+    if kind == "text":
+        prompt.write_text("hello")
+    elif kind == "too short":
+        soundfile.write(str(prompt), np.zeros(10), 24_000)
+    out = tmp_path / "o.wav"
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(out), "--prompt", str(prompt)]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"whisper-gpt generate: --prompt {prompt}: ") and not out.exists()
+
+
+def test_other_codec_weights_are_refused(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs["gpt-4m"], tmp_path / "run"))
+    folder = newest_checkpoint(run)
+    state = read_state(folder)
+    codec = {**state.data.codec, "weights_sha256": "0" * 64}
+    content = json.loads((folder / "state.json").read_text())
+    content["data"]["codec"] = codec
+    (folder / "state.json").write_text(json.dumps(content))
+    assert cli.main(["generate", str(run), "--out", str(tmp_path / "o.wav")]) == 1
+    assert "other codec weights" in capsys.readouterr().err
+    assert replace(state, step=0).data == state.data
