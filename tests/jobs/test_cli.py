@@ -14,7 +14,8 @@ from jobs.train import Config as TrainConfig
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert all(verb in capsys.readouterr().out for verb in cli.VERBS)
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in cli.VERBS)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
