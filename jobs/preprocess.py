@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.console import Console
 from tyro.conf import Positional
 
+from jobs import ray_pool
 from jobs.config_files import save_config
 from jobs.errors import JobError
 from jobs.progress import audio_progress
@@ -77,8 +78,6 @@ def run(config: Config) -> int:
     """Scan, plan, make the shards that are missing, describe the dataset → exit code 0, or 3."""
     console = Console(stderr=True)
     dataset, root = config.out, _source_root(config)
-    from jobs import ray_pool  # Ray takes a second to import: after the mistakes that need no Ray
-
     settings, setup = (
         _settings(config),
         ray_pool.WorkerSetup(config.codec, _absolute(config.codec_weights), config.codebooks, _mel(config)),
@@ -92,9 +91,9 @@ def run(config: Config) -> int:
     with audio_progress(console, total_s) as advance:
         advance(total_s - sum(row["seconds"] for task in tasks for row in task.rows), resumed=True)
         if tasks:
-            workers = ray_pool.connect(config.ray_address, config.workers)
-            for _, seconds in ray_pool.make_shards(tasks, setup, workers):
-                advance(seconds)
+            with ray_pool.cluster(config.ray_address, config.workers) as workers:
+                for seconds in ray_pool.make_shards(tasks, setup, workers):
+                    advance(seconds)
 
     info = describe(dataset, settings, plan, len(scan.absent))
     publish_bytes(dataset / FILE_NAME, info_bytes(info))

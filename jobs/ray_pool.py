@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,41 +45,49 @@ class ShardWorker:
         yield from make_shard(task, self._codec, self._log_mel)
 
 
-def connect(address: str | None, workers: int | None) -> int:
-    """Connect to the cluster at `address`, or start Ray on this machine → how many workers to run.
+@contextmanager
+def cluster(address: str | None, workers: int | None) -> Iterator[int]:
+    """Ray for the length of a block → how many workers to run.
 
-    Raises `JobError` where no cluster answers at `address`.
+    Uses the cluster at `address` (or at `$RAY_ADDRESS`, as under `ray job submit`), else starts Ray on this machine.
+    A Ray that this process is connected to already is used, and left as it is. Raises `JobError` where none answers.
     """
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if address:
-            try:
-                ray.init(address=address, **quiet)
-            except ConnectionError as error:
-                raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
-        else:
-            ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, **quiet)
-    return workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(address or os.environ.get("RAY_ADDRESS"), workers)
+    try:
+        yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        if started_here:
+            ray.shutdown()
 
 
-def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) -> Iterator[tuple[ShardTask, float]]:
-    """Make all `tasks` on `workers` actors, one in flight on each, yielding (task, seconds of audio done with)."""
+def _start(address: str | None, workers: int | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        # What passes through the object store are tasks and numbers; the shards are written by the workers.
+        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
+
+
+def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) -> Iterator[float]:
+    """Make all `tasks` on `workers` actors, one in flight on each, yielding the seconds of audio done with."""
     idle = [ShardWorker.remote(setup) for _ in range(min(workers, len(tasks)))]  # type: ignore[attr-defined]
-    waiting = list(reversed(tasks))
-    running: dict[Any, tuple[Any, ShardTask]] = {}
+    waiting = sorted(tasks, key=lambda task: sum(row["seconds"] for row in task.rows))  # the longest is taken first
+    running: dict[Any, Any] = {}  # progress of a task → the worker that makes it
     while waiting or running:
         while waiting and idle:
-            worker, task = idle.pop(), waiting.pop()
-            running[worker.make.remote(task)] = worker, task
+            worker = idle.pop()
+            running[worker.make.remote(waiting.pop())] = worker
         ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
         for progress in ready:
-            worker, task = running[progress]
             try:
-                seconds: float = ray.get(next(progress))
+                yield ray.get(next(progress))
             except StopIteration:
-                del running[progress]
-                idle.append(worker)
-            else:
-                yield task, seconds
+                idle.append(running.pop(progress))

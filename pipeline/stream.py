@@ -61,7 +61,8 @@ def stream(dataset: Path, samples: pa.Table, config: StreamConfig) -> BaseNode[B
     frames = samples["frames"].to_numpy().astype(np.int64)
     table = cut_windows(frames, samples["shard"].to_pylist(), config.context)
     reader = ShardReader(dataset, samples, table)
-    return Prefetcher(Mapper(WindowOrder(table, config), reader.read_batch), prefetch_factor=_PREFETCHED_BATCHES)
+    read = Mapper(WindowOrder(table, config), reader.read_batch_or_error)
+    return RaiseErrors(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES))
 
 
 class WindowOrder(BaseNode[list[int]]):
@@ -98,6 +99,30 @@ class WindowOrder(BaseNode[list[int]]):
         return {"position": self._position}
 
 
+class RaiseErrors(BaseNode[Batch]):
+    """Raises the errors that come through the prefetcher as items, where the batch is asked for.
+
+    An error raised inside the prefetcher's thread would come out with its whole traceback for a message.
+    """
+
+    def __init__(self, source: BaseNode[Batch | PipelineError]):
+        super().__init__()
+        self._source = source
+
+    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+        super().reset(initial_state)
+        self._source.reset(initial_state)
+
+    def next(self) -> Batch:
+        item = next(self._source)
+        if isinstance(item, PipelineError):
+            raise item
+        return item
+
+    def get_state(self) -> dict[str, Any]:
+        return self._source.state_dict()
+
+
 class ShardReader:
     """Cuts windows out of memory-mapped shards; only the bytes of a window are touched."""
 
@@ -110,8 +135,15 @@ class ShardReader:
         }
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
 
+    def read_batch_or_error(self, windows: list[int]) -> Batch | PipelineError:
+        """`read_batch`, with its error as the value."""
+        try:
+            return self.read_batch(windows)
+        except PipelineError as error:
+            return error
+
     def read_batch(self, windows: list[int]) -> Batch:
-        """Read and pad the `windows`, rows of the window table."""
+        """Read and pad the `windows`, rows of the window table. Raises `PipelineError` naming a damaged shard."""
         table, parts = self._table, [self._read_window(window) for window in windows]
         longest = max(mel.shape[0] for _, mel in parts)
         codes = np.zeros((len(parts), parts[0][0].shape[0], longest), np.int64)
@@ -148,8 +180,11 @@ class ShardReader:
 
     def _map_shard(self, split: str, shard: str) -> memoryview:
         path = shard_path(self._dataset, split, shard)
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        try:
+            with path.open("rb") as file:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except (OSError, ValueError) as error:  # ValueError: the file is empty
+            raise PipelineError(f"{path}: cannot be read ({error}); run whisper-gpt verify {self._dataset}") from error
 
 
 def batches(node: BaseNode[Batch]) -> Iterator[Batch]:

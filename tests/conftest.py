@@ -1,12 +1,13 @@
 """Fixtures shared by all rooms: the untrained codec, made corpora, and one dataset made once through Ray."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from jobs import cli
+from jobs import cli, ray_pool
 from pipeline.codec import Codec
 from pipeline.codec_weights import load_codec
 from pipeline.corpora import synthetic
@@ -36,7 +37,14 @@ def made_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ray_cluster() -> Iterator[None]:
+    """One Ray on this machine for all tests that preprocess; they use it as they find it."""
+    with ray_pool.cluster(None, workers=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def dataset(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the made corpora, made by `whisper-gpt preprocess` with two Ray workers. Not to be changed."""
     out = tmp_path_factory.mktemp("dataset") / "dataset"
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]

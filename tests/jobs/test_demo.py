@@ -7,6 +7,8 @@ import soundfile
 
 from jobs import cli
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 
 def test_the_demo_runs_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"

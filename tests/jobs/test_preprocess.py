@@ -16,6 +16,8 @@ from manifests.fragments import committed_shards, read_failures, read_samples
 from pipeline.codec import Codec
 from pipeline.mel import LogMel
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
 OPTIONS = ["--codec", "untrained", "--workers=2"]
 
 

@@ -1,5 +1,6 @@
 """The stream: every frame once an epoch, by arithmetic alone; exact resume, on any number of ranks."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -136,3 +137,18 @@ def test_windows_hold_what_the_tars_hold(dataset: Path) -> None:
 def test_an_empty_split_is_named(dataset: Path) -> None:
     with pytest.raises(PipelineError, match="no samples in that split"):
         stream(dataset, read_samples(dataset, "train").slice(0, 0), StreamConfig(10, 1))
+
+
+@pytest.mark.parametrize("left", [None, 0, 3000])
+def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path, left: int | None) -> None:
+    """A shard that is missing, empty or cut off."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    shard = copy / "test" / "test-000000.tar"
+    if left is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:left])
+    node = stream(copy, read_samples(copy, "test"), StreamConfig(10_000, 64, shuffle=False))
+    with pytest.raises(PipelineError, match=f"{shard}") as caught:
+        next(node)
+    assert "\n" not in str(caught.value) and "verify" in str(caught.value)
