@@ -68,8 +68,8 @@ def _user_message(error: Exception) -> str | None:
 
     if isinstance(error, JobError | PipelineError | ManifestError | ModelError):
         return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a missing file, a folder that may not be written
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return None
 
 

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -46,7 +46,7 @@ class Config:
     """How the source is laid out."""
     source: Positional[Path | None] = None
     """Folder of the corpus (for synthetic: where to make it; OUT.source if not given)."""
-    out: Path = Path("dataset")
+    out: Path = field(kw_only=True)
     """Folder of the dataset to write, or to resume."""
     codec: str = "encodec_24khz"
     """encodec_24khz, or untrained: the same architecture with seeded weights, for trying things out."""

@@ -74,6 +74,19 @@ def test_other_settings_or_sources_are_refused_in_the_same_folder(
     assert "not empty, and not a dataset" in error_line(capsys)
 
 
+def test_a_worker_s_trouble_with_the_disk_is_one_line(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
+    assert cli.main(arguments) == 0
+    shutil.rmtree(out / "manifest")
+    shutil.rmtree(out / "test")
+    (out / "test").write_text("a file where the shards' folder should be")
+    assert cli.main(arguments) == 1
+    assert error_line(capsys) == f"whisper-gpt preprocess: {out}/test: File exists"
+
+
 @pytest.fixture(scope="module")
 def damaged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two good files and one of every kind of damage."""
