@@ -40,6 +40,7 @@ class TrainingState:
     step: int
     elapsed_s: float
     stream: dict[str, Any]
+    order: dict[str, Any]  # what the stream's order depends on
     data: TrainedOn
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from jobs.config_files import default_from_file
-from jobs.errors import JobError
+from jobs.errors import JobError, UsageError
 
 # Verb → module and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
 VERBS = {
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         print(f"whisper-gpt {verb}: {message}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:

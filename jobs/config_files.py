@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 import tyro
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from jobs.errors import JobError
+from jobs.errors import JobError, UsageError, require
 
 T = TypeVar("T")
 
@@ -18,28 +19,26 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
     """Take `--config FILE` out of `arguments` → the dataclass it describes (None without one), and the rest.
 
     Required options that the file leaves out stay required on the command line. Raises `JobError` for a file that
-    cannot be read, and for names in it that the verb does not have.
+    cannot be read, `UsageError` for names in it that the verb does not have and values of another type.
     """
     rest = list(arguments)
-    if "--config" not in rest:
+    at = next((i for i, word in enumerate(rest) if word == "--config" or word.startswith("--config=")), None)
+    if at is None:
         return None, rest
-    at = rest.index("--config")
-    if at + 1 >= len(rest):
-        raise JobError("--config needs a file")
-    path = Path(rest[at + 1])
-    del rest[at : at + 2]
+    word = rest.pop(at)
+    require("=" in word or at < len(rest), "--config needs a file")
+    path = Path(word.partition("=")[2] if "=" in word else rest.pop(at))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise JobError(f"--config {path}: not a readable YAML file ({error})") from error
     if not isinstance(content, dict):
-        raise JobError(f"--config {path}: expected `option: value` lines")
+        raise UsageError(f"--config {path}: expected `option: value` lines")
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     unknown = sorted(set(content) - set(fields))
-    if unknown:
-        raise JobError(f"--config {path}: no option {', '.join(unknown)}; there are {', '.join(fields)}")
+    require(not unknown, f"--config {path}: no option {', '.join(unknown)}; there are {', '.join(fields)}")
     hints = typing.get_type_hints(config_type)
-    values = {name: _typed(value, hints[name]) for name, value in content.items()}
+    values = {name: _validated(value, hints[name], f"--config {path}: {name}") for name, value in content.items()}
     missing = {
         name: tyro.MISSING
         for name, field in fields.items()
@@ -61,11 +60,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """YAML's text and lists as the paths and tuples that the dataclass declares."""
-    wanted = (hint, *typing.get_args(hint))
-    if isinstance(value, str) and Path in wanted:
-        return Path(value)
-    if isinstance(value, list):
-        return tuple(Path(v) if Path in wanted else v for v in value)
-    return value
+def _validated(value: Any, hint: Any, where: str) -> Any:
+    """YAML's `value` as the type that the dataclass declares: text as a path, a list as a tuple."""
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {error.errors()[0]['msg']}, found {value!r}") from error

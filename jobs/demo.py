@@ -32,14 +32,14 @@ def run(config: Config) -> int:
     """Run every verb once, as a user would type it, and end with the table → exit code 0."""
     if config.out.exists() and any(config.out.iterdir()):
         raise JobError(f"{config.out}: not empty; remove it, or pass another --out")
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     out, started = config.out, time.monotonic()
     source, dataset = out / "source", out / "dataset"
     hybrid, baseline = out / "runs" / "hybrid-4m", out / "runs" / "gpt-4m"
 
     console.rule("made audio, laid out as LibriSpeech and MAESTRO are")
     synthetic.write(source, synthetic.SyntheticSize(config.utterances, config.pieces))
-    console.print(f"{config.utterances} utterances and {config.pieces} pieces in {source}", highlight=False)
+    console.print(f"{config.utterances} utterances and {config.pieces} pieces in {source}")
 
     workers = [f"--workers={config.workers}"] if config.workers else []
     _verb(
@@ -61,9 +61,9 @@ def run(config: Config) -> int:
         ("trained models (tensorboard --logdir shows the curves)", out / "runs"),
         ("prompt and continuation (an untrained codec: noise to an ear)", wav),
     ):
-        console.print(f"{path}  {what}", highlight=False)
+        console.print(f"{path}  {what}")
     _verb(console, "evaluate", dataset, hybrid, baseline)
-    console.print(f"done in {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(f"done in {time.monotonic() - started:.0f} s")
     return 0
 
 

@@ -10,17 +10,19 @@ from typing import Literal
 import pyarrow as pa
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
 from jobs.checkpoints import TrainedOn, load_run, require_same_data
+from jobs.errors import JobError, require
 from jobs.scoring import Score, score_model, score_ngram
 from manifests.dataset_info import DatasetInfo, read_info
 from manifests.fragments import read_samples
 from model.ngram import NGram, count_pairs, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
-# Every how many-th training window is kept from the counts to choose the bigram's prior.
+# Every tenth training window chooses how much the bigram trusts the counts of the others.
 _HELD_OUT_EVERY = 10
 
 
@@ -66,7 +68,11 @@ def run(config: Config) -> int:
 
 
 def evaluate(config: Config) -> list[Row]:
-    """The floors' rows, then one for each run. Raises `JobError` where a run was trained on other data."""
+    """The floors' rows (where there is a training split to count), then one for each run.
+
+    Raises `JobError` where a run was trained on other data, and where there is nothing to score.
+    """
+    require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     info = read_info(config.dataset)
     samples = read_samples(config.dataset, config.split)
     loaded = [(folder, *load_run(folder)) for folder in config.runs]
@@ -74,20 +80,19 @@ def evaluate(config: Config) -> list[Row]:
         data = TrainedOn(info.fingerprint, info.codec, info.mel)
         require_same_data(state.data, data, folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
-    ngram = _fit_floors(config, info, context)
-    rows = [
-        _row(
-            "–", name, parameters, config.split, context, score_ngram(ngram, order, _windows(config, samples, context))
-        )
-        for name, order, parameters in (
-            ("unigram", 1, ngram.unigram.numel()),
-            ("bigram", 2, ngram.bigram.numel()),
-        )
-    ]
+    rows = []
+    training = read_samples(config.dataset, "train")
+    if training.num_rows:
+        ngram = _fit_floors(config, info, training, context)
+        for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
+            score = score_ngram(ngram, order, _windows(config, samples, context))
+            rows.append(_row("–", name, parameters, config.split, context, score))
     for folder, model, _ in loaded:
         shape = model.config
         score = score_model(model, _windows(config, samples, shape.context))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
+    if not rows:
+        raise JobError(f"{config.dataset} has no training split to count floors on; name at least one run to score")
     return rows
 
 
@@ -106,7 +111,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.nll:.3f}",
             f"{row.ppl:.2f}",
             f"{row.accuracy:.2%}",
-            row.run,
+            escape(row.run),
         )
     return shown
 
@@ -115,13 +120,16 @@ def _windows(config: Config, samples: pa.Table, context: int) -> Iterator[Batch]
     return batches(stream(config.dataset, samples, StreamConfig(context, config.batch, shuffle=False)))
 
 
-def _fit_floors(config: Config, info: DatasetInfo, context: int) -> NGram:
-    """Count the training split, every tenth batch apart: it chooses how much the bigram trusts its counts."""
+def _fit_floors(config: Config, info: DatasetInfo, training: pa.Table, context: int) -> NGram:
+    """Count the training split: its windows but every tenth, and those apart."""
     vocab = info.codec["codebook_size"]
     counted, held_out = torch.zeros(2, vocab + 1, vocab, dtype=torch.float64)
-    for number, batch in enumerate(_windows(config, read_samples(config.dataset, "train"), context)):
-        part = held_out if number % _HELD_OUT_EVERY == 0 else counted
-        part += count_pairs([(batch.codes[:, 0], batch.mask)], vocab)
+    seen = 0
+    for batch in _windows(config, training, context):
+        codes, apart = batch.codes[:, 0], (torch.arange(seen, seen + len(batch.mask)) % _HELD_OUT_EVERY == 0)[:, None]
+        counted += count_pairs(codes, batch.mask & ~apart, vocab)
+        held_out += count_pairs(codes, batch.mask & apart, vocab)
+        seen += len(batch.mask)
     return fit(counted, held_out)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from tyro.conf import Positional
 
@@ -99,7 +100,9 @@ def _print_text(summary: Summary, console: Console) -> None:
         return
     failures = Table("stage", "reason", _right("sources"), _right("seconds"), "for example")
     for group in summary.failures[:_LISTED]:
-        failures.add_row(group.stage, group.reason, str(group.sources), f"{group.seconds:.1f}", group.example)
+        failures.add_row(
+            group.stage, escape(group.reason), str(group.sources), f"{group.seconds:.1f}", escape(group.example)
+        )
     console.print(failures)
     if len(summary.failures) > _LISTED:
         console.print(f"and {len(summary.failures) - _LISTED} other reasons (--json lists all)")
@@ -108,7 +111,7 @@ def _print_text(summary: Summary, console: Console) -> None:
 def _group_table(title: str, found: list[Group]) -> Table:
     table = Table(f"{title} ({len(found)})", _right("samples"), _right("minutes"))
     for group in found[:_LISTED]:
-        table.add_row(group.name, f"{group.samples:,}", f"{group.seconds / 60:.1f}")
+        table.add_row(escape(group.name), f"{group.samples:,}", f"{group.seconds / 60:.1f}")
     rest = found[_LISTED:]
     if rest:
         samples, seconds = sum(g.samples for g in rest), sum(g.seconds for g in rest)

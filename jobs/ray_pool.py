@@ -12,6 +12,8 @@ import ray
 
 from jobs.errors import JobError
 from jobs.shard_task import ShardTask, make_shard
+from pipeline.codec import CodecFingerprint
+from pipeline.errors import PipelineError
 from pipeline.mel import MelConfig
 
 
@@ -19,9 +21,8 @@ from pipeline.mel import MelConfig
 class WorkerSetup:
     """What a worker needs to make any shard of a dataset."""
 
-    codec: str
+    codec: CodecFingerprint
     codec_weights: Path | None
-    codebooks: int
     mel: MelConfig
 
 
@@ -36,7 +37,9 @@ class ShardWorker:
         from pipeline.mel import LogMel
 
         torch.set_num_threads(1)
-        self._codec = load_codec(setup.codec, setup.codec_weights, setup.codebooks)
+        self._codec = load_codec(setup.codec.name, setup.codec_weights, setup.codec.codebooks)
+        if self._codec.fingerprint != setup.codec:
+            raise PipelineError(f"a worker's codec {self._codec.fingerprint} is not the plan's {setup.codec}")
         self._log_mel = LogMel(setup.mel)
 
     @ray.method(num_returns="streaming")
@@ -85,9 +88,18 @@ def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) ->
         while waiting and idle:
             worker = idle.pop()
             running[worker.make.remote(waiting.pop())] = worker
+            del worker
         ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
         for progress in ready:
             try:
                 yield ray.get(next(progress))
             except StopIteration:
-                idle.append(running.pop(progress))
+                worker = running.pop(progress)
+                if waiting:
+                    idle.append(worker)
+                del worker  # the last handle frees the worker's core, which one that is not yet placed may wait for
+            except ray.exceptions.RayActorError as error:
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise JobError(
+                    f"a Ray worker could not be kept alive ({reason}); rerun to go on with what is left"
+                ) from error

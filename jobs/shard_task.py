@@ -4,6 +4,7 @@ Ray-free: an actor calls it, a test can call it, a bare loop can call it.
 """
 
 import hashlib
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.align import Segment, align_segments
 from pipeline.audio import probe, stream_mono
 from pipeline.codec import Codec
 from pipeline.corpora.recording import Recording
-from pipeline.errors import AudioError
+from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import LogMel
 from pipeline.plan import recording_of
 from pipeline.publish import publish_bytes, publishing
@@ -65,8 +66,10 @@ def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float
 
     A source that fails leaves no sample and one row in `failures/`. The tar is published first, the failures next, the
     manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
-    sources' fault (a full disk, say).
+    sources' fault (a full disk, a corpus that is not mounted here).
     """
+    if not task.source_root.is_dir():
+        raise PipelineError(f"{task.source_root}: no such folder on {platform.node()}; every node must see the corpus")
     tally = _new_tally(codec, log_mel)
     rows: list[dict] = []
     failures: list[dict] = []
@@ -85,6 +88,7 @@ def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float
             yield plan_row["seconds"]
         digest = writer.close()
         size = file.tell()
+    failures_path(task.dataset, task.shard).unlink(missing_ok=True)  # an earlier attempt's
     if failures:
         publish_bytes(failures_path(task.dataset, task.shard), failures_bytes(failures))
     record = ShardRecord(

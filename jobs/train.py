@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -24,7 +24,7 @@ from jobs.checkpoints import (
     save_checkpoint,
 )
 from jobs.config_files import save_config
-from jobs.errors import JobError
+from jobs.errors import JobError, require
 from jobs.progress import training_progress
 from jobs.scoring import score_model
 from manifests.dataset_info import DatasetInfo, read_info
@@ -78,7 +78,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Train, with checkpoints, TensorBoard and a progress bar → exit code 0."""
-    console = Console(stderr=True)
+    _check(config)
+    console = Console(stderr=True, highlight=False, markup=False)
     info = read_info(config.dataset)
     data = TrainedOn(info.fingerprint, info.codec, info.mel)
     torch.manual_seed(config.seed)
@@ -88,17 +89,18 @@ def run(config: Config) -> int:
         StreamConfig(config.context, config.batch, config.seed),
     )
     if config.resume:
-        model, optimizer, state = _resume(config, data, node)
+        model, optimizer, state = _resume(config, info, data, node)
     else:
         if checkpoints(config.out):
             raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
         model = _new_model(config, info)
-        optimizer, state = _optimizer(model, config), TrainingState(0, 0.0, node.state_dict(), data)
+        optimizer = _optimizer(model, config)
+        state = TrainingState(0, 0.0, node.state_dict(), _order(config, info), data)
     save_config(config, config.out / "train.yaml")
-    console.print(f"{config.model}: {model.parameter_count() / 1e6:.2f} M parameters", highlight=False)
-    with SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step) as writer:
+    console.print(f"{config.model}: {model.parameter_count() / 1e6:.2f} M parameters")
+    with SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step + 1) as writer:
         _train(config, model, optimizer, node, state, writer, console)
-    console.print(f"{newest_checkpoint(config.out)}", highlight=False)
+    console.print(f"{newest_checkpoint(config.out)}")
     return 0
 
 
@@ -115,8 +117,9 @@ def _train(
     model.train()
     step, started = state.step, time.monotonic() - state.elapsed_s
     waited = 0.0
+    done = _progress(config, step, state.elapsed_s)
     with training_progress(console, config.steps, step) as show:
-        while step < config.steps and (done := _progress(config, step, time.monotonic() - started)) < 1:
+        while done < 1:
             asked = time.monotonic()
             batch = next(node)
             got = time.monotonic()
@@ -139,11 +142,11 @@ def _train(
             for name, value in scalars.items():
                 writer.add_scalar(name, value, step)
             show(step, scalars["train/token_nats"], scalars["train/accuracy"], tokens_per_s, wait_share)
-            last = step == config.steps or _progress(config, step, elapsed) >= 1
-            if last or step % config.eval_every == 0:
+            done = _progress(config, step, elapsed)  # asked once a step: the last step is validated and saved
+            if done >= 1 or step % config.eval_every == 0:
                 _validate(config, model, step, writer, console)
-            if last or step % config.save_every == 0:
-                now = TrainingState(step, time.monotonic() - started, node.state_dict(), state.data)
+            if done >= 1 or step % config.save_every == 0:
+                now = TrainingState(step, elapsed, node.state_dict(), state.order, state.data)
                 save_checkpoint(config.out, model, optimizer, now, config.keep)
 
 
@@ -169,6 +172,15 @@ def learning_rate(config: Config, done: float) -> float:
     return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, falling))))
 
 
+def _check(config: Config) -> None:
+    for name in ("steps", "batch", "context", "eval_every", "eval_batches", "save_every", "keep"):
+        require(getattr(config, name) >= 1, f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
+    require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
+    require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
+    require(0 <= config.warmup < 1, f"--warmup {config.warmup}: must be a share of the run, 0 to 1")
+    require(config.seed >= 0, f"--seed {config.seed}: must not be negative")
+
+
 def _progress(config: Config, step: int, elapsed_s: float) -> float:
     """Which share of the run is done: by steps, or by the clock where that is further on."""
     by_clock = elapsed_s / (60 * config.minutes) if config.minutes else 0.0
@@ -183,7 +195,7 @@ def _validate(config: Config, model: HybridLM, step: int, writer: SummaryWriter,
     score = score_model(model, itertools.islice(batches(ordered), config.eval_batches))
     writer.add_scalar("validation/token_nats", score.nll, step)
     writer.add_scalar("validation/accuracy", score.accuracy, step)
-    console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right", highlight=False)
+    console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
 
 
 def _new_model(config: Config, info: DatasetInfo) -> HybridLM:
@@ -194,12 +206,19 @@ def _new_model(config: Config, info: DatasetInfo) -> HybridLM:
     return model
 
 
+def _order(config: Config, info: DatasetInfo) -> dict[str, Any]:
+    """What decides the order of the windows, so that a place in it means anything."""
+    return {"seed": config.seed, "plan_sha256": info.plan_sha256}
+
+
 def _resume(
-    config: Config, data: TrainedOn, node: BaseNode[Batch]
+    config: Config, info: DatasetInfo, data: TrainedOn, node: BaseNode[Batch]
 ) -> tuple[HybridLM, torch.optim.Optimizer, TrainingState]:
     folder = newest_checkpoint(config.out)
     state = read_state(folder)
     require_same_data(state.data, data, config.out, config.dataset)
+    if state.order != _order(config, info):
+        raise JobError(f"{folder} was trained in the order of {state.order}, not of {_order(config, info)}")
     model = load_model(folder)
     if (model.config.name, model.config.context) != (config.model, config.context):
         raise JobError(

@@ -1,5 +1,6 @@
 """Check every shard and sample of a dataset against its manifest; what is wrong is named, and the exit code is 1."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rich.progress import track
 from tyro.conf import Positional
 
 from manifests.dataset_info import read_info
-from manifests.verify import Problem, verify_dataset
+from manifests.verify import Planned, Problem, verify_dataset
 from pipeline.plan import PLAN_FILE, read_plan
 
 
@@ -24,15 +25,20 @@ def run(config: Config) -> int:
     """Print each problem on a line of its own → exit code 0, or 1 where there is one."""
     info = read_info(config.dataset)
     plan_file = config.dataset / PLAN_FILE
-    planned = set(read_plan(plan_file.read_bytes(), str(plan_file))["shard"].to_pylist())
-    console = Console(stderr=True)
+    data = plan_file.read_bytes()
+    sources: dict[str, set[str]] = {}
+    for row in read_plan(data, str(plan_file)).select(["shard", "path"]).to_pylist():
+        sources.setdefault(row["shard"], set()).add(row["path"])
+    console = Console(stderr=True, highlight=False, markup=False)
     problems: list[Problem] = []
-    checks = verify_dataset(config.dataset, info, planned)
-    for _, found in track(checks, "verifying", total=len(planned) + 1, console=console, transient=True):
+    checks = verify_dataset(config.dataset, info, Planned(hashlib.sha256(data).hexdigest(), sources))
+    for _, found in track(checks, "verifying", total=len(sources) + 1, console=console, transient=True):
         problems += found
     for problem in problems:
         print(": ".join(part for part in (problem.file, problem.key, problem.what) if part))
     samples = sum(totals.samples for totals in info.splits.values())
     verdict = f"{len(problems)} problems" if problems else "all well"
-    console.print(f"{config.dataset}: {samples} samples in {len(planned)} shards, {verdict}", highlight=False)
+    console.print(f"{config.dataset}: {samples} samples in {len(sources)} shards, {verdict}")
+    if problems:
+        console.print("to make a damaged shard again: remove its manifest/SHARD.parquet, and rerun preprocess")
     return 1 if problems else 0

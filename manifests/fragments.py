@@ -89,7 +89,7 @@ def read_record(path: Path) -> ShardRecord:
             mel_sums=np.frombuffer(metadata[_SUMS_KEY], "<f8").reshape(2, -1),
             code_counts=np.frombuffer(zlib.decompress(metadata[_COUNTS_KEY]), "<i8").reshape(shape),
         )
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError, zlib.error) as error:
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, zlib.error) as error:
         raise ManifestError(
             f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess"
         ) from error
@@ -118,9 +118,9 @@ def read_samples(dataset: Path, split: str | None = None, columns: Sequence[str]
     return _read_folder(dataset, MANIFEST_FOLDER, pattern, SAMPLES, columns)
 
 
-def read_failures(dataset: Path) -> pa.Table:
-    """All failure rows, ordered by shard."""
-    return _read_folder(dataset, FAILURES_FOLDER, "*.parquet", FAILURES)
+def read_failures(dataset: Path, shard: str = "*") -> pa.Table:
+    """The failure rows of one shard or of all, ordered by shard."""
+    return _read_folder(dataset, FAILURES_FOLDER, f"{shard}.parquet", FAILURES)
 
 
 def _broken(path: Path, error: Exception) -> ManifestError:
@@ -136,7 +136,7 @@ def _read_folder(
     try:
         return pads.dataset(paths, schema=schema, format="parquet").to_table(columns=list(columns or schema.names))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{dataset / folder}: a fragment cannot be read ({error}); remove it and rerun") from error
+        raise ManifestError(f"{dataset / folder}: a file cannot be read ({error}); see whisper-gpt verify") from error
 
 
 def _parquet_bytes(table: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
-from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_fragment
+from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_failures, read_fragment
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
 _JSON_TYPES = (str, int, float)
@@ -30,39 +31,67 @@ class Problem:
     what: str
 
 
-def verify_dataset(dataset: Path, info: DatasetInfo, planned: set[str]) -> Iterator[tuple[str, list[Problem]]]:
-    """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`).
+@dataclass(frozen=True)
+class Planned:
+    """What the plan promises: the plan's hash, and the sources of each shard."""
 
-    `planned` are the shards of the plan.
-    """
-    seen: set[str] = set()
-    duplicates: list[Problem] = []
+    sha256: str
+    sources: dict[str, set[str]]
+
+
+def verify_dataset(dataset: Path, info: DatasetInfo, plan: Planned) -> Iterator[tuple[str, list[Problem]]]:
+    """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`)."""
+    keys: Counter[str] = Counter()
     totals: dict[str, list[int]] = {}
     fragments = {path.stem: path for path in (dataset / MANIFEST_FOLDER).glob("*.parquet")}
-    for shard in sorted(planned | fragments.keys()):
+    for shard in sorted(plan.sources.keys() | fragments.keys()):
+        manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
         if shard not in fragments:
-            yield shard, [Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", "", "missing: the shard was never finished")]
+            yield shard, [Problem(manifest, "", "missing: the shard was never finished")]
             continue
         try:
             record, rows = read_fragment(fragments[shard])
+            failed = [row["source"] for row in read_failures(dataset, shard).to_pylist()]
         except ManifestError as error:
-            yield shard, [Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", "", str(error))]
+            yield shard, [Problem(manifest, "", str(error))]
             continue
-        for row in rows:
-            if row["key"] in seen:
-                duplicates.append(Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", row["key"], "the key is not unique"))
-            seen.add(row["key"])
+        keys.update(row["key"] for row in rows)
         sums = totals.setdefault(record.split, [0, 0, 0])
         totals[record.split] = [sums[0] + record.samples, sums[1] + record.frames, sums[2] + 1]
-        unplanned = [] if shard in planned else [Problem(f"{record.split}/{shard}.tar", "", "not in the plan")]
-        yield shard, unplanned + list(_check_shard(dataset, info, record, rows))
+        sources = _check_sources(manifest, plan.sources.get(shard), {row["source"] for row in rows}, failed)
+        yield shard, [*sources, *_check_shard(dataset, info, record, rows)]
+    yield "", list(_check_whole(dataset, info, plan, totals, keys))
+
+
+def _check_sources(manifest: str, planned: set[str] | None, done: set[str], failed: list[str]) -> Iterator[Problem]:
+    """Every planned source is in the manifest or in the failures, and in one of them only."""
+    if planned is None:
+        yield Problem(manifest, "", "not in the plan")
+        return
+    for source in sorted(planned - done - set(failed)):
+        yield Problem(manifest, "", f"{source} is planned, but neither in the manifest nor in the failures")
+    for source in sorted((done | set(failed)) - planned):
+        yield Problem(manifest, "", f"{source} is not in the plan")
+    for source in sorted(done & set(failed)):
+        yield Problem(manifest, "", f"{source} is in the manifest and in the failures")
+
+
+def _check_whole(
+    dataset: Path, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
+) -> Iterator[Problem]:
+    """What no single shard shows: totals, unique keys, the plan's hash, tars that no manifest knows."""
+    if plan.sha256 != info.plan_sha256:
+        yield Problem("plan.parquet", "", "not the plan that dataset.json was written for")
     declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
-    whole = [
-        Problem("dataset.json", "", f"{split}: samples, frames, shards {declared.get(split)}, not {totals.get(split)}")
-        for split in sorted(declared.keys() | totals.keys())
-        if declared.get(split) != totals.get(split)
-    ]
-    yield "", whole + duplicates
+    for split in sorted(declared.keys() | totals.keys()):
+        if declared.get(split) != totals.get(split):
+            found = f"{split}: samples, frames, shards {declared.get(split)}, not {totals.get(split)}"
+            yield Problem("dataset.json", "", found)
+    for key in sorted(key for key, count in keys.items() if count > 1):
+        yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
+    for tar in sorted(dataset.glob("*/*.tar")):
+        if tar.stem not in plan.sources:
+            yield Problem(f"{tar.parent.name}/{tar.name}", "", "a tar that is not in the plan")
 
 
 def _check_shard(dataset: Path, info: DatasetInfo, record: ShardRecord, rows: list[dict]) -> Iterator[Problem]:

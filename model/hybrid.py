@@ -51,17 +51,19 @@ class HybridLM(nn.Module):
         """All trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, codes: torch.Tensor, mel: torch.Tensor | None, hears: torch.Tensor | None = None) -> Prediction:
+    def forward(
+        self, codes: torch.Tensor, mel: torch.Tensor | None, mel_kept: torch.Tensor | None = None
+    ) -> Prediction:
         """Predict every frame of a window from those before it.
 
-        `codes` int64 `[B, T]`, `mel` normalised `[B, T, M]` or None (then the hybrid sees no mel at all); `hears` bool
-        `[B]`, where given, says which windows see theirs.
+        `codes` int64 `[B, T]`, `mel` normalised `[B, T, M]` or None (then the hybrid sees no mel at all);
+        `mel_kept` bool `[B]`, where given, says which windows see theirs.
         """
         previous = F.pad(codes[:, :-1], (1, 0), value=self.begin_token)  # [B, T]
         present = torch.zeros_like(previous, dtype=torch.bool)
         if mel is not None:
             mel = F.pad(mel[:, :-1], (0, 0, 1, 0))  # [B, T, M]
-            present[:, 1:] = True if hears is None else hears[:, None]
+            present[:, 1:] = True if mel_kept is None else mel_kept[:, None]
         return self.predict_next(previous, mel, present)
 
     def predict_next(
@@ -80,8 +82,8 @@ class HybridLM(nn.Module):
         if self.config.hybrid:
             if mel is None:
                 mel = x.new_zeros(*tokens.shape, self.config.mel_bands)
-            heard = self.mel_encoder(mel, present, cache)  # [B, n, mel_width]
-            x = self.fuse(torch.cat([x, heard], dim=-1))  # [B, n, D]
+            mel_vectors = self.mel_encoder(mel, present, cache)  # [B, n, mel_width]
+            x = self.fuse(torch.cat([x, mel_vectors], dim=-1))  # [B, n, D]
         x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position)
         if cache:
             cache.position += tokens.shape[1]

@@ -37,10 +37,6 @@ class MelEncoder(nn.Module):
         """Log-mel → about zero mean and unit deviation in every band."""
         return (mel - self.mel_mean) / self.mel_std
 
-    def denormalise(self, mel: torch.Tensor) -> torch.Tensor:
-        """The inverse of `normalise`."""
-        return mel * self.mel_std + self.mel_mean
-
     def forward(self, mel: torch.Tensor, present: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         """`present` `[B, T]` is False where there is no mel: a learned vector stands there instead."""
         if cache is None:

@@ -22,22 +22,22 @@ class Losses:
 def training_losses(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor) -> Losses:
     """Teacher-forced losses of `codes` `[B, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`.
 
-    In training mode the hybrid's mel input is roughened: noise of a random deviation on each window, and in some
+    In training mode the hybrid's mel input is corrupted: noise of a random deviation on each window, and in some
     windows no mel at all. Without both, it would not survive the mel of its own output.
     """
     if not model.config.hybrid:
         return losses(model(codes, None), codes, None, mask, 0.0)
     target = model.mel_encoder.normalise(mel)
-    heard, hears = roughen(target, model.config) if model.training else (target, None)
-    return losses(model(codes, heard, hears), codes, target, mask, model.config.mel_loss_weight)
+    seen, kept = corrupt_mel(target, model.config) if model.training else (target, None)
+    return losses(model(codes, seen, kept), codes, target, mask, model.config.mel_loss_weight)
 
 
-def roughen(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise of a deviation drawn from [0, `mel_noise`) on each window of the normalised `mel` `[B, T, M]`, and which
-    windows are to hear it, bool `[B]`."""
+    windows keep theirs (mel dropout), bool `[B]`."""
     deviation = config.mel_noise * torch.rand(len(mel), 1, 1, device=mel.device)
-    hears = torch.rand(len(mel), device=mel.device) >= config.mel_dropout
-    return mel + deviation * torch.randn_like(mel), hears
+    kept = torch.rand(len(mel), device=mel.device) >= config.mel_dropout
+    return mel + deviation * torch.randn_like(mel), kept
 
 
 def losses(

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.codec import Codec
+from pipeline.codec import CHUNK_FRAMES, Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 
-# Audio is encoded a second at a time, whatever the blocks it came in: equal audio, equal codes, to the last bit.
-_CHUNK_FRAMES = 75
 CLIPPED_AT = 0.999
 
 
@@ -33,33 +31,71 @@ def align_segments(
 ) -> Iterator[Segment]:
     """Encode a recording in a stream and cut it into segments of `segment_frames` (the last one shorter).
 
-    The codec's and the mel's state run on from segment to segment, so where the cuts fall changes no value.
-    Memory is that of one segment. Raises `AudioError` (stage `encode`) where the codec fails.
+    Encoding goes a second at a time from the recording's start, and the codec's and the mel's state run on, so that
+    neither the blocks the audio came in nor where it is cut into segments changes a value. Memory is that of one
+    segment. Raises `AudioError` (stage `encode`) where a value is not finite.
     """
-    hop = codec.hop
-    codec_state, mel_context = codec.encoder_start, log_mel.start()
     start = 0
-    for wav in _rechunk(blocks, segment_frames * hop):
-        samples = torch.from_numpy(np.pad(wav, (0, -len(wav) % hop)))
-        codes, mel = [], []
-        for chunk in samples.split(_CHUNK_FRAMES * hop):
-            try:
-                chunk_codes, codec_state = codec.encode_chunk(codec_state, chunk[None])
-            except RuntimeError as error:
-                raise AudioError("encode", f"the codec failed at {start / codec.sample_rate:.1f} s: {error}") from error
-            chunk_mel, mel_context = log_mel.step(mel_context, chunk)
-            codes.append(chunk_codes[0])
-            mel.append(chunk_mel)
-        yield Segment(
-            start_sample=start,
-            samples=len(wav),
-            codes=torch.cat(codes, dim=-1).numpy(),
-            mel=torch.cat(mel).numpy().astype(np.float16),
-            peak_dbfs=_dbfs(float(np.abs(wav).max())),
-            rms_dbfs=_dbfs(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))),
-            clipped_share=float(np.mean(np.abs(wav) >= CLIPPED_AT)),
-        )
-        start += len(wav)
+    pending: list[_Frames] = []
+    for frames in _encode(blocks, codec, log_mel):
+        pending.append(frames)
+        while sum(len(p.mel) for p in pending) >= segment_frames:
+            whole = _join(pending)
+            yield _segment(start * codec.hop, _cut(whole, 0, segment_frames, codec.hop))
+            start += segment_frames
+            rest = _cut(whole, segment_frames, len(whole.mel), codec.hop)
+            pending = [rest] if len(rest.mel) else []
+    if pending:
+        yield _segment(start * codec.hop, _join(pending))
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Some frames of a recording: `wav` `[≤ n · hop]`, `codes` `[K, n]`, `mel` `[n, M]`."""
+
+    wav: np.ndarray
+    codes: np.ndarray
+    mel: np.ndarray
+
+
+def _encode(blocks: Iterable[np.ndarray], codec: Codec, log_mel: LogMel) -> Iterator[_Frames]:
+    """The frames of a recording, a chunk at a time."""
+    codec_state, mel_context = codec.encoder_start, log_mel.start()
+    for wav in _rechunk(blocks, CHUNK_FRAMES * codec.hop):
+        samples = torch.from_numpy(np.pad(wav, (0, -len(wav) % codec.hop)))
+        codes, codec_state = codec.encode_chunk(codec_state, samples[None])
+        mel, mel_context = log_mel.step(mel_context, samples)
+        half = mel.numpy().astype(np.float16)
+        if not np.isfinite(half).all():
+            raise AudioError(
+                "encode", f"samples as large as {np.abs(wav).max():.3g} have no finite mel; scale it to ±1"
+            )
+        yield _Frames(wav, codes[0].numpy(), half)
+
+
+def _join(parts: list[_Frames]) -> _Frames:
+    return _Frames(
+        np.concatenate([p.wav for p in parts]),
+        np.concatenate([p.codes for p in parts], axis=1),
+        np.concatenate([p.mel for p in parts]),
+    )
+
+
+def _cut(frames: _Frames, begin: int, end: int, hop: int) -> _Frames:
+    return _Frames(frames.wav[begin * hop : end * hop], frames.codes[:, begin:end], frames.mel[begin:end])
+
+
+def _segment(start_sample: int, frames: _Frames) -> Segment:
+    wav = frames.wav
+    return Segment(
+        start_sample=start_sample,
+        samples=len(wav),
+        codes=frames.codes,
+        mel=frames.mel,
+        peak_dbfs=_dbfs(float(np.abs(wav).max())),
+        rms_dbfs=_dbfs(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))),
+        clipped_share=float(np.mean(np.abs(wav) >= CLIPPED_AT)),
+    )
 
 
 def _rechunk(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

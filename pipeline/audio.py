@@ -15,6 +15,7 @@ EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 
 # Outside this range a header is lying, and a resampler told to believe it would fill the memory.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
+_PLAUSIBLE_FRAMES = 2**40  # months of audio
 _BLOCK_S = 5.0
 
 
@@ -43,6 +44,10 @@ def probe(path: Path) -> AudioInfo:
         raise AudioError("scan", f"{info.channels} channels: only mono and stereo are read; downmix it first")
     if info.frames <= 0:
         raise AudioError("scan", "the file holds no samples")
+    if info.frames > _PLAUSIBLE_FRAMES:
+        raise AudioError("scan", "the header does not say how long it is (a FLAC written to a pipe?); write it again")
+    if info.format == "MP3" and not _mp3_declares_its_length(path):
+        raise AudioError("scan", "an MP3 without a Xing, Info or VBRI header, whose length is a guess; convert it")
     return AudioInfo(info.samplerate, info.channels, info.frames)
 
 
@@ -84,8 +89,23 @@ def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
                 yield block.mean(axis=1) if info.channels > 1 else block[:, 0]
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError("decode", _reason(path, error)) from error
-    if frames_read != info.frames:
+    # MP3 counts in frames of 1,152 samples, and encoders declare their own delay in different ways.
+    slack = 2 * 1152 if path.suffix.lower() == ".mp3" else 0
+    if abs(frames_read - info.frames) > slack:
         raise AudioError("decode", f"ends after {frames_read} of the {info.frames} samples its header declares")
+
+
+def _mp3_declares_its_length(path: Path) -> bool:
+    """Whether the first frame is a Xing, Info or VBRI header. Without one libsndfile guesses the length from the size,
+    and silently stops reading there."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":  # a tag before the audio; its size is four bytes of seven bits
+            file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10]))))
+        else:
+            file.seek(0)
+        frame = file.read(4096)
+    return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> np.ndarray:

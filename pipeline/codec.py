@@ -21,7 +21,7 @@ from pipeline.mel import frame_count
 
 PREROLL_FRAMES = 8
 # One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.
-_CHUNK_FRAMES = 75
+CHUNK_FRAMES = 75
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Codec:
         missing = frame_count(len(samples)) * self.hop - len(samples)
         samples = torch.nn.functional.pad(samples, (0, missing))
         state, codes = self.encoder_start, []
-        for chunk in samples[None].split(_CHUNK_FRAMES * self.hop, dim=-1):
+        for chunk in samples[None].split(CHUNK_FRAMES * self.hop, dim=-1):
             chunk_codes, state = self.encode_chunk(state, chunk)
             codes.append(chunk_codes[0])
         return torch.cat(codes, dim=-1).numpy()
@@ -87,7 +87,7 @@ class Codec:
         """Audio float32 `[T · hop]` of codes `[K', T]`, K' from 1 to `codebooks`."""
         tokens = torch.as_tensor(codes)[None]
         state, audio = self.decoder_start(tokens.shape[1]), []
-        for chunk in tokens.split(_CHUNK_FRAMES, dim=-1):
+        for chunk in tokens.split(CHUNK_FRAMES, dim=-1):
             samples, state = self.decode_chunk(state, chunk)
             audio.append(samples[0])
         return torch.cat(audio).numpy()

@@ -33,6 +33,28 @@ def load_codec(name: str = "encodec_24khz", weights: Path | None = None, codeboo
     with seeded weights: its codes vary with the sound but mean nothing to an ear.
     Raises `PipelineError` for another name, a missing or damaged file, or codebooks the model does not have.
     """
+    file = weights_file(name, weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*weight_norm", category=FutureWarning
+        )  # the package's, folded below
+        net = EncodecModel.encodec_model_24khz(pretrained=False)
+    if file is None:
+        _fold_weight_norm(net)
+        _seed_weights(net, seed=0)
+        digest = _state_sha256(net)
+    else:
+        digest = _load_official(net, file)
+        _fold_weight_norm(net)
+    net.eval().requires_grad_(False)
+    return Codec(name, digest, codebooks, net)
+
+
+def weights_file(name: str, weights: Path | None = None) -> Path | None:
+    """The absolute path of the file that holds the weights of the codec `name`, as `load_codec` finds it.
+
+    The official checkpoint is fetched into torch's hub cache if it is nowhere yet; the untrained codec has no file.
+    """
     if name == "encodec_48khz":
         raise PipelineError(
             "codec encodec_48khz cannot be used: it is not causal and scales every segment by its own loudness, "
@@ -40,32 +62,16 @@ def load_codec(name: str = "encodec_24khz", weights: Path | None = None, codeboo
         )
     if name not in NAMES:
         raise PipelineError(f"codec {name!r} is not known; use one of {', '.join(NAMES)}")
-    if name == "untrained" and weights is not None:
-        raise PipelineError(f"--codec-weights {weights}: the untrained codec takes no weights file")
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*weight_norm", category=FutureWarning
-        )  # the package's, folded below
-        net = EncodecModel.encodec_model_24khz(pretrained=False)
     if name == "untrained":
-        _fold_weight_norm(net)
-        _seed_weights(net, seed=0)
-        digest = _state_sha256(net)
-    else:
-        digest = _load_official(net, _official_file(weights))
-        _fold_weight_norm(net)
-    net.eval().requires_grad_(False)
-    return Codec(name, digest, codebooks, net)
-
-
-def _official_file(weights: Path | None) -> Path:
-    """Where the official checkpoint lies, fetched into torch's hub cache if it is nowhere yet."""
+        if weights is not None:
+            raise PipelineError(f"--codec-weights {weights}: the untrained codec takes no weights file")
+        return None
     if weights is None and os.environ.get(WEIGHTS_VARIABLE):
         weights = Path(os.environ[WEIGHTS_VARIABLE])
     if weights is not None:
         if not weights.is_file():
             raise PipelineError(f"codec weights {weights}: no such file; expected a copy of {OFFICIAL_URL}")
-        return weights
+        return weights.absolute()
     cached = Path(torch.hub.get_dir()) / "checkpoints" / OFFICIAL_FILE
     if not cached.is_file():
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +84,7 @@ def _official_file(weights: Path | None) -> Path:
                 f"the EnCodec weights are not here and could not be fetched ({error}); get {OFFICIAL_URL} and pass it "
                 f"with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or try the pipeline with --codec untrained"
             ) from error
-    return cached
+    return cached.absolute()
 
 
 def _load_official(net: EncodecModel, file: Path) -> str:

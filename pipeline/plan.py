@@ -110,7 +110,7 @@ def read_plan(data: bytes, name: str) -> pa.Table:
     """The plan in the Parquet file `data`. Raises `PipelineError`, naming `name`, where it is not one."""
     try:
         plan = pq.read_table(io.BytesIO(data))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(f"{name}: not a readable plan ({error}); remove the folder and start again") from error
     if not plan.schema.equals(_PLAN) or _SETTINGS_KEY not in (plan.schema.metadata or {}):
         raise PipelineError(f"{name}: the plan of another version of whisper-gpt; write to a new folder")

@@ -1,6 +1,7 @@
 """Atomic publishing: a file is either not there, or whole."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -16,7 +17,7 @@ def publishing(path: Path) -> Iterator[BufferedRandom]:
     Where the block raises, nothing is published and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
         with aside.open("w+b") as file:
             yield file

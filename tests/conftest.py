@@ -31,7 +31,7 @@ def log_mel() -> LogMel:
 @pytest.fixture(scope="session")
 def made_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a LibriSpeech and a MAESTRO tree of made audio: 20 utterances, 10 pieces of 8 s."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("made") / "corpora"
     synthetic.write(root, synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
     return root
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pipeline.audio import EXTENSIONS
-from pipeline.corpora.recording import MAX_ID, Recording, Scan, key_safe
+from pipeline.corpora.recording import Recording, Scan, make_id
 from pipeline.errors import PipelineError
 
 VALIDATION_SHARE = 0.05
@@ -15,25 +15,22 @@ TEST_SHARE = 0.05
 def scan(root: Path, corpus: str = "folder") -> Scan:
     """List the audio below `root`; a file keeps its split whatever else is added or removed.
 
-    Raises `PipelineError` where there is no audio file.
+    Links to folders are not followed. Raises `PipelineError` for no audio file, or a folder that cannot be read.
     """
     paths = [
         (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root)
+        for folder, _, names in os.walk(root, onerror=_unreadable)
         for name in names
         if name.lower().endswith(EXTENSIONS)
     ]
     if not paths:
         raise PipelineError(f"{root}: no audio file ({', '.join(EXTENSIONS)}) in here or below")
-    recordings = [Recording(id=_id(corpus, path), split=_split(path), path=path) for path in paths]
+    recordings = [Recording(id=make_id(corpus, path, path), split=_split(path), path=path) for path in paths]
     return Scan(corpus, sorted(recordings, key=lambda r: r.id))
 
 
-def _id(corpus: str, path: str) -> str:
-    """A readable stem, and enough of the path's hash to tell equal stems apart."""
-    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
-    room = MAX_ID - len(corpus) - len(digest) - 2
-    return f"{corpus}_{key_safe(Path(path).stem)[:room]}_{digest}"
+def _unreadable(error: OSError) -> None:
+    raise PipelineError(f"{error.filename}: {error.strerror}; make it readable, or move it out of the way") from error
 
 
 def _split(path: str) -> str:

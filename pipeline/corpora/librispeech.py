@@ -7,7 +7,7 @@ transcripts (an incomplete download) still works: those fields stay empty, and o
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.corpora.recording import Recording, Scan
+from pipeline.corpora.recording import Recording, Scan, make_id
 from pipeline.errors import PipelineError
 
 _SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "test": "test"}
@@ -40,24 +40,24 @@ def scan(root: Path, corpus: str = "librispeech") -> Scan:
         raise PipelineError(f"{root}: no LibriSpeech subset (train-*, dev-*, test-*) in here; pass the unpacked folder")
     speakers = _read_speakers(home / "SPEAKERS.TXT")
     chapters = _read_chapters(home / "CHAPTERS.TXT")
-    recordings, absent = [], []
+    recordings: list[Recording] = []
+    absent: dict[str, str] = {}
     for subset in subsets:
+        split = _SPLIT_OF_PREFIX[subset.name.partition("-")[0]]
         for chapter_folder in sorted(subset.glob("*/*/")):
             transcripts = _read_transcripts(chapter_folder)
             files = {file.stem: file for file in sorted(chapter_folder.glob("*.flac"))}
-            absent += [
-                (chapter_folder / f"{utterance}.flac").relative_to(root).as_posix()
-                for utterance in transcripts
-                if utterance not in files
-            ]
+            for utterance in transcripts.keys() - files.keys():
+                absent[(chapter_folder / f"{utterance}.flac").relative_to(root).as_posix()] = split
             for utterance, file in files.items():
                 speaker_id, chapter_id = chapter_folder.parent.name, chapter_folder.name
                 speaker, chapter = speakers.get(speaker_id), chapters.get(chapter_id)
+                path = file.relative_to(root).as_posix()
                 recordings.append(
                     Recording(
-                        id=f"{corpus}_{subset.name}_{utterance}",
-                        split=_SPLIT_OF_PREFIX[subset.name.partition("-")[0]],
-                        path=file.relative_to(root).as_posix(),
+                        id=make_id(corpus, f"{subset.name}_{utterance}", path),
+                        split=split,
+                        path=path,
                         speaker=speaker_id,
                         speaker_name=speaker.name if speaker else "",
                         sex=speaker.sex if speaker else "",
@@ -69,7 +69,7 @@ def scan(root: Path, corpus: str = "librispeech") -> Scan:
                 )
     if not recordings:
         raise PipelineError(f"{root}: LibriSpeech subsets without a single .flac; pass the unpacked folder")
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), _warnings(recordings), sorted(absent))
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), _warnings(recordings), absent)
 
 
 def _warnings(recordings: list[Recording]) -> list[str]:

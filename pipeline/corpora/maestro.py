@@ -4,7 +4,7 @@ Rows whose audio is absent are listed, not failed: people keep parts of a 120 GB
 """
 
 import csv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.corpora.recording import SPLITS, Recording, Scan
 from pipeline.errors import PipelineError
@@ -19,12 +19,13 @@ def scan(root: Path, corpus: str = "maestro") -> Scan:
     Raises `PipelineError` for no csv, more than one, or one that is not MAESTRO's.
     """
     table = _find_table(root)
-    recordings, absent = [], []
+    recordings: list[Recording] = []
+    absent: dict[str, str] = {}
     for number, row in enumerate(_read_rows(table), start=1):
         audio = table.parent / row["audio_filename"]
         path = audio.relative_to(root).as_posix()
         if not audio.is_file():
-            absent.append(path)
+            absent[path] = row["split"]
             continue
         recordings.append(
             Recording(
@@ -42,7 +43,7 @@ def scan(root: Path, corpus: str = "maestro") -> Scan:
     warnings = []
     if absent:
         warnings.append(f"{len(absent)} of the {len(absent) + len(recordings)} rows of {table.name} have no audio here")
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, sorted(absent))
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, absent)
 
 
 def _find_table(root: Path) -> Path:
@@ -64,9 +65,11 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(f"{table}: not a csv in UTF-8 ({error}); unpack it again") from error
     for number, row in enumerate(rows, start=1):
-        if row["split"] not in SPLITS or not str(row["year"]).isdecimal() or not row["audio_filename"]:
+        audio, year = PurePosixPath(row["audio_filename"] or "."), str(row["year"])
+        inside = audio.name and not audio.is_absolute() and ".." not in audio.parts
+        if row["split"] not in SPLITS or not (year.isdecimal() and len(year) == 4) or not inside:
             raise PipelineError(
                 f"{table}: row {number} has split {row['split']!r}, year {row['year']!r}, audio "
-                f"{row['audio_filename']!r}; expected train, validation or test, a year, and a file name"
+                f"{row['audio_filename']!r}; expected train, validation or test, a year, and a path beside the csv"
             )
     return rows

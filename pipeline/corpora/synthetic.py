@@ -5,7 +5,9 @@ have what a language model can learn (syllables that come back, chords that foll
 """
 
 import csv
-from dataclasses import dataclass
+import json
+import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy.signal import lfilter
 
 from pipeline.corpora import librispeech, maestro
 from pipeline.corpora.recording import Scan
+from pipeline.errors import PipelineError
 
 SPEECH_RATE = 16_000  # LibriSpeech's
 PIANO_RATE = 44_100  # MAESTRO's, stereo
@@ -30,21 +33,37 @@ class SyntheticSize:
 
 
 def scan(root: Path, corpus: str = "synthetic") -> Scan:
-    """List the made corpora in `root`; one that is not there yet is made first, at the default size."""
-    if not (root / "LibriSpeech").is_dir() or not (root / _MAESTRO).is_dir():
+    """List the made corpora in `root`; where there is nothing yet they are made first, at the default size.
+
+    Raises `PipelineError` for a folder that holds anything else.
+    """
+    if not (root / _MARKER).is_file():
         write(root, SyntheticSize())
     scans = librispeech.scan(root, f"{corpus}-speech"), maestro.scan(root, f"{corpus}-piano")
     recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)
-    return Scan(corpus, recordings, [w for s in scans for w in s.warnings])
+    absent = {path: split for s in scans for path, split in s.absent.items()}
+    return Scan(corpus, recordings, [w for s in scans for w in s.warnings], absent)
 
 
 def write(root: Path, size: SyntheticSize) -> None:
-    """Write `root`/LibriSpeech and `root`/maestro-v3.0.0."""
-    _write_speech(root / "LibriSpeech", size)
-    _write_piano(root / _MAESTRO, size)
+    """Make `root`/LibriSpeech and `root`/maestro-v3.0.0, aside and renamed: they are whole, or not there.
+
+    Raises `PipelineError` where `root` is not empty.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise PipelineError(f"{root}: not empty, and not made by whisper-gpt; made audio goes to a folder of its own")
+    aside = root.with_name(f".{root.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    _write_speech(aside / "LibriSpeech", size)
+    _write_piano(aside / _MAESTRO, size)
+    (aside / _MARKER).write_text(json.dumps(asdict(size)) + "\n")
+    if root.exists():
+        root.rmdir()
+    aside.replace(root)
 
 
 _MAESTRO = "maestro-v3.0.0"
+_MARKER = "synthetic.json"
 _SUBSETS = ["train-clean-100"] * 8 + ["dev-clean", "test-clean"]
 _SPLITS = ["train"] * 8 + ["validation", "test"]
 

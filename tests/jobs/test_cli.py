@@ -41,6 +41,14 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert exit_info.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "option", ["steps", "batch", "context", "eval-every", "save-every", "minutes", "learning-rate"]
+)
+def test_options_of_zero_are_wrong_usage(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "x", "--out", str(tmp_path / "run"), f"--{option}=0"]) == 2
+    assert f"--{option} 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["inspect", "verify", "evaluate"])
 def test_a_folder_that_is_no_dataset_is_one_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, str(tmp_path)]) == 1
@@ -68,11 +76,18 @@ def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("steps: 5\nstepps: 6\n", "no option stepps"), ("- 1\n", "expected"), ("a: [", "not a readable"), (None, "not a")],
+    [
+        ("steps: 5\nstepps: 6\n", "no option stepps"),
+        ("steps: many\n", "steps: .* found 'many'"),
+        ("model: gpt-5\n", "model: .* found 'gpt-5'"),
+        ("- 1\n", "expected"),
+        ("a: [", "not a readable"),
+        (None, "not a"),
+    ],
 )
 def test_wrong_config_files_are_named(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "c.yaml"
     if content is not None:
         path.write_text(content)
     with pytest.raises(JobError, match=words):
-        default_from_file(TrainConfig, ["--config", str(path)])
+        default_from_file(TrainConfig, [f"--config={path}"])

@@ -14,6 +14,8 @@ from jobs.shard_task import ShardTask, make_shard
 from manifests.dataset_info import read_info
 from manifests.fragments import committed_shards, read_failures, read_samples
 from pipeline.codec import Codec
+from pipeline.corpora.recording import Recording
+from pipeline.errors import PipelineError
 from pipeline.mel import LogMel
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -168,23 +170,63 @@ def test_maestro_needs_its_audio_only_when_asked(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "code"),
     [
-        (["librispeech"], "needs the folder"),
-        (["librispeech", "/nowhere"], "no such folder"),
-        (["folder", "{made}", "--codec", "opus"], "not known"),
-        (["folder", "{made}", "--codec", "untrained", "--splits", "dev"], "the splits are train, validation, test"),
-        (["folder", "{made}", "--codec", "untrained", "--segment-s", "0"], "must be above zero"),
-        (["maestro", "{made}/LibriSpeech", "--codec", "untrained"], "expected one maestro-v"),
-        (["folder", "{made}", "--codec", "untrained", "--codec-weights", "x.th"], "takes no weights"),
-        (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file"),
+        (["librispeech"], "needs the folder", 2),
+        (["folder", "{made}", "--codec", "untrained", "--segment-s", "0"], "must be above zero", 2),
+        (["folder", "{made}", "--codec", "untrained", "--segment-s", "nan"], "must be above zero", 2),
+        (["folder", "{made}", "--codec", "untrained", "--workers", "0"], "must be at least 1", 2),
+        (["librispeech", "/nowhere"], "no such folder", 1),
+        (["maestro", "{made}/LibriSpeech", "--codec", "untrained"], "expected one maestro-v", 1),
+        (["folder", "{made}", "--codec", "untrained", "--codec-weights", "x.th"], "takes no weights", 1),
+        (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
     ],
 )
 def test_a_user_s_mistake_is_one_line(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    made_corpora: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+    code: int,
 ) -> None:
     filled = [argument.replace("{made}", str(made_corpora)) for argument in arguments]
-    assert cli.main(["preprocess", *filled, "--out", str(tmp_path / "out")]) == 1
-    line = error_line(capsys)
-    assert words in line and line.startswith("whisper-gpt preprocess: ")
+    assert cli.main(["preprocess", *filled, "--out", str(tmp_path / "out")]) == code
+    text = capsys.readouterr().err
+    assert words in text and text.startswith("whisper-gpt preprocess: ") and text.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [["--codec", "opus"], ["--codec", "encodec_48khz"], ["--splits", "dev"]])
+def test_values_that_are_not_offered_are_wrong_usage(made_corpora: Path, tmp_path: Path, option: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["preprocess", "folder", str(made_corpora), "--out", str(tmp_path / "out"), *option])
+    assert exit_info.value.code == 2
+
+
+def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, tmp_path: Path, dataset: Path) -> None:
+    """Workers that the cluster has no core for wait until another is done, and never hold a shard up for ever."""
+    out = tmp_path / "out"
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
+    assert committed_files(out) == committed_files(dataset)
+
+
+def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
+    tmp_path: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    task = ShardTask("train", "train-000000", [], tmp_path / "not mounted", tmp_path / "out", "f", 100)
+    with pytest.raises(PipelineError, match="every node must see the corpus"):
+        list(make_shard(task, codec, log_mel))
+    assert not task.dataset.exists()
+
+
+def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+    row = {"path": "a.wav", "corpus": "c", "split": "train", "seconds": 1.0, "scan_error": ""}
+    row |= vars(Recording("c_a", "train", "a.wav"))
+    task = ShardTask("train", "train-000000", [row], tmp_path, tmp_path / "out", "f", 100)
+    list(make_shard(task, codec, log_mel))
+    assert read_failures(task.dataset).num_rows == 1
+    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
+    list(make_shard(task, codec, log_mel))
+    assert read_failures(task.dataset).num_rows == 0 and read_samples(task.dataset).num_rows == 1

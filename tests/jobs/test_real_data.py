@@ -58,7 +58,7 @@ def test_nothing_sees_the_future(utterance: np.ndarray, codec: Codec, log_mel: L
 
 def test_the_librispeech_tree(real_data: Path) -> None:
     scan = librispeech.scan(real_data / "LibriSpeech")
-    assert len(scan.recordings) == 371 and scan.warnings == [] and scan.absent == []
+    assert len(scan.recordings) == 371 and scan.warnings == [] and scan.absent == {}
     assert all(r.text and r.speaker_name and r.book and r.sex in "MF" for r in scan.recordings)
     seconds = sum(probe(real_data / "LibriSpeech" / r.path).duration_s for r in scan.recordings)
     assert seconds == pytest.approx(4245.55, abs=0.05)

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from jobs import cli
 from jobs.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
-from jobs.generate import continue_audio, read_prompt
+from jobs.generate import MelSource, continue_audio, prefill, read_prompt
 from jobs.train import Config, learning_rate, train_step
 from manifests.fragments import read_samples
 from model.checkpoint import load_safetensors
@@ -104,6 +105,8 @@ def test_runs_and_data_that_do_not_belong_together(
     run = str(runs["hybrid-4m"])
     assert train(dataset, Path(run), "--steps=13") == 1
     assert "pass --resume" in capsys.readouterr().err
+    assert train(dataset, Path(run), "--steps=13", "--resume", "--seed=5") == 1
+    assert "'seed': 0" in capsys.readouterr().err
     assert train(dataset, Path(run), "--steps=13", "--model=gpt-4m", "--resume") == 1
     assert "holds a hybrid-4m of context 64, not a gpt-4m" in capsys.readouterr().err
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
@@ -127,6 +130,23 @@ def test_a_damaged_checkpoint_is_named(
     weights.write_bytes(weights.read_bytes()[:1000])
     assert cli.main(["evaluate", str(dataset), str(run)]) == 1
     assert f"{weights}: cannot be read" in capsys.readouterr().err
+
+
+def test_a_run_by_the_clock_ends_in_a_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    assert train(dataset, tmp_path / "run", "--minutes=0.02", "--model=gpt-4m") == 0
+    assert read_state(newest_checkpoint(tmp_path / "run")).elapsed_s >= 1.2
+
+
+def test_data_without_a_training_split_is_scored_without_floors(
+    runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    for fragment in (copy / "manifest").glob("train-*"):
+        fragment.unlink()
+    assert cli.main(["evaluate", str(copy), str(runs["gpt-4m"]), "--json"]) == 0
+    assert [row["model"] for row in json.loads(capsys.readouterr().out)] == ["gpt-4m"]
+    assert cli.main(["evaluate", str(copy)]) == 1
+    assert "no training split" in capsys.readouterr().err
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -159,22 +179,52 @@ def test_generate_writes_prompt_and_continuation(
     assert len(soundfile.read(out)[0]) == 75 * 320
 
 
-def test_generation_decodes_what_it_says_and_hears_it(
+def test_generation_predicts_what_the_model_predicts(
     runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
-    """The pieces are the decoding of the drawn tokens, across the point where the window begins anew."""
+    """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
+    model, _ = load_run(runs["hybrid-4m"])
+    prompt = read_prompt(prompt_file(made_corpora), 20, codec)
+    generated = continue_audio(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    head = next(generated)
+    tokens = torch.from_numpy(codec.encode(prompt)[0]).long()
+    assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
+    mel = model.mel_encoder.normalise(log_mel(torch.from_numpy(prompt)))
+    for _ in range(6):
+        padded = torch.cat([tokens, tokens.new_zeros(1)])[None]  # output n predicts frame n, its input is not seen
+        logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
+        piece = next(generated)
+        tokens = torch.cat([tokens, logits.argmax()[None]])
+        audio = torch.from_numpy(codec.decode(tokens[None].numpy()))
+        assert torch.allclose(piece, audio[-320:], atol=1e-5)
+        mel = torch.cat([mel, model.mel_encoder.normalise(log_mel(audio)[-1:])])
+
+
+def test_generation_goes_on_past_the_context(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
     model, _ = load_run(runs["hybrid-4m"])
     prompt = read_prompt(prompt_file(made_corpora), 32, codec)
-    greedy = Sampling(temperature=0)
 
-    def pieces(mel_source: str, count: int) -> torch.Tensor:
-        generated = continue_audio(model, codec, log_mel, prompt, greedy, mel_source, torch.Generator())  # type: ignore[arg-type]
+    def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
+        generated = continue_audio(
+            model, codec, log_mel, prompt, Sampling(), mel_source, torch.Generator().manual_seed(0)
+        )
         return torch.cat([next(generated) for _ in range(count)])
 
-    audio = pieces("decode", 81)
-    assert audio.shape == ((32 + 80) * 320,)
-    assert np.allclose(audio[: 32 * 320], codec.decode(codec.encode(prompt)[:1]), atol=1e-5)
-    assert not torch.equal(audio, pieces("none", 81)) or not torch.equal(audio, pieces("predict", 81))
+    audio = {source: pieces(source, 101) for source in get_args(MelSource)}
+    assert all(a.shape == ((32 + 100) * 320,) and a.isfinite().all() for a in audio.values())
+    assert not torch.equal(audio["decode"], audio["none"]) and not torch.equal(audio["decode"], audio["predict"])
+
+
+@torch.no_grad()
+def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
+    for name in ("hybrid-4m", "gpt-4m"):
+        model, _ = load_run(runs[name])
+        tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
+        _, prediction = prefill(model, tokens, mel, "decode")
+        plain = model(tokens[None], mel[None] if model.config.hybrid else None)
+        assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["text", "missing", "too short"])

@@ -57,7 +57,7 @@ def test_impossible_settings_are_refused(how: dict) -> None:
 def test_pairs_are_counted_within_windows_and_masks() -> None:
     codes = torch.tensor([[0, 1, 1], [2, 0, 0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
-    counts = count_pairs([(codes, mask)], vocab=3)
+    counts = count_pairs(codes, mask, vocab=3)
     assert counts[3].tolist() == [1, 0, 1]  # the tokens that begin
     assert counts[0, 1] == 1 and counts[1, 1] == 1 and counts[2, 0] == 1 and counts.sum() == 5
 
@@ -65,7 +65,7 @@ def test_pairs_are_counted_within_windows_and_masks() -> None:
 def test_floors_are_distributions_and_the_bigram_learns_an_order() -> None:
     codes = torch.arange(60).remainder(3)[None]
     mask = torch.ones_like(codes, dtype=torch.bool)
-    counts = count_pairs([(codes, mask)], vocab=4)
+    counts = count_pairs(codes, mask, vocab=4)
     model = fit(counts, counts)
     assert torch.allclose(model.unigram.exp().sum(), torch.tensor(1.0).double())
     assert torch.allclose(model.bigram.exp().sum(dim=1), torch.ones(4).double())

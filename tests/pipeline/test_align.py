@@ -8,6 +8,7 @@ import torch
 
 from pipeline.align import align_segments
 from pipeline.codec import Codec
+from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 
 
@@ -44,6 +45,21 @@ def test_levels(codec: Codec, log_mel: LogMel) -> None:
     assert (silent.peak_dbfs, silent.rms_dbfs, silent.clipped_share) == (-120, -120, 0)
     assert half.peak_dbfs == pytest.approx(-6.02, abs=0.01) and half.rms_dbfs == pytest.approx(-6.02, abs=0.01)
     assert (full.peak_dbfs, full.clipped_share) == (0, 1)
+
+
+@pytest.mark.parametrize("segment_frames", [1, 40, 76, 200])
+def test_where_it_is_cut_changes_nothing(codec: Codec, log_mel: LogMel, segment_frames: int) -> None:
+    wav = noise(2 * 24_000 + 5)
+    segments = list(align_segments([wav], codec, log_mel, segment_frames))
+    whole = next(align_segments([wav], codec, log_mel, 1000))
+    assert np.array_equal(np.concatenate([s.codes for s in segments], axis=1), whole.codes)
+    assert np.array_equal(np.concatenate([s.mel for s in segments]), whole.mel)
+    assert sum(s.samples for s in segments) == len(wav)
+
+
+def test_samples_without_a_finite_mel_are_refused(codec: Codec, log_mel: LogMel) -> None:
+    with pytest.raises(AudioError, match="no finite mel"):
+        list(align_segments([np.full(1000, 1e30, np.float32)], codec, log_mel, 100))
 
 
 def test_nothing_in_nothing_out(codec: Codec, log_mel: LogMel) -> None:

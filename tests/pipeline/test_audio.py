@@ -96,6 +96,30 @@ def test_damage_is_named(tmp_path: Path, kind: str, stage: str, words: str | Non
     assert str(tmp_path) not in str(caught.value)  # the failure row names its source itself
 
 
+def test_an_mp3_that_does_not_say_its_length_is_refused(tmp_path: Path) -> None:
+    """Without the Info frame libsndfile guesses a length from the size and stops there without a word."""
+    path = write(tmp_path / "a.mp3", tone(6.0, 44_100), 44_100)
+    data = path.read_bytes()
+    second = data.index(data[:2], 4)  # the next frame begins with the same sync word
+    assert b"Info" in data[:second] or b"Xing" in data[:second]
+    path.write_bytes(data[second:])
+    with pytest.raises(AudioError, match="whose length is a guess"):
+        probe(path)
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 0x0F, 0x00]) + bytes(0x0F * 128)
+    path.write_bytes(tag + data)  # a tag before the first frame hides nothing
+    assert probe(path).duration_s == pytest.approx(6.0, abs=0.1)
+
+
+def test_a_flac_of_unknown_length_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone(1.0, 16_000), 16_000)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO's total samples: 36 bits from the low half of byte 21 on; 0 says unknown
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"how long|no samples"):
+        probe(path)
+
+
 def test_probe_reads_only_the_header(tmp_path: Path) -> None:
     info = probe(write(tmp_path / "a.wav", np.zeros((8_000, 2)), 16_000))
     assert (info.sample_rate, info.channels, info.frames, info.duration_s) == (16_000, 2, 8_000, 0.5)

@@ -1,5 +1,6 @@
 """The corpus recipes on made trees of the real layouts, whole and incomplete."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.audio import probe
 from pipeline.corpora import folder, librispeech, maestro, synthetic
+from pipeline.corpora.recording import Recording, Scan
 from pipeline.errors import PipelineError
 
 
@@ -18,7 +20,7 @@ def tree(made_corpora: Path, tmp_path: Path) -> Path:
 
 def test_librispeech_with_all_its_tables(made_corpora: Path) -> None:
     scan = librispeech.scan(made_corpora)
-    assert scan.warnings == [] and scan.absent == [] and len(scan.recordings) == 20
+    assert scan.warnings == [] and scan.absent == {} and len(scan.recordings) == 20
     assert {r.split for r in scan.recordings} == {"train", "validation", "test"}
     first = scan.recordings[0]
     assert first.id == "librispeech_dev-clean_108-1108-0008" and first.split == "validation"
@@ -45,9 +47,9 @@ def test_librispeech_without_tables_or_transcripts(tree: Path) -> None:
 
 
 def test_librispeech_lists_what_its_transcripts_name_and_is_not_there(tree: Path) -> None:
-    gone = sorted(tree.rglob("*.flac"))[0]
+    gone = sorted((tree / "LibriSpeech" / "dev-clean").rglob("*.flac"))[0]
     gone.unlink()
-    assert librispeech.scan(tree).absent == [gone.relative_to(tree).as_posix()]
+    assert librispeech.scan(tree).absent == {gone.relative_to(tree).as_posix(): "validation"}
 
 
 def test_librispeech_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_maestro_lists_rows_without_audio(tree: Path) -> None:
     for path in gone:
         path.unlink()
     scan = maestro.scan(tree)
-    assert scan.absent == [p.relative_to(tree).as_posix() for p in gone]
+    assert scan.absent.keys() == {p.relative_to(tree).as_posix() for p in gone}
     assert len(scan.recordings) == 7 and "3 of the 10 rows" in scan.warnings[0]
 
 
@@ -124,16 +126,52 @@ def test_folder_ids_are_safe_for_any_name(tmp_path: Path) -> None:
     assert all(len(i) <= 74 and i.replace("-", "").replace("_", "").isalnum() and i.isascii() for i in ids)
 
 
+def test_odd_names_in_librispeech_get_safe_ids(tree: Path) -> None:
+    file = sorted(tree.rglob("*.flac"))[0]
+    file.rename(file.with_name(f"{file.stem} (1).flac"))
+    odd = next(r for r in librispeech.scan(tree).recordings if "(1)" in r.path)
+    assert odd.id.startswith("librispeech_dev-clean_") and "(" not in odd.id and " " not in odd.id
+
+
+def test_two_files_of_one_id_are_refused() -> None:
+    with pytest.raises(PipelineError, match=r"a\.wav and b\.wav would both be x"):
+        Scan("c", [Recording("x", "train", "a.wav"), Recording("x", "train", "b.wav")])
+
+
+def test_names_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
+    with pytest.raises(PipelineError, match="not UTF-8; rename it"):
+        folder.scan(tmp_path)
+
+
+@pytest.mark.parametrize("audio", ["/etc/passwd", "../../secret.wav", ""])
+def test_maestro_s_table_cannot_point_elsewhere(tree: Path, audio: str) -> None:
+    table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
+    lines = table.read_text().splitlines()
+    cells = lines[1].split(",")
+    table.write_text("\n".join([lines[0], ",".join([*cells[:5], audio, cells[6]])]))
+    with pytest.raises(PipelineError, match="row 1 has"):
+        maestro.scan(tree)
+
+
+def test_made_audio_is_never_mixed_with_other_files(made_corpora: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_corpora / "LibriSpeech", tmp_path / "LibriSpeech")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PipelineError, match="not made by whisper-gpt"):
+        synthetic.scan(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no audio file"):
         folder.scan(tmp_path)
 
 
 def test_synthetic_is_the_same_every_time(tmp_path: Path, made_corpora: Path) -> None:
-    synthetic.write(tmp_path, synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
-    files = [p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()]
+    synthetic.write(tmp_path / "again", synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
+    files = [p.relative_to(tmp_path / "again") for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) == len([p for p in made_corpora.rglob("*") if p.is_file()])
-    assert all((tmp_path / f).read_bytes() == (made_corpora / f).read_bytes() for f in files)
+    assert all((tmp_path / "again" / f).read_bytes() == (made_corpora / f).read_bytes() for f in files)
 
 
 def test_synthetic_has_the_rates_of_the_real_corpora(made_corpora: Path) -> None:
