@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs import cli
 from jobs.errors import JobError
+from jobs.progress import status_console
 from pipeline.corpora import synthetic
 
 
@@ -32,7 +33,7 @@ def run(config: Config) -> int:
     """Run every verb once, as a user would type it, and end with the table → exit code 0."""
     if config.out.exists() and any(config.out.iterdir()):
         raise JobError(f"{config.out}: not empty; remove it, or pass another --out")
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = status_console()
     out, started = config.out, time.monotonic()
     source, dataset = out / "source", out / "dataset"
     hybrid, baseline = out / "runs" / "hybrid-4m", out / "runs" / "gpt-4m"
@@ -53,7 +54,7 @@ def run(config: Config) -> int:
     wav = out / "continuation.wav"
     _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
 
-    console.rule("where everything lies")
+    console.rule(f"done in {time.monotonic() - started:.0f} s, but for the table; where everything lies")
     for what, path in (
         ("audio that was made", source),
         ("shards, manifest, dataset.json", dataset),
@@ -63,14 +64,14 @@ def run(config: Config) -> int:
     ):
         console.print(f"{path}  {what}")
     _verb(console, "evaluate", dataset, hybrid, baseline)
-    console.print(f"done in {time.monotonic() - started:.0f} s")
     return 0
 
 
 def _verb(console: Console, verb: str, *arguments: str | Path) -> None:
     """Show a command and run it. Raises `JobError` where it does not end well."""
     words = [str(argument) for argument in arguments]
-    console.rule(shlex.join(["whisper-gpt", verb, *words]), align="left")
+    console.rule()
+    console.print(f"$ {shlex.join(['whisper-gpt', verb, *words])}")
     code = cli.run_verb(verb, words)
     if code != 0:
         raise JobError(f"whisper-gpt {verb} ended with exit code {code}")

@@ -99,10 +99,10 @@ def evaluate(config: Config) -> list[Row]:
 def table(rows: list[Row]) -> Table:
     """The rows for a terminal."""
     shown = Table(title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
-    for heading in ("model", "parameters", "context", "nats/token", "PPL", "accuracy", "run"):
-        shown.add_column(
-            heading, justify="left" if heading in ("model", "run") else "right", no_wrap=heading == "model"
-        )
+    shown.add_column("model", no_wrap=True)
+    for heading in ("parameters", "context", "nats/token", "PPL", "accuracy"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("run", overflow="fold")
     for row in rows:
         shown.add_row(
             row.model,

@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 import soundfile
 import torch
-from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional
 
 from jobs.checkpoints import load_run
 from jobs.config_files import save_config
 from jobs.errors import JobError, require
+from jobs.progress import status_console
 from model.cache import Cache, empty_cache
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
@@ -73,7 +73,7 @@ def run(config: Config) -> int:
     prompt = read_prompt(config.prompt, model.config.context // 2, codec) if config.prompt else np.zeros(0, np.float32)
     generator = torch.Generator().manual_seed(config.seed)
     pieces = continue_audio(model, codec, log_mel, prompt, how, config.mel, generator)
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = status_console()
     head = next(pieces)
     tail = [next(pieces) for _ in track(range(frames), "generating", console=console, transient=True)]
     wav = torch.cat([head, *tail]).clamp(-1, 1).numpy()

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-from rich.console import Console
 from tyro.conf import Positional
 
 from jobs import ray_pool
 from jobs.config_files import save_config
 from jobs.errors import JobError, require
 from jobs.planning import plan_corpus, publish_plan, scan_corpus
-from jobs.progress import audio_progress
+from jobs.progress import audio_progress, status_console
 from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import committed_shards, read_failures, read_records
@@ -69,7 +68,7 @@ class Config:
 def run(config: Config) -> int:
     """Scan, plan, make the shards that are missing, describe the dataset → exit code 0, or 3."""
     _check(config)
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = status_console()
     dataset, root = config.out, _source_root(config)
     weights = weights_file(config.codec, config.codec_weights)
     settings = _settings(config, weights)

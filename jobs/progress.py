@@ -1,4 +1,4 @@
-"""Progress bars: hours of audio, × real time, ETA."""
+"""What a verb shows while it runs: bars over hours of audio or training steps, with speed and ETA."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,11 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def status_console() -> Console:
+    """Where verbs say how they fare: stderr, text as it is, lines as long as they are."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Advance(Protocol):
@@ -38,9 +43,7 @@ def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
         yield advance
     elapsed = time.monotonic() - started
     if own:
-        console.print(
-            f"{own / 3600:.2f} h of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time", highlight=False
-        )
+        console.print(f"{own / 3600:.2f} h of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time")
 
 
 class ShowStep(Protocol):
@@ -70,4 +73,4 @@ def training_progress(console: Console, steps: int, first: int) -> Iterator[Show
 
         yield show
         last = int(bar.tasks[0].completed)
-    console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}", highlight=False)
+    console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}")

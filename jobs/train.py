@@ -25,7 +25,7 @@ from jobs.checkpoints import (
 )
 from jobs.config_files import save_config
 from jobs.errors import JobError, require
-from jobs.progress import training_progress
+from jobs.progress import status_console, training_progress
 from jobs.scoring import score_model
 from manifests.dataset_info import DatasetInfo, read_info
 from manifests.fragments import read_samples
@@ -79,7 +79,7 @@ class Config:
 def run(config: Config) -> int:
     """Train, with checkpoints, TensorBoard and a progress bar → exit code 0."""
     _check(config)
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = status_console()
     info = read_info(config.dataset)
     data = TrainedOn(info.fingerprint, info.codec, info.mel)
     torch.manual_seed(config.seed)

@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from tyro.conf import Positional
 
+from jobs.progress import status_console
 from manifests.dataset_info import read_info
 from manifests.verify import Planned, Problem, verify_dataset
 from pipeline.plan import PLAN_FILE, read_plan
@@ -29,7 +29,7 @@ def run(config: Config) -> int:
     sources: dict[str, set[str]] = {}
     for row in read_plan(data, str(plan_file)).select(["shard", "path"]).to_pylist():
         sources.setdefault(row["shard"], set()).add(row["path"])
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = status_console()
     problems: list[Problem] = []
     checks = verify_dataset(config.dataset, info, Planned(hashlib.sha256(data).hexdigest(), sources))
     for _, found in track(checks, "verifying", total=len(sources) + 1, console=console, transient=True):
