@@ -25,8 +25,8 @@ from model.cache import Cache, empty_cache
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
-from pipeline.codec import Codec
-from pipeline.codec_weights import load_codec
+from pipeline.causal_encodec import Codec
+from pipeline.codec import load_codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel, MelConfig
 from pipeline.publish import publishing

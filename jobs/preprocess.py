@@ -20,7 +20,7 @@ from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
-from pipeline.codec_weights import load_codec, weights_file
+from pipeline.codec import load_codec, weights_file
 from pipeline.mel import HOP_SAMPLES, MelConfig
 from pipeline.plan import PLAN_FILE, PlanSettings
 from pipeline.publish import publish_bytes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.codec import CHUNK_FRAMES, Codec
+from pipeline.causal_encodec import CHUNK_FRAMES, Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 

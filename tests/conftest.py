@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jobs import cli, ray_pool
-from pipeline.codec import Codec
-from pipeline.codec_weights import load_codec
+from pipeline.causal_encodec import Codec
+from pipeline.codec import load_codec
 from pipeline.corpora import synthetic
 from pipeline.mel import LogMel, MelConfig
 

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import codec_weights
+from pipeline import codec as codec_module
 from pipeline.audio import read_mono
-from pipeline.codec import PREROLL_FRAMES, Codec
-from pipeline.codec_weights import load_codec
+from pipeline.causal_encodec import PREROLL_FRAMES, Codec
+from pipeline.codec import load_codec
 from pipeline.encodec_import import EncodecModel
 from pipeline.errors import PipelineError
 
@@ -129,7 +129,7 @@ def test_unknown_names_are_refused() -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the official checkpoint's shape: PyTorch's own initial weights under the official names."""
-    path = tmp_path_factory.mktemp("weights") / codec_weights.OFFICIAL_FILE
+    path = tmp_path_factory.mktemp("weights") / codec_module.OFFICIAL_FILE
     torch.manual_seed(0)
     torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), path)
     return path
@@ -137,20 +137,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_official_weights_are_loaded_from_a_file(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    monkeypatch.setattr(codec_weights, "OFFICIAL_SHA256_PREFIX", digest[:8])
+    monkeypatch.setattr(codec_module, "OFFICIAL_SHA256_PREFIX", digest[:8])
     loaded = load_codec("encodec_24khz", checkpoint)
     assert loaded.weights_sha256 == digest
     expected = torch.load(checkpoint, weights_only=True)["quantizer.vq.layers.3._codebook.embed"]
     assert torch.equal(loaded.net.quantizer.vq.layers[3]._codebook.embed, expected)
-    monkeypatch.setenv(codec_weights.WEIGHTS_VARIABLE, str(checkpoint))
+    monkeypatch.setenv(codec_module.WEIGHTS_VARIABLE, str(checkpoint))
     assert load_codec("encodec_24khz").weights_sha256 == digest
 
 
 def test_official_weights_give_the_known_codes(real_data: Path) -> None:
     """A recording and the codes that the official model gave for it elsewhere, with another resampler."""
-    weights = os.environ.get(codec_weights.WEIGHTS_VARIABLE)
+    weights = os.environ.get(codec_module.WEIGHTS_VARIABLE)
     if not weights:
-        pytest.skip(f"${codec_weights.WEIGHTS_VARIABLE} names no file with the official EnCodec weights")
+        pytest.skip(f"${codec_module.WEIGHTS_VARIABLE} names no file with the official EnCodec weights")
     known = real_data / "encodec" / "known-answer"
     codes = load_codec("encodec_24khz").encode(read_mono(known / "test.wav"))
     expected = np.load(known / "test.codes.npy", allow_pickle=False).reshape(8, -1)
@@ -167,7 +167,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.delenv(codec_weights.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.delenv(codec_module.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(PipelineError, match=r"--codec-weights FILE or \$WHISPER_GPT_CODEC_WEIGHTS"):

@@ -1,0 +1,131 @@
+"""EnCodec 24 kHz made exactly causal: codes of a signal and audio of codes, whole or in a stream.
+
+Start and end policy (part of the fingerprint). EnCodec's codes 0–2 look ahead, because its innermost convolution pads
+by reflection. So 8 frames of zeros go before the signal and zeros after it to a whole frame; the codes of the 8 are
+dropped. Then every code t depends on samples < 320·(t+1) only, T = ceil(N / 320), and the state after the 8 frames is
+a constant. Decoding mirrors it: the 8 dropped codes are always the same, so they are decoded first and their audio is
+dropped, and every sample of frame t depends on codes ≤ t only.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from pipeline import codec_stream
+from pipeline.codec_stream import StreamState
+from pipeline.encodec_import import EncodecModel
+from pipeline.errors import PipelineError
+from pipeline.mel import frame_count
+
+PREROLL_FRAMES = 8
+# One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.
+CHUNK_FRAMES = 75
+
+
+@dataclass(frozen=True)
+class CodecFingerprint:
+    """Two datasets with equal fingerprints hold the same codes for the same audio."""
+
+    name: str
+    weights_sha256: str
+    sample_rate: int
+    hop_samples: int
+    codebooks: int
+    codebook_size: int
+    precision: str = "fp32"
+    edges: str = "8 zero frames before, zeros after to a whole frame"
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A loaded codec. `codebooks` is how many of the model's codebooks `encode` gives and `decode` takes at most."""
+
+    name: str
+    weights_sha256: str
+    codebooks: int
+    net: EncodecModel
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.codebooks <= self.net.quantizer.n_q:
+            raise PipelineError(
+                f"--codebooks {self.codebooks}: the codec {self.name} has 1 to {self.net.quantizer.n_q}"
+            )
+
+    @property
+    def sample_rate(self) -> int:
+        return self.net.sample_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return int(self.net.encoder.hop_length)
+
+    @property
+    def codebook_size(self) -> int:
+        return self.net.quantizer.bins
+
+    @property
+    def fingerprint(self) -> CodecFingerprint:
+        return CodecFingerprint(
+            self.name, self.weights_sha256, self.sample_rate, self.hop, self.codebooks, self.codebook_size
+        )
+
+    def encode(self, wav: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Codes int16 `[K, ceil(N / hop)]` of a mono 24 kHz signal `[N]`."""
+        samples = torch.as_tensor(wav, dtype=torch.float32)
+        missing = frame_count(len(samples)) * self.hop - len(samples)
+        samples = torch.nn.functional.pad(samples, (0, missing))
+        state, codes = self.encoder_start, []
+        for chunk in samples[None].split(CHUNK_FRAMES * self.hop, dim=-1):
+            chunk_codes, state = self.encode_chunk(state, chunk)
+            codes.append(chunk_codes[0])
+        return torch.cat(codes, dim=-1).numpy()
+
+    def decode(self, codes: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Audio float32 `[T · hop]` of codes `[K', T]`, K' from 1 to `codebooks`."""
+        tokens = torch.as_tensor(codes)[None]
+        state, audio = self.decoder_start(tokens.shape[1]), []
+        for chunk in tokens.split(CHUNK_FRAMES, dim=-1):
+            samples, state = self.decode_chunk(state, chunk)
+            audio.append(samples[0])
+        return torch.cat(audio).numpy()
+
+    @torch.no_grad()
+    def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them."""
+        latents, state = codec_stream.step(self.net.encoder.model, state, samples[:, None])
+        return self._quantize(latents), state
+
+    @torch.no_grad()
+    def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        """The next `codes` `[B, K', n]` → audio float32 `[B, n·hop]` and the state after them."""
+        audio, state = codec_stream.step(self.net.decoder.model, state, self._latents(codes))
+        return audio[:, 0], state
+
+    @cached_property
+    def encoder_start(self) -> StreamState:
+        """The encoder's state before a recording: after the 8 frames of zeros (batch of one)."""
+        return self._preroll[1]
+
+    def decoder_start(self, codebooks: int) -> StreamState:
+        """The decoder's state before a recording of which `codebooks` codebooks will be decoded (batch of one)."""
+        if not 1 <= codebooks <= self.codebooks:
+            raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
+        with torch.no_grad():
+            return codec_stream.begin(self.net.decoder.model, self._latents(self._preroll[0][:, :codebooks]))[1]
+
+    @cached_property
+    def _preroll(self) -> tuple[torch.Tensor, StreamState]:
+        with torch.no_grad():
+            silence = torch.zeros(1, 1, PREROLL_FRAMES * self.hop)
+            latents, state = codec_stream.begin(self.net.encoder.model, silence)
+            return self._quantize(latents), state
+
+    def _quantize(self, latents: torch.Tensor) -> torch.Tensor:
+        # The residual quantizer is greedy: its first K codebooks do not depend on how many follow.
+        return self.net.quantizer.vq.encode(latents, n_q=self.codebooks).transpose(0, 1).to(torch.int16)
+
+    def _latents(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.net.quantizer.decode(codes.long().transpose(0, 1))
