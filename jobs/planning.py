@@ -15,6 +15,7 @@ from pipeline.plan import PLAN_FILE, PlanSettings, Source, plan_bytes, plan_diff
 from pipeline.publish import publish_bytes
 
 ABSENT_FILE = "absent.txt"
+LOGS_FOLDER = "logs"  # of the runs, not of the dataset: the one place with paths, hosts and processes
 _SCANS = {
     "librispeech": librispeech.scan,
     "maestro": maestro.scan,
@@ -56,18 +57,24 @@ def plan_corpus(scan: Scan, root: Path, settings: PlanSettings) -> pa.Table:
         return plan_table(list(pool.map(probe_one, scan.recordings)), settings)
 
 
+def refuse_foreign_folder(dataset: Path) -> None:
+    """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
+    if not dataset.exists() or (dataset / PLAN_FILE).is_file():
+        return
+    if not dataset.is_dir() or any(path.name != LOGS_FOLDER for path in dataset.iterdir()):
+        raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
+
+
 def publish_plan(dataset: Path, plan: pa.Table, absent: dict[str, str]) -> None:
     """Write the plan of a new dataset; for a folder that has one, insist that it is the same.
 
-    Raises `JobError` for a folder that holds another dataset, or something else.
+    Raises `JobError` for a folder that holds another dataset.
     """
     stored = dataset / PLAN_FILE
     if stored.is_file():
         differences = plan_differences(read_plan(stored.read_bytes(), str(stored)), plan)
         if differences:
             raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
-    elif dataset.exists() and any(dataset.iterdir()):
-        raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
     else:
         publish_bytes(stored, plan_bytes(plan))
     publish_bytes(dataset / ABSENT_FILE, "".join(f"{path}\n" for path in sorted(absent)).encode())

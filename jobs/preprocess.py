@@ -14,7 +14,8 @@ from tyro.conf import Positional
 from jobs import ray_pool
 from jobs.config_files import save_config
 from jobs.errors import JobError, require
-from jobs.planning import plan_corpus, publish_plan, scan_corpus
+from jobs.output_lock import output_lock
+from jobs.planning import LOGS_FOLDER, plan_corpus, publish_plan, refuse_foreign_folder, scan_corpus
 from jobs.progress import audio_progress, status_console
 from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
@@ -78,21 +79,23 @@ def run(config: Config) -> int:
     if scan.absent and config.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
     plan = plan_corpus(scan, root, settings)
-    publish_plan(dataset, plan, scan.absent)
-    save_config(config, dataset / "logs" / "preprocess.yaml")
-
-    tasks = list(_tasks(plan, committed_shards(dataset), root, dataset, settings))
     total_s = sum(plan["seconds"].to_pylist())
-    with audio_progress(console, total_s) as advance:
-        advance(total_s - sum(row["seconds"] for task in tasks for row in task.rows), resumed=True)
-        if tasks:
-            setup = ray_pool.WorkerSetup(settings.codec, weights, settings.mel)
-            with ray_pool.cluster(config.ray_address, config.workers) as workers:
-                for seconds in ray_pool.make_shards(tasks, setup, workers):
-                    advance(seconds)
 
-    info = describe(dataset, settings, len(scan.absent))
-    publish_bytes(dataset / FILE_NAME, info_bytes(info))
+    refuse_foreign_folder(dataset)
+    with output_lock(dataset):
+        publish_plan(dataset, plan, scan.absent)
+        save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")
+        tasks = list(_tasks(plan, committed_shards(dataset), root, dataset, settings))
+        with audio_progress(console, total_s) as advance:
+            advance(total_s - sum(row["seconds"] for task in tasks for row in task.rows), resumed=True)
+            if tasks:
+                setup = ray_pool.WorkerSetup(settings.codec, weights, settings.mel)
+                with ray_pool.cluster(config.ray_address, config.workers) as workers:
+                    for seconds in ray_pool.make_shards(tasks, setup, workers):
+                        advance(seconds)
+        info = describe(dataset, settings, len(scan.absent))
+        publish_bytes(dataset / FILE_NAME, info_bytes(info))
+
     console.print(_summary(info, dataset))
     share = info.failed_seconds / total_s if total_s else info.failed_sources / plan.num_rows
     if share > config.max_failed:

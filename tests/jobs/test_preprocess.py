@@ -1,15 +1,22 @@
 """Preprocessing through Ray: complete, deterministic, resumable; bad input becomes failure rows, never a crash."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from jobs import cli
+from jobs import cli, ray_pool
 from jobs.shard_task import ShardTask, make_shard
 from manifests.dataset_info import read_info
 from manifests.fragments import committed_shards, read_failures, read_samples
@@ -87,6 +94,23 @@ def test_a_worker_s_trouble_with_the_disk_is_one_line(
     (out / "test").write_text("a file where the shards' folder should be")
     assert cli.main(arguments) == 1
     assert error_line(capsys) == f"whisper-gpt preprocess: {out}/test: File exists"
+
+
+def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
+    holder = (
+        "import sys, time; from pathlib import Path; from jobs.output_lock import output_lock\n"
+        "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        assert cli.main(arguments) == 1
+        assert f"another run is writing here (process {process.pid} on " in error_line(capsys)
+        process.kill()
+    assert cli.main(arguments) == 0
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +233,32 @@ def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, t
     out = tmp_path / "out"
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
+    assert committed_files(out) == committed_files(dataset)
+
+
+def test_a_killed_worker_s_shards_are_made_again(
+    made_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL to every worker after the first source is done: the run goes on, and ends in the same bytes."""
+    make_shards, killed = ray_pool.make_shards, []
+
+    def killing(*arguments: Any) -> Iterator[float]:
+        for number, seconds in enumerate(make_shards(*arguments)):
+            if number == 0:
+                for process in Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(OSError):
+                        if (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker"):
+                            os.kill(int(process.name), signal.SIGKILL)
+                            killed.append(process.name)
+            yield seconds
+
+    monkeypatch.setattr(ray_pool, "make_shards", killing)
+    out = tmp_path / "out"
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
+    assert killed
+    assert list(out.rglob(".*.tmp"))  # what the killed ones were writing: the next run removes it
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert committed_files(out) == committed_files(dataset)
 
 
