@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Parse `arguments` into the verb's dataclass (a `--config FILE` gives its defaults) and run it."""
     module = importlib.import_module(VERBS[verb][0])
+    if hasattr(module, "with_saved_options"):
+        arguments = module.with_saved_options(arguments)
     default, rest = default_from_file(module.Config, arguments)
     parsed: Any = tyro.cli(
         module.Config, prog=f"whisper-gpt {verb}", description=module.__doc__, args=rest, default=default

@@ -10,7 +10,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from jobs.errors import JobError, UsageError, require
+from jobs.errors import UsageError, require
 
 T = TypeVar("T")
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T | None, list[str]]:
     """Take `--config FILE` out of `arguments` → the dataclass it describes (None without one), and the rest.
 
-    Required options that the file leaves out stay required on the command line. Raises `JobError` for a file that
-    cannot be read, `UsageError` for names in it that the verb does not have and values of another type.
+    Required options that the file leaves out stay required on the command line. Raises `UsageError` for a file that
+    cannot be read, for names in it that the verb does not have, and for values of another type.
     """
     rest = list(arguments)
     at = next((i for i, word in enumerate(rest) if word == "--config" or word.startswith("--config=")), None)
@@ -31,7 +31,7 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise JobError(f"--config {path}: not a readable YAML file ({error})") from error
+        raise UsageError(f"--config {path}: not a readable YAML file ({error})") from error
     if not isinstance(content, dict):
         raise UsageError(f"--config {path}: expected `option: value` lines")
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
@@ -47,16 +47,16 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
     return config_type(**values, **missing), rest
 
 
-def save_config(config: Any, path: Path) -> None:
-    """Write the resolved options of a verb as YAML that `--config` reads back."""
+def save_config(config: Any, path: Path, without: Sequence[str] = ()) -> None:
+    """Write the resolved options of a verb, but those in `without`, as YAML that `--config` reads back anywhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+    plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name not in without}
     path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value)
+        return str(value.absolute())
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 import torch
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +19,7 @@ from jobs.checkpoints import TrainedOn, load_run, require_same_data
 from jobs.errors import JobError, require
 from jobs.scoring import Score, score_model, score_ngram
 from manifests.dataset_info import DatasetInfo, read_info
-from manifests.fragments import read_samples
+from manifests.splits import read_split
 from model.ngram import NGram, count_pairs, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
@@ -46,7 +47,7 @@ class Config:
 class Row:
     """One row of the table; `nll` in nats per token, `ppl` its exponential, `accuracy` from 0 to 1."""
 
-    run: str
+    run: str | None  # None: a floor
     model: str
     parameters: int
     split: str
@@ -74,19 +75,19 @@ def evaluate(config: Config) -> list[Row]:
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     info = read_info(config.dataset)
-    samples = read_samples(config.dataset, config.split)
+    samples = read_split(config.dataset, info, config.split)
     loaded = [(folder, *load_run(folder)) for folder in config.runs]
     for folder, _, state in loaded:
         data = TrainedOn(info.fingerprint, info.codec, info.mel)
         require_same_data(state.data, data, folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
-    training = read_samples(config.dataset, "train")
-    if training.num_rows:
+    if "train" in info.splits:
+        training = read_split(config.dataset, info, "train")
         ngram = _fit_floors(config, info, training, context)
         for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
             score = score_ngram(ngram, order, _windows(config, samples, context))
-            rows.append(_row("–", name, parameters, config.split, context, score))
+            rows.append(_row(None, name, parameters, config.split, context, score))
     for folder, model, _ in loaded:
         shape = model.config
         score = score_model(model, _windows(config, samples, shape.context))
@@ -98,7 +99,7 @@ def evaluate(config: Config) -> list[Row]:
 
 def table(rows: list[Row]) -> Table:
     """The rows for a terminal."""
-    shown = Table(title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
+    shown = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
     shown.add_column("model", no_wrap=True)
     for heading in ("parameters", "context", "nats/token", "PPL", "accuracy"):
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -111,7 +112,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.nll:.3f}",
             f"{row.ppl:.2f}",
             f"{row.accuracy:.2%}",
-            escape(row.run),
+            escape(Path(row.run).name) if row.run else "–",
         )
     return shown
 
@@ -133,5 +134,5 @@ def _fit_floors(config: Config, info: DatasetInfo, training: pa.Table, context: 
     return fit(counted, held_out)
 
 
-def _row(run: str, model: str, parameters: int, split: str, context: int, score: Score) -> Row:
+def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:
     return Row(run, model, parameters, split, context, score.nll, math.exp(score.nll), score.accuracy, score.tokens)

@@ -98,7 +98,7 @@ def _print_text(summary: Summary, console: Console) -> None:
     if not summary.failures:
         console.print("no failures")
         return
-    failures = Table("stage", "reason", _right("sources"), _right("seconds"), "for example")
+    failures = Table("stage", "reason", _right("sources"), _right("seconds"), Column("for example", overflow="fold"))
     for group in summary.failures[:_LISTED]:
         failures.add_row(
             group.stage, escape(group.reason), str(group.sources), f"{group.seconds:.1f}", escape(group.example)

@@ -13,15 +13,17 @@ from tyro.conf import Positional
 
 from jobs import ray_pool
 from jobs.config_files import save_config
-from jobs.errors import JobError, require
+from jobs.errors import JobError, UsageError, require
 from jobs.output_lock import output_lock
-from jobs.planning import LOGS_FOLDER, plan_corpus, publish_plan, refuse_foreign_folder, scan_corpus
+from jobs.planning import ABSENT_FILE, LOGS_FOLDER, plan_corpus, publish_plan, refuse_foreign_folder, scan_corpus
 from jobs.progress import audio_progress, status_console
 from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
-from manifests.fragments import committed_shards, read_failures, read_records
+from manifests.fragments import FAILURES_FOLDER, committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
 from pipeline.codec import load_codec, weights_file
+from pipeline.corpora.recording import Scan
+from pipeline.errors import PipelineError
 from pipeline.mel import HOP_SAMPLES, MelConfig
 from pipeline.plan import PLAN_FILE, PlanSettings
 from pipeline.publish import publish_bytes
@@ -74,13 +76,14 @@ def run(config: Config) -> int:
     weights = weights_file(config.codec, config.codec_weights)
     settings = _settings(config, weights)
     scan = scan_corpus(config.corpus, root, config.splits)
-    for warning in scan.warnings:
-        console.print(f"warning: {warning}")
     if scan.absent and config.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
+    for warning in _warnings(scan, config):
+        console.print(f"warning: {warning}")
     plan = plan_corpus(scan, root, settings)
     total_s = sum(plan["seconds"].to_pylist())
 
+    ray_pool.refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
     with output_lock(dataset):
         publish_plan(dataset, plan, scan.absent)
@@ -100,7 +103,7 @@ def run(config: Config) -> int:
     share = info.failed_seconds / total_s if total_s else info.failed_sources / plan.num_rows
     if share > config.max_failed:
         allowed = f"more than --max-failed {config.max_failed:.1%}"
-        console.print(f"{share:.1%} of the source failed, {allowed}: see whisper-gpt inspect {dataset}")
+        console.print(f"{share:.1%} of the source failed, {allowed}: see {dataset / FAILURES_FOLDER} and inspect")
         return EXIT_TOO_MANY_FAILED
     return 0
 
@@ -133,7 +136,23 @@ def _check(config: Config) -> None:
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     require(bool(config.splits), "--splits needs at least one of train, validation, test")
     require(config.workers is None or config.workers >= 1, f"--workers {config.workers}: must be at least 1")
+    require(1 <= config.codebooks <= 32, f"--codebooks {config.codebooks}: EnCodec 24 kHz has 1 to 32")
+    try:
+        MelConfig(bands=config.mels, window_samples=config.mel_window)
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
     require(0 <= config.max_failed <= 1, f"--max-failed {config.max_failed}: must be a share, 0 to 1")
+
+
+def _warnings(scan: Scan, config: Config) -> list[str]:
+    warnings = list(scan.warnings)
+    if scan.absent:
+        listed = config.out / ABSENT_FILE
+        warnings.append(f"{len(scan.absent)} files that the corpus' own tables name are not there (listed in {listed})")
+    empty = [split for split in config.splits if all(recording.split != split for recording in scan.recordings)]
+    if empty:
+        warnings.append(f"no recordings in the splits {', '.join(empty)}")
+    return warnings
 
 
 def _source_root(config: Config) -> Path:
@@ -166,7 +185,7 @@ def _tasks(
 
 
 def _summary(info: DatasetInfo, dataset: Path) -> str:
-    parts = [f"{s} {t.samples} samples, {t.seconds / 3600:.2f} h, {t.shards} shards" for s, t in info.splits.items()]
+    parts = [f"{s}: {t.samples} samples, {t.seconds / 3600:.3f} h, shards: {t.shards}" for s, t in info.splits.items()]
     if info.failed_sources:
         parts.append(f"{info.failed_sources} sources failed ({info.failed_seconds:.1f} s)")
     return f"{dataset}: {' · '.join(parts)}"

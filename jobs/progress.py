@@ -1,12 +1,18 @@
-"""What a verb shows while it runs: bars over hours of audio or training steps, with speed and ETA."""
+"""What a verb shows while it runs: bars over hours of audio or training steps, with speed and ETA.
+
+Where there is no terminal, a plain line now and then takes the bar's place.
+"""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
+
+_PLAIN_LINE_EVERY_S = 60
 
 
 def status_console() -> Console:
@@ -20,32 +26,6 @@ class Advance(Protocol):
     def __call__(self, seconds: float, resumed: bool = False) -> None: ...
 
 
-@contextmanager
-def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
-    """A bar over `total_s` seconds of audio; what it ended with is printed also where there is no terminal."""
-    columns = (
-        TextColumn("{task.fields[hours]:.2f} of {task.fields[total_hours]:.2f} h"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} % · {task.fields[speed]:.1f}× real time · ETA"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    started, done, own = time.monotonic(), 0.0, 0.0
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total_s, hours=0.0, total_hours=total_s / 3600, speed=0.0)
-
-        def advance(seconds: float, resumed: bool = False) -> None:
-            nonlocal done, own
-            done += seconds
-            own += 0.0 if resumed else seconds
-            elapsed = time.monotonic() - started
-            bar.update(task, completed=done, hours=done / 3600, speed=own / elapsed if elapsed > 0 else 0.0)
-
-        yield advance
-    elapsed = time.monotonic() - started
-    if own:
-        console.print(f"{own / 3600:.2f} h of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time")
-
-
 class ShowStep(Protocol):
     """Shows a training step: its number, nats per token, accuracy, tokens/s, and the share of time spent waiting."""
 
@@ -53,24 +33,68 @@ class ShowStep(Protocol):
 
 
 @contextmanager
+def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
+    """A bar over `total_s` seconds of audio, and what it ended with."""
+    started, done, own = time.monotonic(), 0.0, 0.0
+    with _line(console, total_s) as show:
+
+        def advance(seconds: float, resumed: bool = False) -> None:
+            nonlocal done, own
+            done += seconds
+            own += 0.0 if resumed else seconds
+            speed = own / max(1e-9, time.monotonic() - started)
+            show(
+                done,
+                f"{_audio(done)} of {_audio(total_s)} · {speed:.1f}× real time",
+                (total_s - done) / max(speed, 1e-9),
+            )
+
+        yield advance
+    elapsed = time.monotonic() - started
+    if own:
+        console.print(f"{_audio(own)} of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time")
+
+
+@contextmanager
 def training_progress(console: Console, steps: int, first: int) -> Iterator[ShowStep]:
     """A bar over training steps, and what it ended with."""
-    columns = (
-        TextColumn("step {task.completed:.0f} of {task.total:.0f}"),
-        BarColumn(),
-        TextColumn("{task.fields[shown]} · ETA"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=steps, completed=first, shown="")
-        shown = ""
+    started, last, shown = time.monotonic(), first, ""
+    with _line(console, steps) as line:
 
         def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float) -> None:
-            nonlocal shown
-            speed = f"{tokens_per_s:,.0f} tokens/s, {wait_share:.1%} waiting for data"
-            shown = f"{nats:.3f} nats, {accuracy:.1%} right, {speed}"
-            bar.update(task, completed=step, shown=shown)
+            nonlocal last, shown
+            last = step
+            shown = f"{nats:.3f} nats · {accuracy:.1%} right · {tokens_per_s:,.0f} tokens/s"
+            per_step = (time.monotonic() - started) / max(1, step - first)
+            line(step, f"step {step} of {steps} · {shown}", (steps - step) * per_step)
+            shown += f" · {wait_share:.1%} waiting for data"
 
         yield show
-        last = int(bar.tasks[0].completed)
     console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}")
+
+
+class _Show(Protocol):
+    def __call__(self, completed: float, text: str, eta_s: float) -> None: ...
+
+
+@contextmanager
+def _line(console: Console, total: float) -> Iterator[_Show]:
+    """A bar with a text and an ETA; without a terminal, the text once a minute."""
+    columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=12), TextColumn("ETA {task.fields[eta]}"))
+    printed = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total, text="", eta="–")
+
+        def show(completed: float, text: str, eta_s: float) -> None:
+            nonlocal printed
+            eta = str(timedelta(seconds=round(min(eta_s, 1e8))))
+            bar.update(task, completed=completed, text=text, eta=eta)
+            if not console.is_terminal and time.monotonic() - printed >= _PLAIN_LINE_EVERY_S:
+                printed = time.monotonic()
+                console.print(f"{text} · ETA {eta}")
+
+        yield show
+
+
+def _audio(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"

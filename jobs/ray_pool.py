@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,6 +64,17 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
     finally:
         if started_here:
             ray.shutdown()
+
+
+def refuse_dead_address(address: str | None) -> None:
+    """Raise `JobError` where nothing listens at HOST:PORT: Ray itself would try for minutes before it says so."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error.strerror or error})") from error
 
 
 def _start(address: str | None, workers: int | None) -> None:

@@ -27,13 +27,16 @@ from jobs.config_files import save_config
 from jobs.errors import JobError, require
 from jobs.progress import status_console, training_progress
 from jobs.scoring import score_model
+from jobs.stop_signals import stop_signals
 from manifests.dataset_info import DatasetInfo, read_info
-from manifests.fragments import read_samples
+from manifests.splits import read_split
 from model.checkpoint import load_model
 from model.config import preset
 from model.hybrid import HybridLM
 from model.objective import Losses, training_losses
 from pipeline.stream import Batch, StreamConfig, batches, stream
+
+CONFIG_FILE = "train.yaml"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,17 @@ class Config:
     keep: int = 2
     """Checkpoints to keep."""
     resume: bool = False
-    """Go on from the newest checkpoint in --out."""
+    """Go on from the newest checkpoint in --out, with the options it was started with unless they are given again."""
+
+
+def with_saved_options(arguments: list[str]) -> list[str]:
+    """With --resume, the options that the run was started with are the defaults of those on the line."""
+    given = dict(itertools.pairwise(arguments))
+    given |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    saved = Path(given.get("--out", "")) / CONFIG_FILE
+    if "--resume" in arguments and "--config" not in given and saved.is_file():
+        return [*arguments, "--config", str(saved)]
+    return arguments
 
 
 def run(config: Config) -> int:
@@ -85,7 +98,7 @@ def run(config: Config) -> int:
     torch.manual_seed(config.seed)
     node = stream(
         config.dataset,
-        read_samples(config.dataset, "train"),
+        read_split(config.dataset, info, "train"),
         StreamConfig(config.context, config.batch, config.seed),
     )
     if config.resume:
@@ -96,8 +109,10 @@ def run(config: Config) -> int:
         model = _new_model(config, info)
         optimizer = _optimizer(model, config)
         state = TrainingState(0, 0.0, node.state_dict(), _order(config, info), data)
-    save_config(config, config.out / "train.yaml")
+    save_config(config, config.out / CONFIG_FILE, without=["resume"])
     console.print(f"{config.model}: {model.parameter_count() / 1e6:.2f} M parameters")
+    if "validation" not in info.splits:
+        console.print("the dataset has no validation split: nothing will show whether the model overfits")
     with SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step + 1) as writer:
         _train(config, model, optimizer, node, state, writer, console)
     console.print(f"{newest_checkpoint(config.out)}")
@@ -118,8 +133,8 @@ def _train(
     step, started = state.step, time.monotonic() - state.elapsed_s
     waited = 0.0
     done = _progress(config, step, state.elapsed_s)
-    with training_progress(console, config.steps, step) as show:
-        while done < 1:
+    with training_progress(console, config.steps, step) as show, stop_signals() as stopped:
+        while done < 1 and not stopped():
             asked = time.monotonic()
             batch = next(node)
             got = time.monotonic()
@@ -145,9 +160,11 @@ def _train(
             done = _progress(config, step, elapsed)  # asked once a step: the last step is validated and saved
             if done >= 1 or step % config.eval_every == 0:
                 _validate(config, model, step, writer, console)
-            if done >= 1 or step % config.save_every == 0:
+            if done >= 1 or stopped() or step % config.save_every == 0:
                 now = TrainingState(step, elapsed, node.state_dict(), state.order, state.data)
                 save_checkpoint(config.out, model, optimizer, now, config.keep)
+    if done < 1:
+        raise JobError(f"stopped by a signal at step {step}; whisper-gpt train --out {config.out} --resume goes on")
 
 
 def train_step(
@@ -188,9 +205,10 @@ def _progress(config: Config, step: int, elapsed_s: float) -> float:
 
 
 def _validate(config: Config, model: HybridLM, step: int, writer: SummaryWriter, console: Console) -> None:
-    samples = read_samples(config.dataset, "validation")
-    if not samples.num_rows:
+    info = read_info(config.dataset)
+    if "validation" not in info.splits:
         return
+    samples = read_split(config.dataset, info, "validation")
     ordered = stream(config.dataset, samples, StreamConfig(config.context, config.batch, shuffle=False))
     score = score_model(model, itertools.islice(batches(ordered), config.eval_batches))
     writer.add_scalar("validation/token_nats", score.nll, step)
@@ -217,8 +235,12 @@ def _resume(
     folder = newest_checkpoint(config.out)
     state = read_state(folder)
     require_same_data(state.data, data, config.out, config.dataset)
-    if state.order != _order(config, info):
-        raise JobError(f"{folder} was trained in the order of {state.order}, not of {_order(config, info)}")
+    if state.order["plan_sha256"] != info.plan_sha256:
+        raise JobError(f"{folder} was trained on another dataset than {config.dataset}; pass that one")
+    if state.order["seed"] != config.seed:
+        raise JobError(
+            f"{folder} was trained with --seed {state.order['seed']}, not {config.seed}; the order would differ"
+        )
     model = load_model(folder)
     if (model.config.name, model.config.context) != (config.model, config.context):
         raise JobError(

@@ -38,7 +38,8 @@ def run(config: Config) -> int:
         print(": ".join(part for part in (problem.file, problem.key, problem.what) if part))
     samples = sum(totals.samples for totals in info.splits.values())
     verdict = f"{len(problems)} problems" if problems else "all well"
-    console.print(f"{config.dataset}: {samples} samples in {len(sources)} shards, {verdict}")
+    failed = f", {info.failed_sources} sources failed (see inspect)" if info.failed_sources else ""
+    console.print(f"{config.dataset}: {samples} samples in {len(sources)} shards{failed}; {verdict}")
     if problems:
-        console.print("to make a damaged shard again: remove its manifest/SHARD.parquet, and rerun preprocess")
+        console.print("to make a damaged shard again, remove it and rerun preprocess")
     return 1 if problems else 0

@@ -74,8 +74,17 @@ def failures_path(dataset: Path, shard: str) -> Path:
 
 
 def committed_shards(dataset: Path) -> set[str]:
-    """The shards of `dataset` that are whole."""
-    return {path.stem for path in (dataset / MANIFEST_FOLDER).glob("*.parquet")}
+    """The shards of `dataset` that are whole: a readable fragment, and a tar of the length that it says."""
+    whole = set()
+    for path in (dataset / MANIFEST_FOLDER).glob("*.parquet"):
+        try:
+            record = read_record(path)
+        except ManifestError:
+            continue
+        tar = dataset / record.split / f"{record.shard}.tar"
+        if tar.is_file() and tar.stat().st_size == record.size_bytes:
+            whole.add(path.stem)
+    return whole
 
 
 def read_record(path: Path) -> ShardRecord:

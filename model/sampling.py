@@ -18,7 +18,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ModelError(f"{self}: temperature and top-k must not be negative, top-p in (0, 1]")
+            given = f"--temperature {self.temperature} --top-k {self.top_k} --top-p {self.top_p}"
+            raise ModelError(f"{given}: the first two must not be negative, the last above 0 and at most 1")
 
 
 def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -117,6 +117,12 @@ def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> 
 
 def _reason(path: Path, error: Exception) -> str:
     """libsndfile's own words, without the path: a failure row names its source in another column."""
+    if not path.exists():
+        return "no such file"
+    if path.is_file() and path.stat().st_size == 0:
+        return "the file is empty"
     if isinstance(error, soundfile.LibsndfileError):
+        if "Format not recognised" in error.error_string:
+            return f"not audio that can be read ({', '.join(EXTENSIONS)})"
         return error.error_string
     return (getattr(error, "strerror", None) or str(error)).replace(str(path), path.name)

@@ -40,10 +40,7 @@ def scan(root: Path, corpus: str = "maestro") -> Scan:
         )
     if not recordings:
         raise PipelineError(f"{table}: none of its {len(absent)} audio files is there; unpack the audio beside it")
-    warnings = []
-    if absent:
-        warnings.append(f"{len(absent)} of the {len(absent) + len(recordings)} rows of {table.name} have no audio here")
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, absent)
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), absent=absent)
 
 
 def _find_table(root: Path) -> Path:

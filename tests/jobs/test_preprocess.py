@@ -63,8 +63,10 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, da
     (copy / "dataset.json").unlink()
     (copy / "manifest" / "train-000001.parquet").unlink()  # the tar stays: without its fragment it counts for nothing
     (copy / "train" / "train-000001.tar").write_bytes(b"half a shard")
-    (copy / "manifest" / "test-000000.parquet").unlink()
-    (copy / "test" / "test-000000.tar").unlink()
+    (copy / "test" / "test-000000.tar").unlink()  # the fragment stays: without its tar neither
+    whole = (copy / "train" / "train-000002.tar").read_bytes()
+    (copy / "train" / "train-000002.tar").write_bytes(whole[: len(whole) // 2])
+    (copy / "manifest" / "train-000003.parquet").write_bytes(b"damaged")
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "untrained"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=1"]) == 0
     assert committed_files(copy) == committed_files(dataset)
@@ -200,6 +202,9 @@ def test_maestro_needs_its_audio_only_when_asked(
         (["folder", "{made}", "--codec", "untrained", "--segment-s", "0"], "must be above zero", 2),
         (["folder", "{made}", "--codec", "untrained", "--segment-s", "nan"], "must be above zero", 2),
         (["folder", "{made}", "--codec", "untrained", "--workers", "0"], "must be at least 1", 2),
+        (["folder", "{made}", "--codec", "untrained", "--codebooks", "99"], "1 to 32", 2),
+        (["folder", "{made}", "--codec", "untrained", "--mel-window", "100"], "shorter than the hop", 2),
+        (["folder", "{made}", "--codec", "untrained", "--ray-address", "127.0.0.1:9"], "no Ray cluster answers", 1),
         (["librispeech", "/nowhere"], "no such folder", 1),
         (["maestro", "{made}/LibriSpeech", "--codec", "untrained"], "expected one maestro-v", 1),
         (["folder", "{made}", "--codec", "untrained", "--codec-weights", "x.th"], "takes no weights", 1),

@@ -1,17 +1,21 @@
 """Training, scoring and generating from real shards: learns, resumes exactly, refuses what does not belong together."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from jobs import cli
+from jobs import train as train_module
 from jobs.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from jobs.generate import MelSource, continue_audio, prefill, read_prompt
 from jobs.train import Config, learning_rate, train_step
@@ -99,6 +103,44 @@ def test_a_resumed_run_ends_in_the_same_weights(runs: dict[str, Path], dataset: 
     assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(runs["hybrid-4m"])).stream
 
 
+def test_resume_takes_the_options_the_run_was_started_with(
+    runs: dict[str, Path], dataset: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(runs["hybrid-4m"], tmp_path / "run"))
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=14"]) == 0
+    saved = yaml.safe_load((run / "train.yaml").read_text())
+    assert (saved["batch"], saved["context"], saved["steps"], saved["dataset"]) == (2, 64, 14, str(dataset))
+    assert "resume" not in saved and read_state(newest_checkpoint(run)).step == 14
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_the_rest_is_the_same_run(
+    runs: dict[str, Path],
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    """A signal in the fourth of twelve steps; then --resume: bit for bit the undisturbed run's weights."""
+    step, steps = train_module.train_step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), number)
+        return step(*arguments)
+
+    monkeypatch.setattr(train_module, "train_step", interrupted)
+    run = tmp_path / "run"
+    assert train(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6") == 1
+    assert "stopped by a signal at step 4" in capsys.readouterr().err
+    assert read_state(newest_checkpoint(run)).step == 4
+    assert cli.main(["train", "--out", str(run), "--resume"]) == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
 def test_runs_and_data_that_do_not_belong_together(
     runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +148,7 @@ def test_runs_and_data_that_do_not_belong_together(
     assert train(dataset, Path(run), "--steps=13") == 1
     assert "pass --resume" in capsys.readouterr().err
     assert train(dataset, Path(run), "--steps=13", "--resume", "--seed=5") == 1
-    assert "'seed': 0" in capsys.readouterr().err
+    assert "trained with --seed 0, not 5" in capsys.readouterr().err
     assert train(dataset, Path(run), "--steps=13", "--model=gpt-4m", "--resume") == 1
     assert "holds a hybrid-4m of context 64, not a gpt-4m" in capsys.readouterr().err
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
@@ -143,6 +185,11 @@ def test_data_without_a_training_split_is_scored_without_floors(
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     for fragment in (copy / "manifest").glob("train-*"):
         fragment.unlink()
+    assert cli.main(["evaluate", str(copy), str(runs["gpt-4m"])]) == 1
+    assert "the manifest of train holds 0 of the" in capsys.readouterr().err
+    info = json.loads((copy / "dataset.json").read_text())
+    del info["splits"]["train"]
+    (copy / "dataset.json").write_text(json.dumps(info))
     assert cli.main(["evaluate", str(copy), str(runs["gpt-4m"]), "--json"]) == 0
     assert [row["model"] for row in json.loads(capsys.readouterr().out)] == ["gpt-4m"]
     assert cli.main(["evaluate", str(copy)]) == 1
@@ -171,7 +218,7 @@ def test_generate_writes_prompt_and_continuation(
     wav, rate = soundfile.read(out)
     assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half the context of 64, and a second
     assert np.isfinite(wav).all() and wav.std() > 0
-    assert out.with_suffix(".yaml").is_file()
+    assert out.with_name("out.wav.yaml").is_file()
     first = out.read_bytes()
     assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
     assert out.read_bytes() == first  # the seed decides
@@ -225,6 +272,16 @@ def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
         _, prediction = prefill(model, tokens, mel, "decode")
         plain = model(tokens[None], mel[None] if model.config.hybrid else None)
         assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
+
+
+def test_generate_writes_over_nothing_of_the_user_s(runs: dict[str, Path], tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.wav"
+    soundfile.write(str(prompt), np.zeros(24_000), 24_000)
+    before = prompt.read_bytes()
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(prompt), "--prompt", str(prompt)]) == 2
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "o.mp3")]) == 2
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "o.wav"), "--top-p=0"]) == 2
+    assert list(tmp_path.iterdir()) == [prompt] and prompt.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["text", "missing", "too short"])

@@ -78,14 +78,14 @@ def damaged(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "stage", "words"),
     [
-        ("empty file", "scan", None),
-        ("text", "scan", "Format not recognised"),
+        ("empty file", "scan", "the file is empty"),
+        ("text", "scan", "not audio"),
         ("no samples", "scan", "no samples"),
         ("eight channels", "scan", "8 channels"),
         ("odd rate", "scan", "11 Hz"),
         ("NaN", "decode", "NaN or infinite, the first at 0.500 s"),
         ("truncated FLAC", "decode", None),
-        ("missing", "scan", None),
+        ("missing", "scan", "no such file"),
         ("directory", "scan", None),
     ],
 )

@@ -1,0 +1,24 @@
+"""The rows of one split, held against what `dataset.json` says of it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from manifests.dataset_info import DatasetInfo
+from manifests.errors import ManifestError
+from manifests.fragments import read_samples
+
+
+def read_split(dataset: Path, info: DatasetInfo, split: str) -> pa.Table:
+    """The manifest's rows of `split`, in the order of the shards.
+
+    Raises `ManifestError` where the dataset has no such split, or its manifest has lost some of it.
+    """
+    if split not in info.splits or not info.splits[split].samples:
+        there = ", ".join(name for name, totals in info.splits.items() if totals.samples) or "none"
+        raise ManifestError(f"{dataset} has no samples in the split {split}; the splits that have some: {there}")
+    table = read_samples(dataset, split)
+    if table.num_rows != info.splits[split].samples:
+        missing = f"{table.num_rows} of the {info.splits[split].samples} samples"
+        raise ManifestError(f"{dataset}: the manifest of {split} holds {missing}; see whisper-gpt verify {dataset}")
+    return table
