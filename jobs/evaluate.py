@@ -101,7 +101,7 @@ def table(rows: list[Row]) -> Table:
     """The rows for a terminal."""
     shown = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
     shown.add_column("model", no_wrap=True)
-    for heading in ("parameters", "context", "nats/token", "PPL", "accuracy"):
+    for heading in ("params", "context", "nats/token", "PPL", "accuracy"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("run", overflow="fold")
     for row in rows:

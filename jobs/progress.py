@@ -27,9 +27,11 @@ class Advance(Protocol):
 
 
 class ShowStep(Protocol):
-    """Shows a training step: its number, nats per token, accuracy, tokens/s, and the share of time spent waiting."""
+    """Shows a training step: its number, nats per token, accuracy, tokens/s, share of time waited, seconds left."""
 
-    def __call__(self, step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float) -> None: ...
+    def __call__(
+        self, step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float, eta_s: float
+    ) -> None: ...
 
 
 @contextmanager
@@ -58,15 +60,14 @@ def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
 @contextmanager
 def training_progress(console: Console, steps: int, first: int) -> Iterator[ShowStep]:
     """A bar over training steps, and what it ended with."""
-    started, last, shown = time.monotonic(), first, ""
+    last, shown = first, ""
     with _line(console, steps) as line:
 
-        def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float) -> None:
+        def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float, eta_s: float) -> None:
             nonlocal last, shown
             last = step
             shown = f"{nats:.3f} nats · {accuracy:.1%} right · {tokens_per_s:,.0f} tokens/s"
-            per_step = (time.monotonic() - started) / max(1, step - first)
-            line(step, f"step {step} of {steps} · {shown}", (steps - step) * per_step)
+            line(step, f"step {step} of {steps} · {shown}", eta_s)
             shown += f" · {wait_share:.1%} waiting for data"
 
         yield show

@@ -132,7 +132,7 @@ def _train(
     model.train()
     step, started = state.step, time.monotonic() - state.elapsed_s
     waited = 0.0
-    done = _progress(config, step, state.elapsed_s)
+    first = done = _progress(config, step, state.elapsed_s)
     with training_progress(console, config.steps, step) as show, stop_signals() as stopped:
         while done < 1 and not stopped():
             asked = time.monotonic()
@@ -156,8 +156,9 @@ def _train(
             }
             for name, value in scalars.items():
                 writer.add_scalar(name, value, step)
-            show(step, scalars["train/token_nats"], scalars["train/accuracy"], tokens_per_s, wait_share)
             done = _progress(config, step, elapsed)  # asked once a step: the last step is validated and saved
+            eta_s = (elapsed - state.elapsed_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
+            show(step, scalars["train/token_nats"], scalars["train/accuracy"], tokens_per_s, wait_share, eta_s)
             if done >= 1 or step % config.eval_every == 0:
                 _validate(config, model, step, writer, console)
             if done >= 1 or stopped() or step % config.save_every == 0:
