@@ -77,8 +77,8 @@ def evaluate(config: Config) -> list[Row]:
     info = read_info(config.dataset)
     samples = read_split(config.dataset, info, config.split)
     loaded = [(folder, *load_run(folder)) for folder in config.runs]
+    data = TrainedOn(info.fingerprint, info.codec, info.mel)
     for folder, _, state in loaded:
-        data = TrainedOn(info.fingerprint, info.codec, info.mel)
         require_same_data(state.data, data, folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []

@@ -111,10 +111,11 @@ def run(config: Config) -> int:
         state = TrainingState(0, 0.0, node.state_dict(), _order(config, info), data)
     save_config(config, config.out / CONFIG_FILE, without=["resume"])
     console.print(f"{config.model}: {model.parameter_count() / 1e6:.2f} M parameters")
-    if "validation" not in info.splits:
+    validation = _validation_stream(config, info)
+    if validation is None:
         console.print("the dataset has no validation split: nothing will show whether the model overfits")
     with SummaryWriter(str(config.out / "tensorboard"), purge_step=state.step + 1) as writer:
-        _train(config, model, optimizer, node, state, writer, console)
+        _train(config, model, optimizer, node, validation, state, writer, console)
     console.print(f"{newest_checkpoint(config.out)}")
     return 0
 
@@ -124,6 +125,7 @@ def _train(
     model: HybridLM,
     optimizer: torch.optim.Optimizer,
     node: BaseNode[Batch],
+    validation: BaseNode[Batch] | None,
     state: TrainingState,
     writer: SummaryWriter,
     console: Console,
@@ -159,8 +161,11 @@ def _train(
             done = _progress(config, step, elapsed)  # asked once a step: the last step is validated and saved
             eta_s = (elapsed - state.elapsed_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
             show(step, scalars["train/token_nats"], scalars["train/accuracy"], tokens_per_s, wait_share, eta_s)
-            if done >= 1 or step % config.eval_every == 0:
-                _validate(config, model, step, writer, console)
+            if validation is not None and (done >= 1 or step % config.eval_every == 0):
+                score = score_model(model, itertools.islice(batches(validation), config.eval_batches))
+                writer.add_scalar("validation/token_nats", score.nll, step)
+                writer.add_scalar("validation/accuracy", score.accuracy, step)
+                console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
             if done >= 1 or stopped() or step % config.save_every == 0:
                 now = TrainingState(step, elapsed, node.state_dict(), state.order, state.data)
                 save_checkpoint(config.out, model, optimizer, now, config.keep)
@@ -205,16 +210,12 @@ def _progress(config: Config, step: int, elapsed_s: float) -> float:
     return max(step / config.steps, by_clock)
 
 
-def _validate(config: Config, model: HybridLM, step: int, writer: SummaryWriter, console: Console) -> None:
-    info = read_info(config.dataset)
+def _validation_stream(config: Config, info: DatasetInfo) -> BaseNode[Batch] | None:
+    """The validation split in its fixed order, or None where the dataset has none."""
     if "validation" not in info.splits:
-        return
+        return None
     samples = read_split(config.dataset, info, "validation")
-    ordered = stream(config.dataset, samples, StreamConfig(config.context, config.batch, shuffle=False))
-    score = score_model(model, itertools.islice(batches(ordered), config.eval_batches))
-    writer.add_scalar("validation/token_nats", score.nll, step)
-    writer.add_scalar("validation/accuracy", score.accuracy, step)
-    console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
+    return stream(config.dataset, samples, StreamConfig(config.context, config.batch, shuffle=False))
 
 
 def _new_model(config: Config, info: DatasetInfo) -> HybridLM:

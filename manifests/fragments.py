@@ -99,9 +99,7 @@ def read_record(path: Path) -> ShardRecord:
             code_counts=np.frombuffer(zlib.decompress(metadata[_COUNTS_KEY]), "<i8").reshape(shape),
         )
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, zlib.error) as error:
-        raise ManifestError(
-            f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess"
-        ) from error
+        raise _broken(path, error) from error
 
 
 def read_fragment(path: Path) -> tuple[ShardRecord, list[dict]]:

@@ -19,7 +19,7 @@ from manifests.statistics import (
     histogram,
 )
 
-_COLUMNS = ("key", "split", "duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
+_COLUMNS = ("key", "duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
 
 
 @dataclass(frozen=True)

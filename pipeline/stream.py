@@ -85,15 +85,13 @@ class WindowOrder(BaseNode[list[int]]):
     def next(self) -> list[int]:
         c, windows = self._config, len(self._table)
         begin = self._position + c.rank * c.batch
-        positions = range(begin, begin + c.batch)
-        if not c.shuffle:
-            positions = range(begin, min(begin + c.batch, windows))
-            if not positions:
-                raise StopIteration
+        end = begin + c.batch if c.shuffle else min(begin + c.batch, windows)
+        if end <= begin:
+            raise StopIteration
         self._position += c.batch * c.world
         if not c.shuffle:
-            return list(positions)
-        return [self._epoch(p // windows).window_at(p % windows) for p in positions]
+            return list(range(begin, end))
+        return [self._epoch(p // windows).window_at(p % windows) for p in range(begin, end)]
 
     def get_state(self) -> dict[str, Any]:
         return {"position": self._position}
