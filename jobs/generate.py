@@ -26,8 +26,8 @@ from model.errors import ModelError
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
-from pipeline.causal_encodec import Codec
-from pipeline.codec import load_codec
+from pipeline.codec.causal import Codec
+from pipeline.codec.loading import load_codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel, MelConfig
 from pipeline.publish import publishing

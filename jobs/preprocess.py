@@ -21,7 +21,7 @@ from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import FAILURES_FOLDER, committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
-from pipeline.codec import load_codec, weights_file
+from pipeline.codec.loading import load_codec, weights_file
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
 from pipeline.mel import HOP_SAMPLES, MelConfig

@@ -13,7 +13,7 @@ import ray
 
 from jobs.errors import JobError
 from jobs.shard_task import ShardTask, make_shard
-from pipeline.causal_encodec import CodecFingerprint
+from pipeline.codec.causal import CodecFingerprint
 from pipeline.errors import PipelineError
 from pipeline.mel import MelConfig
 
@@ -34,7 +34,7 @@ class ShardWorker:
     def __init__(self, setup: WorkerSetup):
         import torch
 
-        from pipeline.codec import load_codec
+        from pipeline.codec.loading import load_codec
         from pipeline.mel import LogMel
 
         torch.set_num_threads(1)

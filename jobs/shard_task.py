@@ -14,7 +14,7 @@ import numpy as np
 from manifests.fragments import ShardRecord, failures_bytes, failures_path, fragment_bytes, fragment_path
 from pipeline.align import Segment, align_segments
 from pipeline.audio import probe, stream_mono
-from pipeline.causal_encodec import Codec
+from pipeline.codec.causal import Codec
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import LogMel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.causal_encodec import CHUNK_FRAMES, Codec
+from pipeline.codec.causal import CHUNK_FRAMES, Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.audio import AudioInfo
-from pipeline.causal_encodec import CodecFingerprint
+from pipeline.codec.causal import CodecFingerprint
 from pipeline.corpora.recording import SPLITS, Recording
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import MelConfig

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jobs import cli, ray_pool
-from pipeline.causal_encodec import Codec
-from pipeline.codec import load_codec
+from pipeline.codec.causal import Codec
+from pipeline.codec.loading import load_codec
 from pipeline.corpora import synthetic
 from pipeline.mel import LogMel, MelConfig
 

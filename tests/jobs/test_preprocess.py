@@ -20,7 +20,7 @@ from jobs import cli, ray_pool
 from jobs.shard_task import ShardTask, make_shard
 from manifests.dataset_info import read_info
 from manifests.fragments import committed_shards, read_failures, read_samples
-from pipeline.causal_encodec import Codec
+from pipeline.codec.causal import Codec
 from pipeline.corpora.recording import Recording
 from pipeline.errors import PipelineError
 from pipeline.mel import LogMel

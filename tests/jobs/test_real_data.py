@@ -14,7 +14,7 @@ from manifests.fragments import read_failures, read_samples
 from model.config import ModelConfig
 from model.hybrid import HybridLM
 from pipeline.audio import probe, read_mono
-from pipeline.causal_encodec import Codec
+from pipeline.codec.causal import Codec
 from pipeline.corpora import librispeech, maestro
 from pipeline.errors import PipelineError
 from pipeline.mel import LogMel

@@ -24,7 +24,7 @@ from model.checkpoint import load_safetensors
 from model.config import ModelConfig
 from model.hybrid import HybridLM
 from model.sampling import Sampling
-from pipeline.causal_encodec import Codec
+from pipeline.codec.causal import Codec
 from pipeline.mel import LogMel
 from pipeline.stream import StreamConfig, stream
 

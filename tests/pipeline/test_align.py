@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.align import align_segments
-from pipeline.causal_encodec import Codec
+from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 

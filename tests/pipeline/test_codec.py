@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import codec as codec_module
 from pipeline.audio import read_mono
-from pipeline.causal_encodec import PREROLL_FRAMES, Codec
-from pipeline.codec import load_codec
-from pipeline.encodec_import import EncodecModel
+from pipeline.codec import loading as codec_module
+from pipeline.codec.causal import PREROLL_FRAMES, Codec
+from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.loading import load_codec
 from pipeline.errors import PipelineError
 
 
@@ -180,7 +180,7 @@ def test_only_the_placeholder_is_gone_after_the_import() -> None:
     """Where torchaudio cannot be loaded, nothing of the stand-in is left for other libraries to trip over."""
     code = (
         "import sys; sys.modules['torchaudio'] = None\n"  # makes `import torchaudio` fail, as a broken one does
-        "import pipeline.encodec_import as e\n"
+        "import pipeline.codec.encodec_import as e\n"
         "assert e.EncodecModel and sys.modules.get('torchaudio') is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

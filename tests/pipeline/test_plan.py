@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio import AudioInfo
-from pipeline.causal_encodec import CodecFingerprint
+from pipeline.codec.causal import CodecFingerprint
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import MelConfig

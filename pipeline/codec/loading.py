@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.causal_encodec import Codec
-from pipeline.encodec_import import EncodecModel, SConv1d, SConvTranspose1d
+from pipeline.codec.causal import Codec
+from pipeline.codec.encodec_import import EncodecModel, SConv1d, SConvTranspose1d
 from pipeline.errors import PipelineError
 
 WEIGHTS_VARIABLE = "WHISPER_GPT_CODEC_WEIGHTS"

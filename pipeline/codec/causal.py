@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from pipeline import codec_stream
-from pipeline.codec_stream import StreamState
-from pipeline.encodec_import import EncodecModel
+from pipeline.codec import streaming
+from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.streaming import StreamState
 from pipeline.errors import PipelineError
 from pipeline.mel import frame_count
 
@@ -95,13 +95,13 @@ class Codec:
     @torch.no_grad()
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them."""
-        latents, state = codec_stream.step(self.net.encoder.model, state, samples[:, None])
+        latents, state = streaming.step(self.net.encoder.model, state, samples[:, None])
         return self._quantize(latents), state
 
     @torch.no_grad()
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `codes` `[B, K', n]` → audio float32 `[B, n·hop]` and the state after them."""
-        audio, state = codec_stream.step(self.net.decoder.model, state, self._latents(codes))
+        audio, state = streaming.step(self.net.decoder.model, state, self._latents(codes))
         return audio[:, 0], state
 
     @cached_property
@@ -114,13 +114,13 @@ class Codec:
         if not 1 <= codebooks <= self.codebooks:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
         with torch.no_grad():
-            return codec_stream.begin(self.net.decoder.model, self._latents(self._preroll[0][:, :codebooks]))[1]
+            return streaming.begin(self.net.decoder.model, self._latents(self._preroll[0][:, :codebooks]))[1]
 
     @cached_property
     def _preroll(self) -> tuple[torch.Tensor, StreamState]:
         with torch.no_grad():
             silence = torch.zeros(1, 1, PREROLL_FRAMES * self.hop)
-            latents, state = codec_stream.begin(self.net.encoder.model, silence)
+            latents, state = streaming.begin(self.net.encoder.model, silence)
             return self._quantize(latents), state
 
     def _quantize(self, latents: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock, pad1d
+from pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock, pad1d
 
 
 @dataclass(frozen=True)
