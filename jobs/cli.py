@@ -21,6 +21,7 @@ VERBS = {
     "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
     "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
+    "train-codec": ("jobs.train_codec", "train a codec of any size on folders of audio"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }
 

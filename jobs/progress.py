@@ -38,7 +38,7 @@ class ShowStep(Protocol):
 def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
     """A bar over `total_s` seconds of audio, and what it ended with."""
     started, done, own = time.monotonic(), 0.0, 0.0
-    with _line(console, total_s) as show:
+    with progress_line(console, total_s) as show:
 
         def advance(seconds: float, resumed: bool = False) -> None:
             nonlocal done, own
@@ -61,7 +61,7 @@ def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
 def training_progress(console: Console, steps: int, first: int) -> Iterator[ShowStep]:
     """A bar over training steps, and what it ended with."""
     last, shown = first, ""
-    with _line(console, steps) as line:
+    with progress_line(console, steps) as line:
 
         def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float, eta_s: float) -> None:
             nonlocal last, shown
@@ -74,12 +74,12 @@ def training_progress(console: Console, steps: int, first: int) -> Iterator[Show
     console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}")
 
 
-class _Show(Protocol):
+class Show(Protocol):
     def __call__(self, completed: float, text: str, eta_s: float) -> None: ...
 
 
 @contextmanager
-def _line(console: Console, total: float) -> Iterator[_Show]:
+def progress_line(console: Console, total: float) -> Iterator[Show]:
     """A bar with a text and an ETA; without a terminal, the text once a minute."""
     columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=12), TextColumn("ETA {task.fields[eta]}"))
     printed = time.monotonic()

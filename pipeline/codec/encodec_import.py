@@ -28,6 +28,17 @@ _import_encodec()
 from encodec import EncodecModel  # noqa: E402
 from encodec.modules.conv import SConv1d, SConvTranspose1d, pad1d  # noqa: E402
 from encodec.modules.lstm import SLSTM  # noqa: E402
-from encodec.modules.seanet import SEANetResnetBlock  # noqa: E402
+from encodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock  # noqa: E402
+from encodec.quantization import ResidualVectorQuantizer  # noqa: E402
 
-__all__ = ["SLSTM", "EncodecModel", "SConv1d", "SConvTranspose1d", "SEANetResnetBlock", "pad1d"]
+__all__ = [
+    "SLSTM",
+    "EncodecModel",
+    "ResidualVectorQuantizer",
+    "SConv1d",
+    "SConvTranspose1d",
+    "SEANetDecoder",
+    "SEANetEncoder",
+    "SEANetResnetBlock",
+    "pad1d",
+]

@@ -1,0 +1,96 @@
+"""Audio decoded once into one memory-mapped file, and random crops of it that are a pure function of seed and step."""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.audio import SAMPLE_RATE, read_mono
+from pipeline.errors import AudioError, PipelineError
+from pipeline.publish import publish_bytes, publishing
+
+# Crops are made this much quieter or louder, so that the codec does not learn one level.
+_GAIN_DB = (-10.0, 6.0)
+_FULL_SCALE = 32767
+
+
+@dataclass(frozen=True)
+class AudioStore:
+    """24 kHz mono audio, all recordings one after another as int16; recording i is `samples[bounds[i]:bounds[i+1]]`."""
+
+    samples: np.ndarray
+    bounds: np.ndarray
+    names: list[str]
+
+    @property
+    def hours(self) -> float:
+        return len(self.samples) / SAMPLE_RATE / 3600
+
+    def recording(self, i: int) -> torch.Tensor:
+        """Recording i, float32 `[N]`."""
+        return torch.from_numpy(self.samples[self.bounds[i] : self.bounds[i + 1]] / np.float32(_FULL_SCALE))
+
+
+def build_store(
+    files: Sequence[Path], path: Path, threads: int, skipped: Callable[[Path, AudioError], None]
+) -> AudioStore:
+    """Decode `files` into `path`.i16 and `path`.json, unless they hold the same files already.
+
+    A file that cannot be decoded goes to `skipped`. Raises `PipelineError` where nothing is left.
+    """
+    data, index = path.with_suffix(".i16"), path.with_suffix(".json")
+    wanted = [f"{file} {file.stat().st_size}" for file in files]
+    if not (data.is_file() and index.is_file() and json.loads(index.read_text())["wanted"] == wanted):
+        bounds, names = [0], []
+        with publishing(data) as out, ThreadPoolExecutor(threads) as pool:
+            for file, samples in zip(files, _in_order(pool, files, threads), strict=True):
+                if isinstance(samples, AudioError):
+                    skipped(file, samples)
+                    continue
+                out.write(samples.tobytes())
+                bounds.append(bounds[-1] + len(samples))
+                names.append(str(file))
+        publish_bytes(index, json.dumps({"wanted": wanted, "bounds": bounds, "names": names}).encode())
+    content = json.loads(index.read_text())
+    if not content["names"]:
+        raise PipelineError(f"{path}: none of its {len(files)} audio files could be decoded")
+    return AudioStore(np.memmap(data, np.int16, mode="r"), np.array(content["bounds"]), content["names"])
+
+
+def random_crops(store: AudioStore, batch: int, samples: int, seed: int, step: int) -> torch.Tensor:
+    """`batch` crops float32 `[B, samples]` for one training step: every second of audio is as likely as another.
+
+    A recording shorter than a crop is followed by silence. The draw depends on `seed` and `step` alone.
+    """
+    random = np.random.default_rng((seed, step))
+    crops = np.zeros((batch, samples), np.float32)
+    for row in crops:
+        i = int(np.searchsorted(store.bounds, random.integers(len(store.samples)), side="right")) - 1
+        first, last = int(store.bounds[i]), int(store.bounds[i + 1])
+        start = first + int(random.integers(max(1, last - first - samples + 1)))
+        piece = store.samples[start : min(last, start + samples)]
+        gain = 10 ** (random.uniform(*_GAIN_DB) / 20)
+        row[: len(piece)] = np.clip(piece * np.float32(gain / _FULL_SCALE), -1, 1)
+    return torch.from_numpy(crops)
+
+
+def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path], ahead: int):
+    """Each file decoded, or its error; in order, with only a few in memory at a time."""
+    waiting = []
+    for file in files:
+        waiting.append(pool.submit(_decode, file))
+        if len(waiting) > 2 * ahead:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _decode(file: Path) -> np.ndarray | AudioError:
+    try:
+        return (np.clip(read_mono(file), -1, 1) * _FULL_SCALE).astype(np.int16)
+    except AudioError as error:
+        return error

@@ -1,0 +1,97 @@
+"""Training the residual quantizer: k-means start, moving averages, dead codewords replaced.
+
+The `encodec` package has all three, but a dead codeword that it replaces is overwritten within the same call by its
+unchanged moving average, its threshold (2 of a batch) declares every codeword dead where a batch has fewer frames
+than the codebook entries, and its commitment loss has no gradient past the first codebook. So the network's own
+codebooks are trained here; encoding and decoding are the package's.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline.codec.architecture import codebooks
+from pipeline.codec.encodec_import import EncodecModel
+
+_DECAY = 0.99
+# A codeword that gets less than this share of an even use is dead.
+_DEAD_SHARE = 0.05
+_KMEANS_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Latents after quantization `[B, D, T]` (gradients pass straight through) and the commitment loss."""
+
+    latents: torch.Tensor
+    commitment: torch.Tensor
+
+
+class QuantizerTrainer(nn.Module):
+    """The moving averages behind a network's codebooks: how much each codeword is used (`counts` `[K, size]`, 1 is an
+    even share) and the sum of what chose it (`sums` `[K, size, D]`); a codeword is sums / counts."""
+
+    counts: torch.Tensor
+    sums: torch.Tensor
+    has_started: torch.Tensor
+
+    def __init__(self, net: EncodecModel) -> None:
+        super().__init__()
+        self._codebooks = codebooks(net)
+        self.register_buffer("counts", torch.ones(len(self._codebooks), len(self._codebooks[0])))
+        self.register_buffer("sums", torch.stack(self._codebooks).clone())
+        self.register_buffer("has_started", torch.zeros(1, dtype=torch.uint8))
+
+    @property
+    def started(self) -> bool:
+        """Whether the codebooks were set by `start`, so that latents can be quantized."""
+        return bool(self.has_started)
+
+    @torch.no_grad()
+    def start(self, frames: torch.Tensor) -> None:
+        """Set every codebook by k-means on latents `[n, D]`, each on what the ones before it leave over."""
+        residual = frames
+        for k, codebook in enumerate(self._codebooks):
+            codebook.copy_(_draw(residual, len(codebook)))
+            for _ in range(_KMEANS_ROUNDS):
+                self._move(k, residual, _nearest(residual, codebook), decay=0.0)
+            residual = residual - codebook[_nearest(residual, codebook)]
+        self.has_started.fill_(1)
+
+    def forward(self, latents: torch.Tensor, depth: int) -> Quantized:
+        """Quantize latents `[B, D, T]` with the first `depth` codebooks and move those towards what they stand for."""
+        residual = latents.transpose(1, 2).flatten(0, 1)  # [n, D]
+        commitment = torch.zeros((), device=latents.device)
+        for k in range(depth):
+            chosen = _nearest(residual.detach(), self._codebooks[k])
+            codeword = self._codebooks[k][chosen]
+            self._move(k, residual.detach(), chosen, _DECAY)
+            residual = residual - codeword
+            commitment = commitment + residual.square().mean()
+        error = residual.detach().unflatten(0, (len(latents), -1)).transpose(1, 2)
+        return Quantized(latents - error, commitment / depth)
+
+    @torch.no_grad()
+    def _move(self, k: int, vectors: torch.Tensor, chosen: torch.Tensor, decay: float) -> None:
+        """Move codebook k towards the means of the `vectors` `[n, D]` that chose each codeword."""
+        codebook, counts, sums = self._codebooks[k], self.counts[k], self.sums[k]
+        share = len(codebook) / len(vectors)
+        used = torch.zeros_like(counts).index_add_(0, chosen, torch.full_like(vectors[:, 0], share))
+        total = torch.zeros_like(sums).index_add_(0, chosen, vectors * share)
+        counts.lerp_(used, 1 - decay)
+        sums.lerp_(total, 1 - decay)
+        dead = (counts < _DEAD_SHARE).nonzero()[:, 0]
+        # A whole even share: long enough alive to be chosen before it can be found dead again.
+        counts[dead] = 1.0
+        sums[dead] = _draw(vectors, len(dead))
+        codebook.copy_(sums / counts[:, None])
+
+
+def _nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Which codeword of `[size, D]` is nearest to each of `[n, D]` → `[n]`; |x|² is one for all, so left out."""
+    return (codebook.square().sum(1) - 2 * vectors @ codebook.T).argmin(1)
+
+
+def _draw(vectors: torch.Tensor, count: int) -> torch.Tensor:
+    return vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
