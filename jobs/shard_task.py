@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from manifests.fragments import ShardRecord, failures_bytes, failures_path, fragment_bytes, fragment_path
-from pipeline.align import Segment, align_segments
+from pipeline.align import Segment, align_recordings
 from pipeline.audio import probe, stream_mono
 from pipeline.codec.causal import Codec
 from pipeline.corpora.recording import Recording
@@ -75,10 +75,12 @@ def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float
     failures: list[dict] = []
     with publishing(shard_path(task.dataset, task.split, task.shard)) as file:
         writer = ShardWriter(file)
-        for plan_row in task.rows:
+        audio = [_read_source(task, plan_row) for plan_row in task.rows]
+        aligned = align_recordings(audio, codec, log_mel, task.segment_frames)
+        for plan_row, segments in zip(task.rows, aligned, strict=True):
             mark, own = writer.mark(), _new_tally(codec, log_mel)
             try:
-                own_rows = list(_write_recording(task, plan_row, codec, log_mel, writer, own))
+                own_rows = _write_recording(task, plan_row, segments, codec, writer, own)
             except AudioError as error:
                 writer.rollback(mark)
                 failures.append(_failure_row(plan_row, error))
@@ -106,12 +108,23 @@ def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float
     publish_bytes(fragment_path(task.dataset, task.shard), fragment_bytes(rows, record))
 
 
-def _write_recording(
-    task: ShardTask, plan_row: dict, codec: Codec, log_mel: LogMel, writer: ShardWriter, tally: _Tally
-) -> Iterator[dict]:
-    """Add all segments of one source to the shard, yielding their manifest rows. Raises `AudioError`."""
+def _read_source(task: ShardTask, plan_row: dict) -> Iterator[np.ndarray]:
+    """The audio of one source in blocks. Raises `AudioError`, for what the scan found too."""
     if plan_row["scan_error"]:
         raise AudioError("scan", plan_row["scan_error"])
+    yield from stream_mono(task.source_root / plan_row["path"])
+
+
+def _write_recording(
+    task: ShardTask, plan_row: dict, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
+) -> list[dict]:
+    """Add all segments of one source to the shard → their manifest rows. Raises `AudioError`."""
+    recording, rows = recording_of(plan_row), []
+    for index, segment in enumerate(segments):
+        sample = Sample(_meta(recording, plan_row["corpus"], index, segment, codec), segment.codes, segment.mel)
+        spans = writer.add(sample)
+        tally.add(segment, codec.sample_rate)
+        rows.append(_manifest_row(sample, segment, spans, task.shard))
     path = task.source_root / plan_row["path"]
     info = probe(path)
     source = {
@@ -120,12 +133,7 @@ def _write_recording(
         "source_rate": info.sample_rate,
         "source_channels": info.channels,
     }
-    recording = recording_of(plan_row)
-    for index, segment in enumerate(align_segments(stream_mono(path), codec, log_mel, task.segment_frames)):
-        sample = Sample(_meta(recording, plan_row["corpus"], index, segment, codec), segment.codes, segment.mel)
-        spans = writer.add(sample)
-        tally.add(segment, codec.sample_rate)
-        yield _manifest_row(sample, segment, spans, task.shard) | source
+    return [row | source for row in rows]
 
 
 def _meta(recording: Recording, corpus: str, index: int, segment: Segment, codec: Codec) -> SampleMeta:

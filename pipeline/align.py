@@ -1,16 +1,21 @@
 """Blocks of 24 kHz audio in, segments of aligned codes and mel out: both of the same samples, frame for frame."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from pipeline.codec.causal import CHUNK_FRAMES, Codec
+from pipeline.codec.streaming import StreamState, join
 from pipeline.errors import AudioError
-from pipeline.mel import LogMel
+from pipeline.mel import LogMel, frame_count
 
 CLIPPED_AT = 0.999
+
+# Side by side, one reading of the LSTM's 16 MB of weights serves all; past 8 little is won.
+LANES = 8
 
 
 @dataclass(frozen=True)
@@ -26,27 +31,21 @@ class Segment:
     clipped_share: float
 
 
-def align_segments(
-    blocks: Iterable[np.ndarray], codec: Codec, log_mel: LogMel, segment_frames: int
-) -> Iterator[Segment]:
-    """Encode a recording in a stream and cut it into segments of `segment_frames` (the last one shorter).
+def align_recordings(
+    recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int
+) -> Iterator[Iterator[Segment]]:
+    """Encode recordings (each in blocks `[n]`) and cut them into segments of `segment_frames` (the last one shorter).
 
-    Encoding goes a second at a time from the recording's start, and the codec's and the mel's state run on, so that
-    neither the blocks the audio came in nor where it is cut into segments changes a value. Memory is that of one
-    segment. Raises `AudioError` (stage `encode`) where a value is not finite.
+    Yields an iterator over the segments of each recording in turn; it is to be used up before the next is asked for.
+    It raises `AudioError` where reading that recording does, and (stage `encode`) where a value is not finite.
+
+    A recording is encoded a second at a time from its start, and the codec's and the mel's state run on, so that
+    neither the blocks the audio came in nor where it is cut into segments changes a value. Several recordings are
+    encoded side by side, which is faster; what that puts ahead of its turn is kept as segments, not as audio.
     """
-    start = 0
-    pending: list[_Frames] = []
-    for frames in _encode(blocks, codec, log_mel):
-        pending.append(frames)
-        while sum(len(p.mel) for p in pending) >= segment_frames:
-            whole = _join(pending)
-            yield _segment(start * codec.hop, _cut(whole, 0, segment_frames, codec.hop))
-            start += segment_frames
-            rest = _cut(whole, segment_frames, len(whole.mel), codec.hop)
-            pending = [rest] if len(rest.mel) else []
-    if pending:
-        yield _segment(start * codec.hop, _join(pending))
+    lanes = _Lanes(recordings, codec, log_mel, segment_frames)
+    for index in range(len(recordings)):
+        yield lanes.segments(index)
 
 
 @dataclass(frozen=True)
@@ -58,19 +57,98 @@ class _Frames:
     mel: np.ndarray
 
 
-def _encode(blocks: Iterable[np.ndarray], codec: Codec, log_mel: LogMel) -> Iterator[_Frames]:
-    """The frames of a recording, a chunk at a time."""
-    codec_state, mel_context = codec.encoder_start, log_mel.start()
-    for wav in _rechunk(blocks, CHUNK_FRAMES * codec.hop):
-        samples = torch.from_numpy(np.pad(wav, (0, -len(wav) % codec.hop)))
-        codes, codec_state = codec.encode_chunk(codec_state, samples[None])
-        mel, mel_context = log_mel.step(mel_context, samples)
+@dataclass
+class _Lane:
+    """A recording that is being encoded: what is left of it, the states, and frames that are not yet a segment."""
+
+    index: int
+    chunks: Iterator[np.ndarray]
+    codec_state: StreamState
+    mel_context: torch.Tensor
+    frames: list[_Frames] = field(default_factory=list)
+    start_frame: int = 0
+
+
+class _Lanes:
+    """Up to `LANES` recordings encoded in lock step, and what of them was not asked for yet."""
+
+    def __init__(self, recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int):
+        self._codec, self._log_mel, self._segment_frames = codec, log_mel, segment_frames
+        self._waiting = deque(enumerate(recordings))
+        self._lanes: list[_Lane] = []
+        # Of each recording: its segments in order, then None at its end, or the error that ended it.
+        self._outcomes: list[deque[Segment | AudioError | None]] = [deque() for _ in recordings]
+
+    def segments(self, index: int) -> Iterator[Segment]:
+        while True:
+            while not self._outcomes[index]:
+                self._step()
+            outcome = self._outcomes[index].popleft()
+            if outcome is None:
+                return
+            if isinstance(outcome, AudioError):
+                raise outcome
+            yield outcome
+
+    def _step(self) -> None:
+        """Encode the next chunk of every lane; ended recordings make room for waiting ones first."""
+        ready = [(lane, wav) for lane in self._lanes if (wav := self._read(lane)) is not None]
+        while len(ready) < LANES and self._waiting:
+            index, blocks = self._waiting.popleft()
+            chunks = _rechunk(blocks, CHUNK_FRAMES * self._codec.hop)
+            lane = _Lane(index, chunks, self._codec.encoder_start, self._log_mel.start())
+            if (wav := self._read(lane)) is not None:
+                ready.append((lane, wav))
+        self._lanes = []
+        if not ready:
+            return
+        longest = -(-max(len(wav) for _, wav in ready) // self._codec.hop) * self._codec.hop
+        # A shorter chunk is its recording's last: the zeros after it change nothing before them.
+        batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for _, wav in ready]))
+        codes, states = self._codec.encode_chunk(join([lane.codec_state for lane, _ in ready]), batch)
+        for row, (lane, wav) in enumerate(ready):
+            lane.codec_state = states[row : row + 1]
+            frames = frame_count(len(wav))
+            try:
+                mel = self._mel(lane, wav, batch[row, : frames * self._codec.hop])
+            except AudioError as error:
+                self._outcomes[lane.index].append(error)
+                continue
+            lane.frames.append(_Frames(wav, codes[row, :, :frames].numpy(), mel))
+            self._cut_segments(lane)
+            self._lanes.append(lane)
+
+    def _read(self, lane: _Lane) -> np.ndarray | None:
+        """The lane's next chunk; None where its recording has ended, well or badly."""
+        try:
+            wav = next(lane.chunks, None)
+        except AudioError as error:
+            self._outcomes[lane.index].append(error)
+            return None
+        if wav is None:
+            if lane.frames:
+                self._outcomes[lane.index].append(_segment(lane.start_frame * self._codec.hop, _join(lane.frames)))
+            self._outcomes[lane.index].append(None)
+        return wav
+
+    def _mel(self, lane: _Lane, wav: np.ndarray, samples: torch.Tensor) -> np.ndarray:
+        mel, lane.mel_context = self._log_mel.step(lane.mel_context, samples)
         half = mel.numpy().astype(np.float16)
         if not np.isfinite(half).all():
             raise AudioError(
                 "encode", f"samples as large as {np.abs(wav).max():.3g} have no finite mel; scale it to ±1"
             )
-        yield _Frames(wav, codes[0].numpy(), half)
+        return half
+
+    def _cut_segments(self, lane: _Lane) -> None:
+        length = self._segment_frames
+        while sum(len(frames.mel) for frames in lane.frames) >= length:
+            whole = _join(lane.frames)
+            segment = _segment(lane.start_frame * self._codec.hop, _cut(whole, 0, length, self._codec.hop))
+            self._outcomes[lane.index].append(segment)
+            lane.start_frame += length
+            rest = _cut(whole, length, len(whole.mel), self._codec.hop)
+            lane.frames = [rest] if len(rest.mel) else []
 
 
 def _join(parts: list[_Frames]) -> _Frames:

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from pipeline.codec import streaming
+from pipeline.codec.architecture import codebooks
 from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.streaming import StreamState
+from pipeline.codec.quantizer import ResidualQuantizer
+from pipeline.codec.streaming import Layer, StreamState
 from pipeline.errors import PipelineError
 from pipeline.mel import frame_count
 
@@ -95,14 +97,14 @@ class Codec:
     @torch.no_grad()
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them."""
-        latents, state = streaming.step(self.net.encoder.model, state, samples[:, None])
-        return self._quantize(latents), state
+        latents, state = streaming.run(self._encoder, state, samples[..., None])
+        return self._quantizer.encode(latents), state
 
     @torch.no_grad()
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `codes` `[B, K', n]` → audio float32 `[B, n·hop]` and the state after them."""
-        audio, state = streaming.step(self.net.decoder.model, state, self._latents(codes))
-        return audio[:, 0], state
+        audio, state = streaming.run(self._decoder, state, self._quantizer.decode(codes))
+        return audio[..., 0], state
 
     @cached_property
     def encoder_start(self) -> StreamState:
@@ -114,18 +116,23 @@ class Codec:
         if not 1 <= codebooks <= self.codebooks:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
         with torch.no_grad():
-            return streaming.begin(self.net.decoder.model, self._latents(self._preroll[0][:, :codebooks]))[1]
+            return streaming.run(self._decoder, None, self._quantizer.decode(self._preroll[0][:, :codebooks]))[1]
+
+    @cached_property
+    def _encoder(self) -> list[Layer]:
+        return streaming.compile_layers(self.net.encoder.model)
+
+    @cached_property
+    def _decoder(self) -> list[Layer]:
+        return streaming.compile_layers(self.net.decoder.model)
+
+    @cached_property
+    def _quantizer(self) -> ResidualQuantizer:
+        return ResidualQuantizer.of(codebooks(self.net)[: self.codebooks])
 
     @cached_property
     def _preroll(self) -> tuple[torch.Tensor, StreamState]:
         with torch.no_grad():
-            silence = torch.zeros(1, 1, PREROLL_FRAMES * self.hop)
-            latents, state = streaming.begin(self.net.encoder.model, silence)
-            return self._quantize(latents), state
-
-    def _quantize(self, latents: torch.Tensor) -> torch.Tensor:
-        # The residual quantizer is greedy: its first K codebooks do not depend on how many follow.
-        return self.net.quantizer.vq.encode(latents, n_q=self.codebooks).transpose(0, 1).to(torch.int16)
-
-    def _latents(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.net.quantizer.decode(codes.long().transpose(0, 1))
+            silence = torch.zeros(1, PREROLL_FRAMES * self.hop, 1)
+            latents, state = streaming.run(self._encoder, None, silence)
+            return self._quantizer.encode(latents), state

@@ -1,103 +1,247 @@
-"""EnCodec's SEANet in a stream: the same outputs as a whole-signal pass, a few frames at a time.
+"""EnCodec's SEANet in a stream: the same outputs as a whole-signal pass, a few frames at a time, and faster.
 
-Every layer of the causal model needs only a bounded past: a convolution its last `k_eff − stride` inputs, a transposed
-one the `k − stride` outputs that its next input will add to, an LSTM its (h, c). The stock package throws all of that
+Every layer of the causal model needs only a bounded past: a convolution its last `kernel − stride` inputs, a transposed
+one the part of its last output that the next input adds to, an LSTM its (h, c). The stock package throws all of that
 away between calls; here it is carried in a `StreamState`, so that chunks of any whole number of frames give what one
 pass over the whole signal gives (to float rounding). A state is a value: stepping returns a new one.
+
+The layers are taken from the package's network and run in its arithmetic, but on signals laid out `[B, T, C]`: there a
+strided convolution is a matrix product of overlapping rows, and so is a transposed one (docs/experiments.md has what
+each choice saved).
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock, pad1d
+from pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock
+
+# From this many input channels on, a product of matrices beats oneDNN's convolution.
+_MATRIX_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """What the layers carry over, in the order the signal meets them; each `[B, …]` (LSTM: `[layers, B, C]`)."""
+    """What the layers carry over, in the order the signal meets them; each `[B, …]`."""
 
     carried: tuple[torch.Tensor, ...]
 
+    def __len__(self) -> int:
+        return len(self.carried[0])
 
-def begin(network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-    """Pass the first chunk `[B, C, n]` of a signal; left edges are reflect-padded as the stock layers do.
+    def __getitem__(self, rows: slice) -> "StreamState":
+        """The states of some of the batch's signals."""
+        return StreamState(tuple(tensor[rows] for tensor in self.carried))
 
-    `n` must be a whole number of frames and, at the coarsest rate, longer than the padding there (6).
+
+def join(states: list[StreamState]) -> StreamState:
+    """One state of the signals of all `states`, in their order."""
+    return StreamState(tuple(torch.cat(parts) for parts in zip(*(s.carried for s in states), strict=True)))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """y[t] = bias + Σ_j weight[j] · x[stride · t + j], of ELU(x) where `elu` is set.
+
+    `weight` is a matrix `[out, kernel · in]`, or `[out, in, 1, kernel]` with channels last for oneDNN.
     """
-    return _run(network, x, None)
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    kernel: int
+    stride: int
+    elu: bool
+
+    def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
+        if self.kernel > self.stride:
+            x = carry.prepend(x, self.kernel - self.stride, self.elu)
+        elif self.elu:
+            x = elu(x, torch.empty_like(x))
+        if self.weight.dim() == 4:
+            return F.conv2d(x.mT[:, :, None], self.weight, self.bias, (1, self.stride))[:, :, 0].mT
+        if self.kernel > 1:
+            # Row t holds the `kernel` inputs of output t one after another, as the memory does already.
+            (batch, length, channels), x = x.shape, x.contiguous()
+            rows = (length - self.kernel) // self.stride + 1
+            x = x.as_strided((batch, rows, self.kernel * channels), (length * channels, self.stride * channels, 1))
+        return F.linear(x, self.weight, self.bias)
 
 
-def step(network: nn.Module, state: StreamState, x: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-    """Pass the next chunk `[B, C, n]`, a whole number of frames → its outputs and the state after it."""
-    return _run(network, x, state)
+@dataclass(frozen=True)
+class TransposedConv:
+    """ELU, then each input makes two strides of output: its own, and a share of the next.
+
+    `weight` `[2 · stride · out, in]`.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    stride: int
+
+    def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
+        own, next_share = F.linear(elu(x, torch.empty_like(x)), self.weight).chunk(2, dim=-1)  # [B, T, stride · out]
+        y = own + carry.delay(next_share)
+        return y.unflatten(-1, (self.stride, -1)).flatten(1, 2) + self.bias
 
 
-def _run(network: nn.Module, x: torch.Tensor, state: StreamState | None) -> tuple[torch.Tensor, StreamState]:
-    before = iter(state.carried) if state is not None else None
-    after: list[torch.Tensor] = []
-    y = _layer(network, x, before, after)
-    return y, StreamState(tuple(after))
+@dataclass(frozen=True)
+class Residual:
+    """shortcut(x) + last(first(x)); `last`, of kernel 1 and after an ELU, is added up as a product of matrices."""
+
+    shortcut: Conv
+    first: Conv
+    last: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
+        y = self.shortcut(x, carry)
+        inner = self.first(x, carry)
+        y.flatten(0, 1).addmm_(elu(inner, inner).flatten(0, 1), self.last.T)
+        return y
 
 
-def _layer(
-    layer: nn.Module, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
-) -> torch.Tensor:
-    """One layer: takes what it carries from `before` (None at the start of a signal), leaves it in `after`."""
-    if isinstance(layer, nn.Sequential):
-        for inner in layer:
-            x = _layer(inner, x, before, after)
-        return x
-    if isinstance(layer, SEANetResnetBlock):
-        return _layer(layer.shortcut, x, before, after) + _layer(layer.block, x, before, after)
-    if isinstance(layer, SConv1d):
-        return _conv(layer, x, before, after)
-    if isinstance(layer, SConvTranspose1d):
-        return _conv_transposed(layer, x, before, after)
-    if isinstance(layer, SLSTM):
-        return _lstm(layer, x, before, after)
-    if isinstance(layer, nn.ELU | nn.Identity):
-        return layer(x)
-    raise TypeError(f"no streaming form is known for {type(layer).__name__}")
+@dataclass(frozen=True)
+class Lstm:
+    module: nn.LSTM
+
+    def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
+        x = x.transpose(0, 1)  # [T, B, C]
+        return (carry.through(self.module, x) + x).transpose(0, 1).contiguous()
 
 
-def _conv(
-    layer: SConv1d, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
-) -> torch.Tensor:
-    conv: nn.Conv1d = layer.conv.conv  # type: ignore[assignment]
-    context = (conv.kernel_size[0] - 1) * conv.dilation[0] + 1 - conv.stride[0]
-    if context == 0:
-        return layer.conv(x)
-    if before is None:
-        x = pad1d(x, (context, 0), mode=layer.pad_mode)
-    else:
-        x = torch.cat([next(before), x], dim=-1)
-    after.append(x[..., -context:].clone())  # a copy: a view would keep the whole chunk alive
-    return layer.conv(x)
+Layer = Conv | TransposedConv | Residual | Lstm
 
 
-def _conv_transposed(
-    layer: SConvTranspose1d, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
-) -> torch.Tensor:
+class Carry:
+    """What one pass takes from the state before it (None at the start of a signal) and leaves for the next."""
+
+    def __init__(self, before: StreamState | None):
+        self._before = before
+        self.after: list[torch.Tensor] = []
+
+    def prepend(self, x: torch.Tensor, length: int, activate: bool) -> torch.Tensor:
+        """`x` `[B, T, C]`, or ELU(x), after the last `length` of what came before it; at the start of a signal these
+        are its own first ones mirrored, as the stock layers pad."""
+        before = self._take()
+        both = x.new_empty(len(x), length + x.shape[1], x.shape[2])
+        if activate:
+            elu(x, both[:, length:])
+        else:
+            both[:, length:] = x
+        both[:, :length] = both[:, length + 1 : 2 * length + 1].flip(1) if before is None else before
+        self.after.append(both[:, -length:].clone())  # a copy: a view would keep the whole chunk alive
+        return both
+
+    def delay(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` `[B, T, C]` one step later."""
+        before = self._take()
+        self.after.append(x[:, -1:].clone())
+        return torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
+
+    def through(self, lstm: nn.LSTM, x: torch.Tensor) -> torch.Tensor:
+        """`x` `[T, B, C]` through `lstm`; its h and c `[layers, B, C]` are carried as one `[B, 2, layers, C]`."""
+        before = self._take()
+        y, after = lstm(x, None if before is None else tuple(before.permute(1, 2, 0, 3).contiguous()))
+        self.after.append(torch.stack(after).permute(2, 0, 1, 3))
+        return y
+
+    def of_each(self, signals: int) -> list["Carry"]:
+        """A carry for each of the batch's signals, from here on; `merge` puts them together again."""
+        if self._before is None:
+            return [Carry(None) for _ in range(signals)]
+        rest = StreamState(self._before.carried[len(self.after) :])
+        return [Carry(rest[i : i + 1]) for i in range(signals)]
+
+    def merge(self, carries: list["Carry"]) -> None:
+        self.after.extend(torch.cat(parts) for parts in zip(*(own.after for own in carries), strict=True))
+
+    def _take(self) -> torch.Tensor | None:
+        """What the layer in turn left at the last pass."""
+        return None if self._before is None else self._before.carried[len(self.after)]
+
+
+def elu(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """ELU(x) = max(x, exp(min(x, 0)) − 1) into `out`: torch's own takes expm1, which has no fast vector form."""
+    return torch.maximum(x, x.clamp(max=0).exp_().sub_(1), out=out)
+
+
+def compile_layers(network: nn.Sequential) -> list[Layer]:
+    """The layers of a SEANet encoder's or decoder's `model`, their weights laid out for streaming (copies)."""
+    layers: list[Layer] = []
+    activated = False
+    for module in network:
+        if isinstance(module, nn.ELU):
+            activated = True  # what follows takes it in
+            continue
+        if isinstance(module, SEANetResnetBlock):
+            layers.append(_residual(module))
+        elif isinstance(module, SConv1d):
+            layers.append(_conv(module, elu=activated))
+        elif isinstance(module, SConvTranspose1d) and activated:
+            layers.append(_transposed(module))
+        elif isinstance(module, SLSTM):
+            layers.append(Lstm(module.lstm))
+        else:
+            raise TypeError(f"no streaming form is known for {type(module).__name__} here")
+        activated = False
+    return layers
+
+
+def run(layers: list[Layer], state: StreamState | None, x: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+    """Pass the next chunk `[B, T, C]` of some signals → its outputs `[B, T', C']` and the state after it.
+
+    T is a whole number of frames. Without a state the signals begin here; T must then be, at the coarsest rate, longer
+    than the padding there (6).
+    """
+    carry = Carry(state)
+    for is_lstm, group in itertools.groupby(layers, key=lambda layer: isinstance(layer, Lstm)):
+        if is_lstm or len(x) == 1 or x.is_cuda:
+            x = _pass(group, x, carry)
+        else:
+            # On a CPU one signal after another: its activations stay in cache, where all signals' would not.
+            x = _pass_each(list(group), x, carry)
+    return x, StreamState(tuple(carry.after))
+
+
+def _pass(layers: Iterable[Layer], x: torch.Tensor, carry: Carry) -> torch.Tensor:
+    for layer in layers:
+        x = layer(x, carry)
+    return x
+
+
+def _pass_each(layers: list[Layer], x: torch.Tensor, carry: Carry) -> torch.Tensor:
+    carries = carry.of_each(len(x))
+    outputs = [_pass(layers, x[i : i + 1], own) for i, own in enumerate(carries)]
+    carry.merge(carries)
+    return torch.cat(outputs)
+
+
+def _residual(block: SEANetResnetBlock) -> Residual:
+    _, first, _, second = block.block
+    shortcut, last = _conv(block.shortcut, elu=False), _conv(second, elu=True)
+    if last.kernel != 1:
+        raise TypeError("no streaming form is known for a residual block that does not end in a kernel of 1")
+    both = Conv(shortcut.weight, shortcut.bias + last.bias, shortcut.kernel, shortcut.stride, elu=False)
+    return Residual(both, _conv(first, elu=True), last.weight)
+
+
+def _conv(layer: nn.Module, elu: bool) -> Conv:
+    conv: nn.Conv1d = layer.conv.conv  # type: ignore[union-attr,assignment]
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    if conv.dilation[0] != 1 or conv.bias is None:
+        raise TypeError("no streaming form is known for a convolution with dilation or without bias")
+    weight = conv.weight.mT.contiguous()  # [out, kernel, in]
+    if kernel == 1 or conv.in_channels >= _MATRIX_CHANNELS:
+        return Conv(weight.flatten(1), conv.bias, kernel, stride, elu)
+    return Conv(weight.mT[:, :, None], conv.bias, kernel, stride, elu)
+
+
+def _transposed(layer: SConvTranspose1d) -> TransposedConv:
     convtr: nn.ConvTranspose1d = layer.convtr.convtr  # type: ignore[assignment]
-    overlap = convtr.kernel_size[0] - convtr.stride[0]
-    y = layer.convtr(x)
-    if before is not None:
-        y[..., :overlap] += next(before)
-    # The next call adds its own bias to these outputs, so this call's share of it goes.
-    tail = y[..., -overlap:]
-    after.append(tail - convtr.bias[:, None] if convtr.bias is not None else tail)
-    return y[..., :-overlap]
-
-
-def _lstm(
-    layer: SLSTM, x: torch.Tensor, before: Iterator[torch.Tensor] | None, after: list[torch.Tensor]
-) -> torch.Tensor:
-    x = x.permute(2, 0, 1)  # [T, B, C]
-    y, (h, c) = layer.lstm(x, None if before is None else (next(before), next(before)))
-    after.extend((h, c))
-    if layer.skip:
-        y = y + x
-    return y.permute(1, 2, 0)
+    stride = convtr.stride[0]
+    if convtr.kernel_size[0] != 2 * stride or convtr.bias is None:
+        raise TypeError("no streaming form is known for a transposed convolution that does not span two strides")
+    return TransposedConv(convtr.weight.permute(2, 1, 0).flatten(0, 1).contiguous(), convtr.bias, stride)

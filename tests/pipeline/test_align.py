@@ -1,15 +1,23 @@
 """Aligned segments: cutting changes no value, codes and mel cover the same samples."""
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.align import align_segments
+from pipeline.align import LANES, Segment, align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
+
+
+def align_segments(
+    blocks: Iterable[np.ndarray], codec: Codec, log_mel: LogMel, segment_frames: int
+) -> Iterator[Segment]:
+    """The segments of one recording."""
+    return next(align_recordings([blocks], codec, log_mel, segment_frames))
 
 
 def noise(samples: int) -> np.ndarray:

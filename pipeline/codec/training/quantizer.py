@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.codec.architecture import codebooks
 from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.quantizer import nearest
 
 _DECAY = 0.99
 # A codeword that gets less than this share of an even use is dead.
@@ -89,8 +90,7 @@ class QuantizerTrainer(nn.Module):
 
 
 def _nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Which codeword of `[size, D]` is nearest to each of `[n, D]` → `[n]`; |x|² is one for all, so left out."""
-    return (codebook.square().sum(1) - 2 * vectors @ codebook.T).argmin(1)
+    return nearest(vectors, codebook, codebook.square().sum(1).mul_(-0.5))
 
 
 def _draw(vectors: torch.Tensor, count: int) -> torch.Tensor:
