@@ -10,6 +10,7 @@ from rich.console import Console
 from jobs import cli
 from jobs.errors import JobError
 from jobs.progress import status_console
+from pipeline.codec.loading import SMALL_NAME
 from pipeline.corpora import synthetic
 
 
@@ -43,9 +44,7 @@ def run(config: Config) -> int:
     console.print(f"{config.utterances} utterances and {config.pieces} pieces in {source}")
 
     workers = [f"--workers={config.workers}"] if config.workers else []
-    _verb(
-        console, "preprocess", "synthetic", source, "--out", dataset, "--codec", "untrained", "--shard-mb=1", *workers
-    )
+    _verb(console, "preprocess", "synthetic", source, "--out", dataset, "--codec", SMALL_NAME, "--shard-mb=1", *workers)
     _verb(console, "inspect", dataset, "--html", out / "dataset.html")
     _verb(console, "verify", dataset)
     for model, folder in (("hybrid-4m", hybrid), ("gpt-4m", baseline)):
@@ -60,7 +59,7 @@ def run(config: Config) -> int:
         ("shards, manifest, dataset.json", dataset),
         ("what is in them, as a page", out / "dataset.html"),
         ("trained models (tensorboard --logdir shows the curves)", out / "runs"),
-        ("prompt and continuation (an untrained codec: noise to an ear)", wav),
+        ("prompt and continuation, of the coarsest of 8 codebooks", wav),
     ):
         console.print(f"{path}  {what}")
     _verb(console, "evaluate", dataset, hybrid, baseline)

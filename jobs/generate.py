@@ -58,7 +58,7 @@ class Config:
     mel: MelSource = "decode"
     """What a hybrid hears of itself: the mel of its decoded tokens, its own mel prediction, or nothing."""
     codec_weights: Path | None = None
-    """File with the codec's official weights, as for preprocess."""
+    """File with the weights of the codec whose tokens the model was trained on, if it is not found without."""
 
 
 def run(config: Config) -> int:

@@ -21,7 +21,8 @@ from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import FAILURES_FOLDER, committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
-from pipeline.codec.loading import load_codec, weights_file
+from pipeline.codec.loading import SMALL_NAME, read_codec, weights_file
+from pipeline.codec.weights import OFFICIAL_NAME
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
 from pipeline.mel import HOP_SAMPLES, MelConfig
@@ -41,13 +42,14 @@ class Config:
     """Folder of the corpus (for synthetic: a new one to make it in; OUT.source if not given)."""
     out: Path = field(kw_only=True)
     """Folder of the dataset to write, or to resume."""
-    codec: Literal["encodec_24khz", "untrained"] = "encodec_24khz"
-    """untrained is the same architecture with seeded weights, for trying things out. (EnCodec's 48 kHz model is not
-    causal, so it is not offered.)"""
+    codec: str = OFFICIAL_NAME
+    """encodec_24khz; encodec_24khz_small, which comes along; or the .safetensors file of a codec trained here.
+    (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
     codec_weights: Path | None = None
-    """File with the codec's official weights (else $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
+    """File with encodec_24khz's official weights, as .th or in Hugging Face's .safetensors (else
+    $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
     codebooks: int = 8
-    """Codebooks to keep, coarsest first: 8 are 6 kbps."""
+    """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
     mels: int = 64
     """Mel bands."""
     mel_window: int = 1024
@@ -92,7 +94,8 @@ def run(config: Config) -> int:
         with audio_progress(console, total_s) as advance:
             advance(total_s - sum(row["seconds"] for task in tasks for row in task.rows), resumed=True)
             if tasks:
-                setup = ray_pool.WorkerSetup(settings.codec, weights, settings.mel)
+                own = config.codec == SMALL_NAME  # which every node has, wherever it is installed there
+                setup = ray_pool.WorkerSetup(settings.codec, None if own else weights, settings.mel)
                 with ray_pool.cluster(config.ray_address, config.workers) as workers:
                     for seconds in ray_pool.make_shards(tasks, setup, workers):
                         advance(seconds)
@@ -136,7 +139,7 @@ def _check(config: Config) -> None:
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     require(bool(config.splits), "--splits needs at least one of train, validation, test")
     require(config.workers is None or config.workers >= 1, f"--workers {config.workers}: must be at least 1")
-    require(1 <= config.codebooks <= 32, f"--codebooks {config.codebooks}: EnCodec 24 kHz has 1 to 32")
+    require(config.codebooks >= 1, f"--codebooks {config.codebooks}: must be at least 1")
     try:
         MelConfig(bands=config.mels, window_samples=config.mel_window)
     except PipelineError as error:
@@ -163,10 +166,10 @@ def _source_root(config: Config) -> Path:
     return config.source.absolute()
 
 
-def _settings(config: Config, weights: Path | None) -> PlanSettings:
+def _settings(config: Config, weights: Path) -> PlanSettings:
     return PlanSettings(
         corpus=config.corpus,
-        codec=load_codec(config.codec, weights, config.codebooks).fingerprint,
+        codec=read_codec(weights, config.codebooks).fingerprint,
         mel=MelConfig(bands=config.mels, window_samples=config.mel_window),
         segment_frames=max(1, round(config.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=config.shard_mb,

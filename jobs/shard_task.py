@@ -119,9 +119,10 @@ def _write_recording(
     task: ShardTask, plan_row: dict, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
 ) -> list[dict]:
     """Add all segments of one source to the shard → their manifest rows. Raises `AudioError`."""
-    recording, rows = recording_of(plan_row), []
+    rows = []
     for index, segment in enumerate(segments):
-        sample = Sample(_meta(recording, plan_row["corpus"], index, segment, codec), segment.codes, segment.mel)
+        meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
+        sample = Sample(meta, segment.codes, segment.mel)
         spans = writer.add(sample)
         tally.add(segment, codec.sample_rate)
         rows.append(_manifest_row(sample, segment, spans, task.shard))

@@ -22,7 +22,7 @@ from jobs.progress import progress_line, status_console
 from jobs.stop_signals import stop_signals
 from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
 from pipeline.codec.causal import Codec
-from pipeline.codec.distances import LogMelDistance, noise_to_signal_db
+from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
 from pipeline.codec.encodec_import import EncodecModel
 from pipeline.codec.quality import bitrate_kbps, distances, reconstructions
 from pipeline.codec.training.balance import balanced_gradient
@@ -63,7 +63,7 @@ class Config:
     """Codebooks of the residual quantizer."""
     codebook_size: int = 1024
     """Codewords in each, a power of two."""
-    steps: int = 10_000
+    steps: int = 8_000
     """Optimizer steps."""
     minutes: float | None = None
     """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
@@ -75,7 +75,7 @@ class Config:
     """Its peak; it falls to zero along a cosine."""
     unquantized: float = 0.03
     """Share of the run before the quantizer is put in."""
-    waveform: float = 1.0
+    waveform: float = 0.4
     """Share of the gradient that the waveform has, against 1 for the spectra."""
     commitment: float = 0.25
     """Share of the encoder's gradient that pulls latents to their codewords, against 1 for the decoder's."""
@@ -168,7 +168,8 @@ def train_step(config: Config, training: Training, store: AudioStore, done: floa
     # The decoder's gradient ends here, so that the commitment's can be weighed against it.
     handed_over = quantized.detach().requires_grad_()
     y = net.decoder(handed_over)[:, 0]  # [B, N]
-    losses |= {"log_mel": training.log_mel(x, y), "waveform_db": noise_to_signal_db(x, y)}
+    scales = SCALES[step % 2 :: 2]  # every other one in turn: half the time, and the same sum over two steps
+    losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
     training.optimizer.zero_grad(set_to_none=True)
     y.backward(balanced_gradient([(losses["log_mel"], 1.0), (losses["waveform_db"], config.waveform)], y))
     gradient = handed_over.grad

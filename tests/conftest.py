@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: the untrained codec, made corpora, and one dataset made once through Ray."""
+"""Fixtures shared by all rooms: the small codec, made corpora, and one dataset made once through Ray."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ torch.set_num_threads(2)
 
 @pytest.fixture(scope="session")
 def codec() -> Codec:
-    """The untrained codec with 8 codebooks."""
-    return load_codec("untrained")
+    """The small codec with 8 codebooks."""
+    return load_codec("encodec_24khz_small")
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def ray_cluster() -> Iterator[None]:
 def dataset(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of the made corpora, made by `whisper-gpt preprocess` with two Ray workers. Not to be changed."""
     out = tmp_path_factory.mktemp("dataset") / "dataset"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     return out
 

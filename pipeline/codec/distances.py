@@ -1,6 +1,7 @@
 """How far a codec's output is from its input: losses to train with and figures to report."""
 
 import functools
+from collections.abc import Sequence
 
 import librosa
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from pipeline.audio import SAMPLE_RATE
 
 # Windows of the multi-scale mel distance, in samples; each moves by a quarter of itself.
-_SCALES = (64, 128, 256, 512, 1024, 2048)
+SCALES = (64, 128, 256, 512, 1024, 2048)
 _BANDS = 64
 # Magnitudes below −80 dB of a full-scale sine count as silence: speech recorded at 16 kHz has nothing above 8 kHz.
 _FLOOR = 1e-4
@@ -22,23 +23,18 @@ class LogMelDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for window in _SCALES:
+        for window in SCALES:
             self.register_buffer(f"window_{window}", torch.hann_window(window))
             self.register_buffer(f"bank_{window}", _mel_bank(window))
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Signals `[B, N]`, N ≥ 2048 → the distance, one number."""
-        return self.each(x, y).mean()
-
-    def each(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Signals `[B, N]` → the distance of each pair `[B]`."""
-        signals = torch.cat([x, y])
-        total = torch.zeros(len(x), device=x.device)
-        for window in _SCALES:
-            mel = self._log_mel(signals, window)
-            a, b = mel[: len(x)], mel[len(x) :]
-            total = total + (a - b).abs().mean(dim=(1, 2))
-        return total / len(_SCALES)
+    def forward(self, x: torch.Tensor, y: torch.Tensor, scales: Sequence[int] = SCALES) -> torch.Tensor:
+        """Signals `[B, N]`, N at least the longest window → the distance, one number. No gradient goes to `x`."""
+        total = torch.zeros((), device=x.device)
+        for window in scales:
+            with torch.no_grad():
+                wanted = self._log_mel(x, window)
+            total = total + (self._log_mel(y, window) - wanted).abs().mean()
+        return total / len(scales)
 
     def _log_mel(self, signals: torch.Tensor, size: int) -> torch.Tensor:
         window = self.get_buffer(f"window_{size}")

@@ -59,7 +59,9 @@ def test_a_folder_that_is_no_dataset_is_one_line(verb: str, tmp_path: Path, caps
 
 
 def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
-    config = PreprocessConfig("folder", Path("a"), out=Path("b"), codec="untrained", splits=("train",), max_failed=0.5)
+    config = PreprocessConfig(
+        "folder", Path("a"), out=Path("b"), codec="encodec_24khz_small", splits=("train",), max_failed=0.5
+    )
     save_config(config, tmp_path / "c.yaml")
     default, rest = default_from_file(PreprocessConfig, ["--config", str(tmp_path / "c.yaml"), "--mels", "80"])
     assert default == replace(config, source=Path("a").absolute(), out=Path("b").absolute())  # it may be read elsewhere

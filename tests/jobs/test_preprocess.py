@@ -27,7 +27,7 @@ from pipeline.mel import LogMel
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-OPTIONS = ["--codec", "untrained", "--workers=2"]
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2"]
 
 
 def committed_files(dataset: Path) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def test_everything_is_there(made_corpora: Path, dataset: Path) -> None:
     info = read_info(dataset)
     table = read_samples(dataset)
     assert len(set(table["source"].to_pylist())) == 30 and info.failed_sources == 0
-    assert info.codec["name"] == "untrained" and info.splits.keys() == {"train", "validation", "test"}
+    assert info.codec["name"] == "encodec_24khz_small" and info.splits.keys() == {"train", "validation", "test"}
     total_s = sum(soundfile.info(str(p)).duration for p in made_corpora.rglob("*") if p.suffix in (".flac", ".wav"))
     assert sum(table["duration_s"].to_pylist()) == pytest.approx(total_s, abs=0.01)
     assert (dataset / "logs" / "preprocess.yaml").is_file()
@@ -67,7 +67,7 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, da
     whole = (copy / "train" / "train-000002.tar").read_bytes()
     (copy / "train" / "train-000002.tar").write_bytes(whole[: len(whole) // 2])
     (copy / "manifest" / "train-000003.parquet").write_bytes(b"damaged")
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "untrained"]
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=1"]) == 0
     assert committed_files(copy) == committed_files(dataset)
 
@@ -75,7 +75,7 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, da
 def test_other_settings_or_sources_are_refused_in_the_same_folder(
     made_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(dataset), "--codec", "untrained"]
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(dataset), "--codec", "encodec_24khz_small"]
     before = committed_files(dataset)
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--mels=80"]) == 1
     assert "mel.bands was 64 and is now 80" in error_line(capsys)
@@ -199,15 +199,19 @@ def test_maestro_needs_its_audio_only_when_asked(
     ("arguments", "words", "code"),
     [
         (["librispeech"], "needs the folder", 2),
-        (["folder", "{made}", "--codec", "untrained", "--segment-s", "0"], "must be above zero", 2),
-        (["folder", "{made}", "--codec", "untrained", "--segment-s", "nan"], "must be above zero", 2),
-        (["folder", "{made}", "--codec", "untrained", "--workers", "0"], "must be at least 1", 2),
-        (["folder", "{made}", "--codec", "untrained", "--codebooks", "99"], "1 to 32", 2),
-        (["folder", "{made}", "--codec", "untrained", "--mel-window", "100"], "shorter than the hop", 2),
-        (["folder", "{made}", "--codec", "untrained", "--ray-address", "127.0.0.1:9"], "no Ray cluster answers", 1),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--segment-s", "0"], "must be above zero", 2),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--segment-s", "nan"], "must be above zero", 2),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--workers", "0"], "must be at least 1", 2),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codebooks", "99"], "1 to 8", 1),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--mel-window", "100"], "shorter than the hop", 2),
+        (
+            ["folder", "{made}", "--codec", "encodec_24khz_small", "--ray-address", "127.0.0.1:9"],
+            "no Ray cluster answers",
+            1,
+        ),
         (["librispeech", "/nowhere"], "no such folder", 1),
-        (["maestro", "{made}/LibriSpeech", "--codec", "untrained"], "expected one maestro-v", 1),
-        (["folder", "{made}", "--codec", "untrained", "--codec-weights", "x.th"], "takes no weights", 1),
+        (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "comes with its own", 1),
         (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
     ],
 )
@@ -236,7 +240,7 @@ def test_values_that_are_not_offered_are_wrong_usage(made_corpora: Path, tmp_pat
 def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, tmp_path: Path, dataset: Path) -> None:
     """Workers that the cluster has no core for wait until another is done, and never hold a shard up for ever."""
     out = tmp_path / "out"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
     assert committed_files(out) == committed_files(dataset)
 
@@ -259,7 +263,7 @@ def test_a_killed_worker_s_shards_are_made_again(
 
     monkeypatch.setattr(ray_pool, "make_shards", killing)
     out = tmp_path / "out"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "untrained"]
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert killed
     assert list(out.rglob(".*.tmp"))  # what the killed ones were writing: the next run removes it

@@ -88,7 +88,10 @@ def test_one_real_maestro_recording(real_data: Path, tmp_path: Path) -> None:
     shutil.copy(wav, home / wav.parent.name)
     shutil.copy(table, home)
     out = tmp_path / "out"
-    assert cli.main(["preprocess", "maestro", str(home), "--out", str(out), "--codec=untrained", "--workers=2"]) == 0
+    assert (
+        cli.main(["preprocess", "maestro", str(home), "--out", str(out), "--codec=encodec_24khz_small", "--workers=2"])
+        == 0
+    )
     row = read_samples(out).to_pylist()[0]
     assert read_info(out).absent_sources == 1275
     assert (row["source_rate"], row["source_channels"]) == (48_000, 2) and row["composer"] and row["year"] > 2000
@@ -97,7 +100,14 @@ def test_one_real_maestro_recording(real_data: Path, tmp_path: Path) -> None:
 def test_real_speech_through_the_whole_pipeline(real_data: Path, tmp_path: Path) -> None:
     """The four utterances of test-clean: complete, aligned, with transcripts, and `verify` finds nothing."""
     out = tmp_path / "out"
-    arguments = ["preprocess", "librispeech", str(real_data / "LibriSpeech"), "--out", str(out), "--codec=untrained"]
+    arguments = [
+        "preprocess",
+        "librispeech",
+        str(real_data / "LibriSpeech"),
+        "--out",
+        str(out),
+        "--codec=encodec_24khz_small",
+    ]
     assert cli.main([*arguments, "--splits", "test", "--workers=2"]) == 0
     assert cli.main(["verify", str(out)]) == 0
     rows = read_samples(out).to_pylist()

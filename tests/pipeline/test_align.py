@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.align import LANES, Segment, align_recordings
+from pipeline.align import Segment, align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel

@@ -18,7 +18,7 @@ from pipeline.plan import PlanSettings, Source, plan_bytes, plan_differences, pl
 
 SETTINGS = PlanSettings(
     corpus="made",
-    codec=CodecFingerprint("untrained", "00", 24_000, 320, 8, 1024),
+    codec=CodecFingerprint("encodec_24khz_small", "00", 24_000, 320, 8, 1024),
     mel=MelConfig(),
     segment_frames=2250,
     shard_mb=1.0,

@@ -1,0 +1,93 @@
+"""`train-codec`: learns, writes a codec that `preprocess` takes, resumes to the bit, refuses what cannot work."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs import cli, train_codec
+from jobs.codec_checkpoint import FILE_NAME
+from pipeline.codec.loading import load_codec
+
+SMALL = [
+    *("--width=4", "--latent=16", "--codebooks=2", "--codebook-size=32"),
+    *("--batch=2", "--crop-frames=16", "--eval-every=3", "--unquantized=0.3"),
+]
+
+
+@pytest.fixture
+def audio(made_corpora: Path) -> Path:
+    return made_corpora / "LibriSpeech"
+
+
+def train(audio: Path, out: Path, *options: str) -> int:
+    torch.set_num_threads(1)
+    try:
+        return cli.main(["train-codec", str(audio), "--out", str(out), *SMALL, *options])
+    finally:
+        torch.set_num_threads(2)
+
+
+def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    options = ["--hold-out", "*/test-clean/*", "--steps=60", "--eval-every=30", "--learning-rate=5e-3", "--name=mine"]
+    assert train(audio, out, *options) == 0
+    said = capsys.readouterr().err
+    scores = [float(line.split()[-1]) for line in said.splitlines() if "validation/log_mel_0.75" in line]
+    assert len(scores) == 2 and scores[1] < scores[0]
+    codec = load_codec(str(out / "codec.safetensors"), codebooks=2)
+    assert codec.name == "mine" and codec.codebook_size == 32
+    assert "held out" in said
+
+
+def test_a_resumed_run_is_the_undisturbed_one(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train(audio, whole, "--steps=6") == 0
+    monkeypatch.setattr(train_codec, "stop_signals", lambda: a_signal_in_step(3))
+    assert train(audio, halves, "--steps=6") == 1
+    monkeypatch.undo()
+    assert train(audio, halves, "--steps=6", "--resume") == 0
+    one, other = load_file(whole / FILE_NAME), load_file(halves / FILE_NAME)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@contextmanager
+def a_signal_in_step(step: int) -> Iterator[Callable[[], bool]]:
+    """In place of the signal handlers: a signal comes in step `step`. The loop asks before and after each step."""
+    asked = itertools.count(1)
+    yield lambda: next(asked) >= 2 * step
+
+
+def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert train(audio, out, "--steps=2") == 0
+    assert train(audio, out, "--steps=2") == 1
+    assert "pass --resume" in capsys.readouterr().err
+    assert train(audio, out, "--steps=4", "--resume", "--seed=1") == 1
+    assert "options it was started with" in capsys.readouterr().err
+    assert train(audio, tmp_path / "other", "--resume") == 1
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "code"),
+    [
+        (["--hold-out", "*/nothing/*"], "matches none", 1),
+        (["--hold-out", "*"], "no audio is left", 1),
+        (["--codebook-size=1000"], "power of two", 1),
+        (["--steps=0"], "must be at least 1", 2),
+        (["--device=cuda"], "no CUDA device", 2),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str, code: int
+) -> None:
+    if "--device=cuda" in options and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert train(audio, tmp_path / "run", *options) == code
+    assert message in capsys.readouterr().err

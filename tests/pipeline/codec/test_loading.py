@@ -1,0 +1,208 @@
+"""Finding codecs: names, files, hashes, both layouts of the official weights; refusals with a reason."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.audio import read_mono
+from pipeline.codec import loading, weights
+from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
+from pipeline.codec.causal import Codec
+from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.loading import load_codec
+from pipeline.codec.weights import save_weights
+from pipeline.errors import PipelineError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the official checkpoint's shape: PyTorch's own initial weights under the official names."""
+    path = tmp_path_factory.mktemp("weights") / weights.OFFICIAL_FILE
+    torch.manual_seed(0)
+    torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def official(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That file, taken for the official one."""
+    trust(checkpoint, monkeypatch)
+    return checkpoint
+
+
+def trust(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the hash of `path` for the official one."""
+    monkeypatch.setattr(weights, "OFFICIAL_SHA256_PREFIX", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+
+
+def test_official_weights_are_the_packages_own(official: Path) -> None:
+    stock = EncodecModel.encodec_model_24khz(pretrained=False)
+    stock.load_state_dict(torch.load(official, weights_only=True))
+    wav = torch.randn(1, 1, 3200, generator=torch.Generator().manual_seed(1))
+    codec = load_codec("encodec_24khz", official)
+    assert torch.equal(codebooks(codec.net)[3], codebooks(stock)[3])
+    with torch.no_grad():
+        assert torch.allclose(codec.net.encoder(wav), stock.eval().encoder(wav), atol=1e-6)
+
+
+def test_official_weights_are_found_by_the_environment(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(loading.WEIGHTS_VARIABLE, str(official))
+    assert load_codec("encodec_24khz").weights_sha256 == load_codec("encodec_24khz", official).weights_sha256
+
+
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_hugging_faces_layout_is_the_same_codec(official: Path, tmp_path: Path, parametrized: bool) -> None:
+    """As transformers names the tensors of `facebook/encodec_24khz`, before and after its parametrizations."""
+    theirs = {}
+    for name, tensor in torch.load(official, weights_only=True).items():
+        name = name.replace("quantizer.vq.layers", "quantizer.layers").replace("._codebook.", ".codebook.")
+        name = name.replace(".model.", ".layers.").replace(".convtr.convtr.", ".conv.").replace(".conv.conv.", ".conv.")
+        if parametrized:
+            name = name.replace("weight_g", "parametrizations.weight.original0")
+            name = name.replace("weight_v", "parametrizations.weight.original1")
+        theirs[name] = tensor.contiguous()
+    path = tmp_path / "model.safetensors"
+    save_file(theirs, path, metadata={"format": "pt"})
+    one, other = load_codec("encodec_24khz", official), load_codec("encodec_24khz", path)
+    assert one.fingerprint == other.fingerprint
+    wav = np.random.default_rng(0).standard_normal(9_600).astype(np.float32) / 10
+    assert np.array_equal(one.encode(wav), other.encode(wav))
+
+
+def test_official_weights_give_the_known_codes(real_data: Path) -> None:
+    """A recording and the codes that the official model gave for it elsewhere, with another resampler."""
+    file = os.environ.get(loading.WEIGHTS_VARIABLE)
+    if not file:
+        pytest.skip(f"${loading.WEIGHTS_VARIABLE} names no file with the official EnCodec weights")
+    known = real_data / "encodec" / "known-answer"
+    codes = load_codec("encodec_24khz").encode(read_mono(known / "test.wav"))
+    expected = np.load(known / "test.codes.npy", allow_pickle=False).reshape(8, -1)
+    frames = slice(10, min(codes.shape[1], expected.shape[1]))  # the first frames see another beginning there
+    assert (codes[0, frames] == expected[0, frames]).mean() > 0.8
+
+
+def test_other_weights_under_that_name_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(PipelineError, match="is not the official"):
+        load_codec("encodec_24khz", checkpoint)
+
+
+def test_a_truncated_checkpoint_is_refused(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = tmp_path / official.name
+    short.write_bytes(official.read_bytes()[:1_000_000])
+    with pytest.raises(PipelineError, match="is not the official"):
+        load_codec("encodec_24khz", short)
+    trust(short, monkeypatch)  # even where its hash were the right one
+    with pytest.raises(PipelineError, match="not a checkpoint of tensors"):
+        load_codec("encodec_24khz", short)
+
+
+def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "went-off",)
+
+    bomb = tmp_path / weights.OFFICIAL_FILE
+    bomb.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(PipelineError, match="is not the official"):
+        load_codec("encodec_24khz", bomb)
+    trust(bomb, monkeypatch)
+    with pytest.raises(PipelineError, match="not a checkpoint of tensors"):
+        load_codec("encodec_24khz", bomb)
+    assert not (tmp_path / "went-off").exists()
+
+
+def test_a_codec_trained_here_is_loaded_from_its_file(tmp_path: Path) -> None:
+    architecture = CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64)
+    net = build_network(architecture)
+    seed_weights(net, seed=1)
+    path = tmp_path / "codec.safetensors"
+    save_weights(path, "mine", architecture, net, "made for a test")
+    codec = load_codec(str(path), codebooks=3)
+    assert (codec.name, codec.codebook_size, codec.fingerprint.codebooks) == ("mine", 64, 3)
+    assert codec.encode(np.zeros(3200, np.float32)).shape == (3, 10)
+    assert torch.equal(codebooks(codec.net)[2], codebooks(net)[2].half().float())
+    assert load_codec("mine", path, codebooks=3).fingerprint == codec.fingerprint
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(PipelineError, match="damaged"):
+        load_codec(str(path), codebooks=3)
+
+
+def test_tensors_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    net = build_network(CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64))
+    path = tmp_path / "codec.safetensors"
+    save_weights(path, "mine", CodecArchitecture(width=6, latent=16, codebooks=3, codebook_size=64), net)
+    with pytest.raises(PipelineError, match="missing, odd or misshapen"):
+        load_codec(str(path))
+
+
+def test_the_small_codec_ships(codec: Codec) -> None:
+    assert codec.fingerprint.name == "encodec_24khz_small"
+    assert (codec.sample_rate, codec.hop, codec.codebooks, codec.codebook_size) == (24_000, 320, 8, 1024)
+    file = loading.weights_file("encodec_24khz_small")
+    assert file.stat().st_size < 8_000_000
+    with pytest.raises(PipelineError, match="comes with its own"):
+        load_codec("encodec_24khz_small", file)
+
+
+def test_seeded_weights_are_the_same_everywhere() -> None:
+    architecture = CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64)
+    nets = [build_network(architecture) for _ in range(2)]
+    for net in nets:
+        seed_weights(net, seed=3)
+    one, other = (weights.tensors_sha256(weights.codec_tensors(net)) for net in nets)
+    assert one == other
+
+
+def test_the_48_khz_model_is_refused_with_the_reason() -> None:
+    with pytest.raises(PipelineError, match="not causal"):
+        load_codec("encodec_48khz")
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_impossible_codebooks_are_refused(count: int) -> None:
+    with pytest.raises(PipelineError, match="has 1 to 8"):
+        load_codec("encodec_24khz_small", codebooks=count)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(PipelineError, match="encodec_24khz, encodec_24khz_small"):
+        load_codec("opus")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"width": 7}, {"width": 0}, {"latent": 0}, {"codebooks": 0}, {"codebook_size": 1000}]
+)
+def test_impossible_architectures_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(PipelineError, match="must be"):
+        CodecArchitecture(**wrong)
+
+
+def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.delenv(loading.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(PipelineError, match=r"--codec-weights FILE or \$WHISPER_GPT_CODEC_WEIGHTS"):
+        load_codec("encodec_24khz")
+    with pytest.raises(PipelineError, match="no such file"):
+        load_codec("encodec_24khz", tmp_path / "absent.th")
+
+
+def test_only_the_placeholder_is_gone_after_the_import() -> None:
+    """Where torchaudio cannot be loaded, nothing of the stand-in is left for other libraries to trip over."""
+    code = (
+        "import sys; sys.modules['torchaudio'] = None\n"  # makes `import torchaudio` fail, as a broken one does
+        "import pipeline.codec.encodec_import as e\n"
+        "assert e.EncodecModel and sys.modules.get('torchaudio') is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,131 @@
+"""What a codec is trained with: distances with known values, gradients in their shares, codebooks that all come to be
+used, crops that depend on seed and step alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
+from pipeline.codec.distances import LogMelDistance, noise_to_signal_db, si_sdr_db
+from pipeline.codec.quality import codebook_use
+from pipeline.codec.quantizer import ResidualQuantizer
+from pipeline.codec.training.balance import balanced_gradient
+from pipeline.codec.training.crops import build_store, random_crops
+from pipeline.codec.training.quantizer import QuantizerTrainer
+from pipeline.errors import AudioError, PipelineError
+
+
+@pytest.fixture
+def clusters() -> torch.Tensor:
+    """Vectors `[4000, 8]` around 48 centres."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(48, 8, generator=generator) * 4
+    return centres[torch.randint(48, (4000,), generator=generator)] + torch.randn(4000, 8, generator=generator) * 0.2
+
+
+def small_net() -> tuple[torch.nn.Module, QuantizerTrainer]:
+    torch.manual_seed(0)
+    net = build_network(CodecArchitecture(width=4, latent=8, codebooks=3, codebook_size=64))
+    seed_weights(net, seed=0)
+    return net, QuantizerTrainer(net)
+
+
+def test_distances_of_known_pairs() -> None:
+    x = torch.randn(2, 12_000, generator=torch.Generator().manual_seed(0)) * 0.1
+    log_mel = LogMelDistance()
+    assert log_mel(x, x) == 0
+    assert log_mel(x, x / 10).item() == pytest.approx(1, abs=0.02)  # a factor of ten, above the floor
+    assert si_sdr_db(x, -3 * x).min() > 60  # neither scale nor sign counts
+    noise = torch.randn(2, 12_000, generator=torch.Generator().manual_seed(1)) * 0.1
+    assert si_sdr_db(x, x + noise).mean().item() == pytest.approx(0, abs=0.3)
+    assert noise_to_signal_db(x, torch.zeros_like(x)).item() == pytest.approx(0, abs=0.1)
+    assert noise_to_signal_db(x, x + noise / 10).item() == pytest.approx(-20, abs=0.3)
+
+
+def test_silence_has_finite_distances_and_gradients() -> None:
+    x, y = torch.zeros(1, 4096), torch.zeros(1, 4096, requires_grad=True)
+    for loss in (LogMelDistance()(x, y), noise_to_signal_db(x, y)):
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, y)[0]).all()
+
+
+def test_each_loss_has_its_share_of_the_gradient() -> None:
+    at = torch.tensor([3.0, 4.0], requires_grad=True)
+    gradient = balanced_gradient([(1000 * at[0], 1.0), (1e-3 * at[1], 2.0)], at)
+    assert torch.allclose(gradient, torch.tensor([1.0, 2.0]))
+
+
+def test_k_means_finds_clusters_and_every_codebook_pays(clusters: torch.Tensor) -> None:
+    net, trainer = small_net()
+    assert not trainer.started
+    trainer.start(clusters)
+    assert trainer.started
+    errors = []
+    for depth in (1, 2, 3):
+        quantizer = ResidualQuantizer.of(codebooks(net)[:depth])
+        errors.append((quantizer.decode(quantizer.encode(clusters[None])) - clusters).square().mean().item())
+    assert errors[0] < 0.5 and errors[1] < 0.9 * errors[0] and errors[2] < 0.9 * errors[1]
+
+
+def test_training_revives_dead_codewords(clusters: torch.Tensor) -> None:
+    net, trainer = small_net()
+    for book in codebooks(net):
+        book.fill_(100.0)  # far from everything: one codeword gets all, the others are dead
+    trainer.sums.fill_(100.0)
+    latents = clusters[:600].T[None]
+    for _ in range(1000):
+        trainer(latents, depth=3)
+    codes = ResidualQuantizer.of(codebooks(net)).encode(latents.mT)
+    assert all(use.share > 0.8 for use in codebook_use([codes[0].numpy()], 64))
+
+
+def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.Tensor) -> None:
+    _, trainer = small_net()
+    trainer.start(clusters)
+    latents = clusters[:100].T[None].clone().requires_grad_()
+    result = trainer(latents, depth=2)
+    (straight,) = torch.autograd.grad(result.latents.sum(), latents, retain_graph=True)
+    assert torch.equal(straight, torch.ones_like(latents))
+    (pull,) = torch.autograd.grad(result.commitment, latents)
+    with torch.no_grad():
+        assert trainer(latents - 10 * pull, depth=2).commitment < result.commitment
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 30), st.integers(0, 2**32))
+def test_quantizing_what_was_decoded_changes_nothing_at_depth_one(batch: int, frames: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    quantizer = ResidualQuantizer.of([torch.randn(16, 4, generator=generator)])
+    codes = quantizer.encode(torch.randn(batch, frames, 4, generator=generator))
+    assert codes.shape == (batch, 1, frames)
+    assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
+
+
+def test_crops_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files = []
+    for i, length in enumerate((50_000, 300, 24_000)):  # one shorter than a crop
+        files.append(tmp_path / f"{i}.wav")
+        soundfile.write(files[-1], random.uniform(-0.5, 0.5, length), 24_000)
+    broken = tmp_path / "broken.flac"
+    broken.write_bytes(b"fLaC")
+    left_out: list[Path] = []
+
+    def skipped(file: Path, error: AudioError) -> None:
+        left_out.append(file)
+
+    store = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
+    assert left_out == [broken] and len(store.names) == 3
+    assert [len(store.recording(i)) for i in range(3)] == [50_000, 300, 24_000]
+    crops = random_crops(store, 64, 1600, seed=1, step=5)
+    assert crops.shape == (64, 1600) and crops.abs().max() <= 1
+    again = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
+    assert left_out == [broken]  # decoded once
+    assert torch.equal(crops, random_crops(again, 64, 1600, seed=1, step=5))
+    assert not torch.equal(crops, random_crops(again, 64, 1600, seed=1, step=6))
+    with pytest.raises(PipelineError, match="none of its 1"):
+        build_store([broken], tmp_path / "audio" / "other", 2, skipped)
