@@ -22,6 +22,9 @@ VERBS = {
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
     "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
     "train-codec": ("jobs.train_codec", "train a codec of any size on folders of audio"),
+    "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),
+    "verify-codec": ("jobs.verify_codec", "check the official codec's weights on a recording with known codes"),
+    "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }
 

@@ -7,7 +7,7 @@ the prompt's own tokens, then the continuation, of the one codebook that is mode
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ from model.errors import ModelError
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
-from pipeline.codec.causal import Codec
+from pipeline.codec.causal import Codec, CodecFingerprint
 from pipeline.codec.loading import load_codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel, MelConfig
@@ -72,8 +72,9 @@ def run(config: Config) -> int:
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run)
-    codec = load_codec(state.data.codec["name"], config.codec_weights, state.data.codec["codebooks"])
-    if asdict(codec.fingerprint) != state.data.codec:
+    trained_on = CodecFingerprint(**state.data.codec)
+    codec = load_codec(trained_on.name, config.codec_weights, trained_on.codebooks, trained_on.precision)
+    if codec.fingerprint != trained_on:
         raise JobError(f"{config.run} was trained on tokens of other codec weights than were found now; pass its own")
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)

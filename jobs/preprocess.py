@@ -21,6 +21,7 @@ from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import FAILURES_FOLDER, committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
+from pipeline.codec.causal import Precision
 from pipeline.codec.loading import SMALL_NAME, read_codec, weights_file
 from pipeline.codec.weights import OFFICIAL_NAME
 from pipeline.corpora.recording import Scan
@@ -50,6 +51,8 @@ class Config:
     $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
     codebooks: int = 8
     """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
+    precision: Precision = "fp32"
+    """Of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ: it makes another dataset."""
     mels: int = 64
     """Mel bands."""
     mel_window: int = 1024
@@ -169,7 +172,7 @@ def _source_root(config: Config) -> Path:
 def _settings(config: Config, weights: Path) -> PlanSettings:
     return PlanSettings(
         corpus=config.corpus,
-        codec=read_codec(weights, config.codebooks).fingerprint,
+        codec=read_codec(weights, config.codebooks, config.precision).fingerprint,
         mel=MelConfig(bands=config.mels, window_samples=config.mel_window),
         segment_frames=max(1, round(config.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=config.shard_mb,

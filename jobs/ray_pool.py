@@ -38,7 +38,8 @@ class ShardWorker:
         from pipeline.mel import LogMel
 
         torch.set_num_threads(1)
-        self._codec = load_codec(setup.codec.name, setup.codec_weights, setup.codec.codebooks)
+        codec = setup.codec
+        self._codec = load_codec(codec.name, setup.codec_weights, codec.codebooks, codec.precision)
         if self._codec.fingerprint != setup.codec:
             raise PipelineError(f"a worker's codec {self._codec.fingerprint} is not the plan's {setup.codec}")
         self._log_mel = LogMel(setup.mel)

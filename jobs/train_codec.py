@@ -20,7 +20,7 @@ from jobs.config_files import save_config
 from jobs.errors import JobError, require
 from jobs.progress import progress_line, status_console
 from jobs.stop_signals import stop_signals
-from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from pipeline.codec.causal import Codec
 from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
 from pipeline.codec.encodec_import import EncodecModel
@@ -111,15 +111,14 @@ def run(config: Config) -> int:
     save_config(config, config.out / "train_codec.yaml", without=["resume"])
     console.print(f"{store.hours:.2f} h to train on, {sum(map(len, held_out)) / 24_000:.0f} s held out")
     with SummaryWriter(str(config.out / "tensorboard"), purge_step=training.step + 1) as writer:
-        _train(config, architecture, training, store, held_out, writer, console)
-    save_weights(config.out / CODEC_FILE, config.name, architecture, training.net, config.about)
+        _train(config, training, store, held_out, writer, console)
+    save_weights(config.out / CODEC_FILE, config.name, training.net, config.about)
     console.print(f"{config.out / CODEC_FILE}")
     return 0
 
 
 def _train(
     config: Config,
-    architecture: CodecArchitecture,
     training: Training,
     store: AudioStore,
     held_out: list[np.ndarray],
@@ -142,7 +141,7 @@ def _train(
                     writer.add_scalar(name, value, training.step)
                     console.print(f"step {training.step}: {name} {value:.3f}")
             if done >= 1 or stopped() or training.step % config.eval_every == 0:
-                progress = CodecProgress(architecture, config.seed, training.step, training.elapsed_s)
+                progress = CodecProgress(architecture_of(training.net), config.seed, training.step, training.elapsed_s)
                 save_checkpoint(config.out, training.net, training.quantizer, training.optimizer, progress)
     if done < 1:
         raise JobError(f"stopped by a signal at step {training.step}; the same command with --resume goes on")

@@ -46,6 +46,12 @@ class CodecArchitecture:
             raise PipelineError(f"--codebook-size {size}: must be a power of two, 2 to 16384")
 
 
+def architecture_of(net: EncodecModel) -> CodecArchitecture:
+    """The architecture that `net` was built with."""
+    size, latent = codebooks(net)[0].shape
+    return CodecArchitecture(net.encoder.n_filters, latent, len(codebooks(net)), size)
+
+
 def build_network(architecture: CodecArchitecture) -> EncodecModel:
     """The causal mono 24 kHz network of `architecture`, its weights not yet set (no weight norm: weights are plain)."""
     shape: dict[str, Any] = {

@@ -9,6 +9,7 @@ dropped, and every sample of frame t depends on codes ≤ t only.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +18,17 @@ from pipeline.codec import streaming
 from pipeline.codec.architecture import codebooks
 from pipeline.codec.encodec_import import EncodecModel
 from pipeline.codec.quantizer import ResidualQuantizer
-from pipeline.codec.streaming import Layer, StreamState
+from pipeline.codec.streaming import Layer, StreamState, join
 from pipeline.errors import PipelineError
 from pipeline.mel import frame_count
 
 PREROLL_FRAMES = 8
 # One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.
 CHUNK_FRAMES = 75
+
+
+Precision = Literal["fp32", "bf16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,24 @@ class CodecFingerprint:
     hop_samples: int
     codebooks: int
     codebook_size: int
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     edges: str = "8 zero frames before, zeros after to a whole frame"
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A loaded codec. `codebooks` is how many of the model's codebooks `encode` gives and `decode` takes at most."""
+    """A loaded codec, on the device its `net` is on.
+
+    `codebooks` is how many of the model's codebooks `encode` gives and `decode` takes at most. With the precision
+    `bf16` the network (not the quantizer) computes in bfloat16: faster where the CPU has instructions for it, and some
+    codes differ.
+    """
 
     name: str
     weights_sha256: str
     codebooks: int
     net: EncodecModel
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if not 1 <= self.codebooks <= self.net.quantizer.n_q:
@@ -69,42 +80,48 @@ class Codec:
         return self.net.quantizer.bins
 
     @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @property
     def fingerprint(self) -> CodecFingerprint:
         return CodecFingerprint(
-            self.name, self.weights_sha256, self.sample_rate, self.hop, self.codebooks, self.codebook_size
+            self.name,
+            self.weights_sha256,
+            self.sample_rate,
+            self.hop,
+            self.codebooks,
+            self.codebook_size,
+            self.precision,
         )
 
     def encode(self, wav: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Codes int16 `[K, ceil(N / hop)]` of a mono 24 kHz signal `[N]`."""
-        samples = torch.as_tensor(wav, dtype=torch.float32)
-        missing = frame_count(len(samples)) * self.hop - len(samples)
-        samples = torch.nn.functional.pad(samples, (0, missing))
-        state, codes = self.encoder_start, []
-        for chunk in samples[None].split(CHUNK_FRAMES * self.hop, dim=-1):
+        """Codes int16 `[K, ceil(N / hop)]` of a mono 24 kHz signal `[N]`, or `[B, K, T]` of several, `[B, N]`."""
+        signals = torch.as_tensor(wav, dtype=torch.float32, device=self.device).reshape(-1, wav.shape[-1])
+        missing = frame_count(signals.shape[1]) * self.hop - signals.shape[1]
+        signals = torch.nn.functional.pad(signals, (0, missing))
+        state, codes = join([self.encoder_start] * len(signals)), []
+        for chunk in signals.split(CHUNK_FRAMES * self.hop, dim=-1):
             chunk_codes, state = self.encode_chunk(state, chunk)
-            codes.append(chunk_codes[0])
-        return torch.cat(codes, dim=-1).numpy()
+            codes.append(chunk_codes)
+        return torch.cat(codes, dim=-1).reshape(*wav.shape[:-1], self.codebooks, -1).cpu().numpy()
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> np.ndarray:
         """Audio float32 `[T · hop]` of codes `[K', T]`, K' from 1 to `codebooks`."""
-        tokens = torch.as_tensor(codes)[None]
+        tokens = torch.as_tensor(codes, device=self.device)[None]
         state, audio = self.decoder_start(tokens.shape[1]), []
         for chunk in tokens.split(CHUNK_FRAMES, dim=-1):
             samples, state = self.decode_chunk(state, chunk)
             audio.append(samples[0])
-        return torch.cat(audio).numpy()
+        return torch.cat(audio).cpu().numpy()
 
-    @torch.no_grad()
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them."""
-        latents, state = streaming.run(self._encoder, state, samples[..., None])
-        return self._quantizer.encode(latents), state
+        return self._encode(state, samples)
 
-    @torch.no_grad()
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """The next `codes` `[B, K', n]` → audio float32 `[B, n·hop]` and the state after them."""
-        audio, state = streaming.run(self._decoder, state, self._quantizer.decode(codes))
-        return audio[..., 0], state
+        return self._decode(state, codes)
 
     @cached_property
     def encoder_start(self) -> StreamState:
@@ -115,24 +132,31 @@ class Codec:
         """The decoder's state before a recording of which `codebooks` codebooks will be decoded (batch of one)."""
         if not 1 <= codebooks <= self.codebooks:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
-        with torch.no_grad():
-            return streaming.run(self._decoder, None, self._quantizer.decode(self._preroll[0][:, :codebooks]))[1]
+        return self._decode(None, self._preroll[0][:, :codebooks])[1]
+
+    @cached_property
+    def _preroll(self) -> tuple[torch.Tensor, StreamState]:
+        return self._encode(None, torch.zeros(1, PREROLL_FRAMES * self.hop, device=self.device))
+
+    @torch.no_grad()
+    def _encode(self, state: StreamState | None, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
+        return self._quantizer.encode(latents.float()), state
+
+    @torch.no_grad()
+    def _decode(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
+        audio, state = streaming.run(self._decoder, state, latents)
+        return audio[..., 0].float(), state
 
     @cached_property
     def _encoder(self) -> list[Layer]:
-        return streaming.compile_layers(self.net.encoder.model)
+        return streaming.compile_layers(self.net.encoder.model, _DTYPES[self.precision])
 
     @cached_property
     def _decoder(self) -> list[Layer]:
-        return streaming.compile_layers(self.net.decoder.model)
+        return streaming.compile_layers(self.net.decoder.model, _DTYPES[self.precision])
 
     @cached_property
     def _quantizer(self) -> ResidualQuantizer:
         return ResidualQuantizer.of(codebooks(self.net)[: self.codebooks])
-
-    @cached_property
-    def _preroll(self) -> tuple[torch.Tensor, StreamState]:
-        with torch.no_grad():
-            silence = torch.zeros(1, PREROLL_FRAMES * self.hop, 1)
-            latents, state = streaming.run(self._encoder, None, silence)
-            return self._quantizer.encode(latents), state

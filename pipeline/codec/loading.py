@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.codec.causal import Codec
+from pipeline.codec.causal import Codec, Precision
 from pipeline.codec.weights import OFFICIAL_FILE, OFFICIAL_NAME, OFFICIAL_SHA256_PREFIX, read_weights
 from pipeline.errors import PipelineError
 
@@ -16,20 +16,22 @@ SMALL_NAME = "encodec_24khz_small"
 NAMES = (OFFICIAL_NAME, SMALL_NAME)
 
 
-def load_codec(name: str = OFFICIAL_NAME, weights: Path | None = None, codebooks: int = 8) -> Codec:
+def load_codec(
+    name: str = OFFICIAL_NAME, weights: Path | None = None, codebooks: int = 8, precision: Precision = "fp32"
+) -> Codec:
     """Load a codec with its first `codebooks` codebooks, ready to encode and decode on the CPU.
 
     `name` is one of `NAMES`, or the path of a file that `train-codec` wrote. `encodec_24khz` takes its weights from
     `weights`, else `$WHISPER_GPT_CODEC_WEIGHTS`, else torch's hub cache, else the official address.
     Raises `PipelineError` for another name, a missing or damaged file, or codebooks the model does not have.
     """
-    return read_codec(weights_file(name, weights), codebooks)
+    return read_codec(weights_file(name, weights), codebooks, precision)
 
 
-def read_codec(path: Path, codebooks: int) -> Codec:
+def read_codec(path: Path, codebooks: int, precision: Precision = "fp32") -> Codec:
     """Load the codec that the file `path` holds."""
     found = read_weights(path)
-    return Codec(found.name, found.sha256, codebooks, found.net)
+    return Codec(found.name, found.sha256, codebooks, found.net, precision)
 
 
 def weights_file(name: str, weights: Path | None = None) -> Path:

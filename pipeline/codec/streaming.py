@@ -10,6 +10,7 @@ strided convolution is a matrix product of overlapping rows, and so is a transpo
 each choice saved).
 """
 
+import copy
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -168,8 +169,8 @@ def elu(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     return torch.maximum(x, x.clamp(max=0).exp_().sub_(1), out=out)
 
 
-def compile_layers(network: nn.Sequential) -> list[Layer]:
-    """The layers of a SEANet encoder's or decoder's `model`, their weights laid out for streaming (copies)."""
+def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
+    """The layers of a SEANet encoder's or decoder's `model`, their weights as `dtype`, laid out for streaming."""
     layers: list[Layer] = []
     activated = False
     for module in network:
@@ -177,13 +178,13 @@ def compile_layers(network: nn.Sequential) -> list[Layer]:
             activated = True  # what follows takes it in
             continue
         if isinstance(module, SEANetResnetBlock):
-            layers.append(_residual(module))
+            layers.append(_residual(module, dtype))
         elif isinstance(module, SConv1d):
-            layers.append(_conv(module, elu=activated))
+            layers.append(_conv(module, dtype, elu=activated))
         elif isinstance(module, SConvTranspose1d) and activated:
-            layers.append(_transposed(module))
+            layers.append(_transposed(module, dtype))
         elif isinstance(module, SLSTM):
-            layers.append(Lstm(module.lstm))
+            layers.append(Lstm(copy.deepcopy(module.lstm).to(dtype)))
         else:
             raise TypeError(f"no streaming form is known for {type(module).__name__} here")
         activated = False
@@ -219,29 +220,30 @@ def _pass_each(layers: list[Layer], x: torch.Tensor, carry: Carry) -> torch.Tens
     return torch.cat(outputs)
 
 
-def _residual(block: SEANetResnetBlock) -> Residual:
+def _residual(block: SEANetResnetBlock, dtype: torch.dtype) -> Residual:
     _, first, _, second = block.block
-    shortcut, last = _conv(block.shortcut, elu=False), _conv(second, elu=True)
+    shortcut, last = _conv(block.shortcut, dtype, elu=False), _conv(second, dtype, elu=True)
     if last.kernel != 1:
         raise TypeError("no streaming form is known for a residual block that does not end in a kernel of 1")
     both = Conv(shortcut.weight, shortcut.bias + last.bias, shortcut.kernel, shortcut.stride, elu=False)
-    return Residual(both, _conv(first, elu=True), last.weight)
+    return Residual(both, _conv(first, dtype, elu=True), last.weight)
 
 
-def _conv(layer: nn.Module, elu: bool) -> Conv:
+def _conv(layer: nn.Module, dtype: torch.dtype, elu: bool) -> Conv:
     conv: nn.Conv1d = layer.conv.conv  # type: ignore[union-attr,assignment]
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if conv.dilation[0] != 1 or conv.bias is None:
         raise TypeError("no streaming form is known for a convolution with dilation or without bias")
-    weight = conv.weight.mT.contiguous()  # [out, kernel, in]
+    weight, bias = conv.weight.mT.contiguous().to(dtype), conv.bias.to(dtype)  # [out, kernel, in]
     if kernel == 1 or conv.in_channels >= _MATRIX_CHANNELS:
-        return Conv(weight.flatten(1), conv.bias, kernel, stride, elu)
-    return Conv(weight.mT[:, :, None], conv.bias, kernel, stride, elu)
+        return Conv(weight.flatten(1), bias, kernel, stride, elu)
+    return Conv(weight.mT[:, :, None], bias, kernel, stride, elu)
 
 
-def _transposed(layer: SConvTranspose1d) -> TransposedConv:
+def _transposed(layer: SConvTranspose1d, dtype: torch.dtype) -> TransposedConv:
     convtr: nn.ConvTranspose1d = layer.convtr.convtr  # type: ignore[assignment]
     stride = convtr.stride[0]
     if convtr.kernel_size[0] != 2 * stride or convtr.bias is None:
         raise TypeError("no streaming form is known for a transposed convolution that does not span two strides")
-    return TransposedConv(convtr.weight.permute(2, 1, 0).flatten(0, 1).contiguous(), convtr.bias, stride)
+    weight = convtr.weight.permute(2, 1, 0).flatten(0, 1).contiguous()
+    return TransposedConv(weight.to(dtype), convtr.bias.to(dtype), stride)

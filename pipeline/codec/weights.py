@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks
+from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, codebooks
 from pipeline.codec.encodec_import import EncodecModel
 from pipeline.errors import PipelineError
 from pipeline.publish import publish_bytes
@@ -50,10 +50,10 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(path: Path, name: str, architecture: CodecArchitecture, net: EncodecModel, about: str = "") -> None:
+def save_weights(path: Path, name: str, net: EncodecModel, about: str = "") -> None:
     """Publish `net` as float16 safetensors with its architecture, name and a sentence about its origin and licence."""
     tensors = {key: value.half().cpu().contiguous() for key, value in codec_tensors(net).items()}
-    content = {"name": name, "architecture": asdict(architecture), "about": about}
+    content = {"name": name, "architecture": asdict(architecture_of(net)), "about": about}
     publish_bytes(path, save(tensors, metadata={_ABOUT: json.dumps(content, sort_keys=True)}))
 
 

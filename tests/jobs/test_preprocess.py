@@ -211,6 +211,8 @@ def test_maestro_needs_its_audio_only_when_asked(
         ),
         (["librispeech", "/nowhere"], "no such folder", 1),
         (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
+        (["folder", "{made}", "--codec", "opus"], "is not known", 1),
+        (["folder", "{made}", "--codec", "encodec_48khz"], "not causal", 1),
         (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "comes with its own", 1),
         (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
     ],
@@ -230,7 +232,7 @@ def test_a_user_s_mistake_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [["--codec", "opus"], ["--codec", "encodec_48khz"], ["--splits", "dev"]])
+@pytest.mark.parametrize("option", [["--precision", "fp16"], ["--splits", "dev"]])
 def test_values_that_are_not_offered_are_wrong_usage(made_corpora: Path, tmp_path: Path, option: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["preprocess", "folder", str(made_corpora), "--out", str(tmp_path / "out"), *option])

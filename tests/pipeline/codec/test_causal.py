@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from jobs.benchmarks.codec_speed import stock_audio, stock_codes
 from pipeline.audio import read_mono
-from pipeline.codec.causal import PREROLL_FRAMES, Codec
+from pipeline.codec.causal import Codec
 from pipeline.codec.streaming import StreamState, join
 
 
@@ -19,25 +20,6 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     envelope = np.repeat(random.uniform(0.01, 0.3, samples // 800 + 1), 800)[:samples]
     return (random.standard_normal(samples) * envelope).astype(np.float32)
-
-
-def stock_codes(codec: Codec, wav: np.ndarray) -> np.ndarray:
-    """The codes of the package's own whole-signal encoder under the same edge policy."""
-    padded = np.pad(wav, (PREROLL_FRAMES * codec.hop, -len(wav) % codec.hop))
-    with torch.no_grad():
-        latents = codec.net.encoder(torch.from_numpy(padded)[None, None])
-        codes = codec.net.quantizer.vq.encode(latents, n_q=codec.codebooks)[:, 0]
-    return codes[:, PREROLL_FRAMES:].numpy()
-
-
-def stock_audio(codec: Codec, codes: np.ndarray) -> np.ndarray:
-    """The audio of the package's own whole-signal decoder after the codes of the silence before a recording."""
-    silence = torch.zeros(1, 1, PREROLL_FRAMES * codec.hop)
-    with torch.no_grad():
-        before = codec.net.quantizer.vq.encode(codec.net.encoder(silence), n_q=codec.codebooks)
-        both = torch.cat([before, torch.from_numpy(codes)[:, None].long()], dim=-1)
-        audio = codec.net.decoder(codec.net.quantizer.decode(both))
-    return audio[0, 0, PREROLL_FRAMES * codec.hop :].numpy()
 
 
 def encode_in_chunks(codec: Codec, wav: np.ndarray, frames: list[int]) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""Measure this machine: codec and mel against the packages they stand in for, in turn, with spread."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from jobs.benchmarks.codec_speed import decode_speed, encode_speed
+from jobs.benchmarks.mel_speed import mel_speed
+from jobs.benchmarks.timing import Timing
+from jobs.errors import JobError, require
+from pipeline.audio import SAMPLE_RATE, stream_mono
+from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from pipeline.codec.causal import Codec
+from pipeline.codec.loading import load_codec
+from pipeline.corpora import folder
+from pipeline.mel import HOP_SAMPLES
+
+OFFICIAL_SHAPE = "official-shape"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt bench`."""
+
+    what: Positional[Literal["encode", "decode", "mel"]]
+    """encode and decode: against the encodec package; mel: against librosa."""
+    audio: Positional[Path | None] = None
+    """Folder of audio to measure on; noise if not given (speed does not depend on it, agreement of codes does)."""
+    codec: str = OFFICIAL_SHAPE
+    """official-shape is the 24 kHz model's network with seeded weights: its speed without its weights. Else as for
+    preprocess."""
+    codebooks: int = 8
+    """Codebooks to encode."""
+    clips: int = 8
+    """How many clips."""
+    seconds: float = 30.0
+    """Length of each; recordings are joined to fill it."""
+    rounds: int = 5
+    """Rounds, of which the median is taken."""
+    threads: int = 1
+    """Threads of torch."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def run(config: Config) -> int:
+    """Measure and print → exit code 0."""
+    for name in ("clips", "rounds", "threads"):
+        require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
+    require(config.seconds >= 1, f"--seconds {config.seconds}: must be at least 1")
+    torch.set_num_threads(config.threads)
+    clips = read_clips(config.audio, config.clips, config.seconds)
+    if config.what == "mel":
+        result: Any = mel_speed(clips, config.rounds)
+    else:
+        measure = encode_speed if config.what == "encode" else decode_speed
+        result = measure(_codec(config), clips, config.rounds)
+    if config.json:
+        print(json.dumps(_flat(result) | ({"codec": config.codec} if config.what != "mel" else {})))
+    else:
+        _print(config, result)
+    return 0
+
+
+def read_clips(audio: Path | None, count: int, seconds: float) -> np.ndarray:
+    """`count` clips of the recordings below `audio`, joined and cut, float32 `[count, N]` at 24 kHz; without a folder
+    noise whose loudness wanders. Raises `JobError` where there is too little audio."""
+    length = round(seconds * SAMPLE_RATE) // HOP_SAMPLES * HOP_SAMPLES
+    if audio is None:
+        random = np.random.default_rng(0)
+        envelope = np.repeat(random.uniform(0.003, 0.3, count * length // 800 + 1), 800)[: count * length]
+        joined = random.standard_normal(count * length).astype(np.float32) * envelope.astype(np.float32)
+    else:
+        blocks, have = [], 0
+        for block in _blocks(audio):
+            blocks.append(block)
+            have += len(block)
+            if have >= count * length:
+                break
+        else:
+            raise JobError(f"{audio}: holds {have / SAMPLE_RATE:.0f} s of audio, not {count} × {seconds:g} s")
+        joined = np.concatenate(blocks)[: count * length]
+    return joined.reshape(count, length)
+
+
+def _blocks(audio: Path) -> Iterator[np.ndarray]:
+    for recording in folder.scan(audio).recordings:
+        yield from stream_mono(audio / recording.path)
+
+
+def _codec(config: Config) -> Codec:
+    if config.codec != OFFICIAL_SHAPE:
+        return load_codec(config.codec, codebooks=config.codebooks)
+    net = build_network(CodecArchitecture())
+    seed_weights(net, seed=0)
+    return Codec(OFFICIAL_SHAPE, "", config.codebooks, net.eval().requires_grad_(False))
+
+
+def _flat(result: Any) -> dict[str, Any]:
+    """The result as JSON has it: a timing is its median, its spread beside it."""
+    flat: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        if isinstance(value, Timing):
+            flat |= {name: value.median, f"{name}_spread": [value.least, value.most]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _print(config: Config, result: Any) -> None:
+    console = Console(highlight=False)
+    codec = f", codec {config.codec}" if config.what != "mel" else ""
+    console.print(f"{config.what}: {result.seconds:g} s of audio, threads: {result.threads}{codec}")
+    table = Table("", "median", "least", "most")
+    for name, value in vars(result).items():
+        if isinstance(value, Timing):
+            table.add_row(name.replace("_", " "), *(f"{number:.2f}" for number in vars(value).values()))
+        elif name not in ("threads", "seconds"):
+            table.add_row(name.replace("_", " "), f"{value:.3g}" if abs(value) < 1e-2 else f"{value:.4f}")
+    console.print(table)

@@ -1,0 +1,42 @@
+"""Timing rivals in turn, so that what disturbs a machine disturbs all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a run took: median, least and most."""
+
+    median: float
+    least: float
+    most: float
+
+    def speeds(self, amount: float) -> "Timing":
+        """`amount` a second instead: its median, least and most."""
+        return Timing(amount / self.median, amount / self.most, amount / self.least)
+
+
+def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Run all of `runs` once to warm up, then `rounds` times in turn → the timing of each."""
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+
+
+def matrix_flops(rounds: int = 5) -> float:
+    """Floating-point operations a second of a square float32 matrix product, the best of `rounds`, threads as set."""
+    size = 2048
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    timing = time_in_turn({"sgemm": lambda: a @ b}, rounds)["sgemm"]
+    return 2 * size**3 / timing.least

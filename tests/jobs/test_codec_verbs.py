@@ -1,0 +1,120 @@
+"""`bench`, `evaluate-codec` and `verify-codec`: what they print is true of the codec they were given."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from jobs import cli, verify_codec
+from jobs.bench import read_clips
+from jobs.benchmarks.codec_speed import multiplications
+from jobs.verify_codec import agreement
+from pipeline.codec.causal import Codec
+
+SMALL = "--codec=encodec_24khz_small"
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_were():
+    yield
+    torch.set_num_threads(2)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_bench_encode_compares_codes(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [SMALL, "--clips=2", "--seconds=2", "--rounds=1"]
+    result = printed(capsys, "bench", "encode", str(made_corpora / "LibriSpeech"), *options)
+    assert result["codes_equal"] == 1.0
+    assert result["seconds"] == pytest.approx(2 * 1.987, abs=0.03) and result["threads"] == 1
+    assert result["ratio"] == pytest.approx(result["ours_xrt"] / result["stock_xrt"])
+    assert result["floor_xrt"] > result["ours_xrt"] > 0
+
+
+def test_bench_decode_and_mel_compare_values(capsys: pytest.CaptureFixture[str]) -> None:
+    result = printed(capsys, "bench", "decode", SMALL, "--clips=1", "--seconds=2", "--rounds=1")
+    assert result["largest_difference"] < 1e-5 and result["frame_ms"] > 0
+    result = printed(capsys, "bench", "mel", "--clips=2", "--seconds=2", "--rounds=1")
+    assert result["largest_difference"] < 1e-3
+
+
+def test_bench_needs_enough_audio(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "encode", str(made_corpora / "LibriSpeech"), "--seconds=1000"]) == 1
+    assert "of audio, not 8 × 1000 s" in capsys.readouterr().err
+
+
+def test_clips_are_the_recordings_joined(tmp_path: Path) -> None:
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(16_000, i / 10), 24_000)
+    clips = read_clips(tmp_path, count=2, seconds=0.8)
+    assert clips.shape == (2, 19_200)
+    assert np.abs(np.diff(clips.reshape(-1))).max() == pytest.approx(0.1, abs=1e-3)
+
+
+def test_multiplications_are_the_published_ones(codec: Codec) -> None:
+    """Each frame of the first layer costs width · kernel a sample, and so on: by hand for a width of 8."""
+    by_hand = 8 * 7 * 24_000
+    for width, rate, ratio in ((8, 24_000, 2), (16, 12_000, 4), (32, 3_000, 5), (64, 600, 8)):
+        half = width // 2
+        by_hand += rate * (width * half * 3 + half * width + width * width)
+        by_hand += rate // ratio * width * 2 * width * 2 * ratio
+    by_hand += 75 * (2 * 4 * 128 * (128 + 128) + 128 * 64 * 7)
+    assert multiplications(codec.net.encoder, 24_000) == by_hand
+
+
+def test_evaluate_codec_finds_more_in_more_codebooks(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate-codec", str(made_corpora), SMALL, "--minutes=0.3", "--only", "*/LibriSpeech/*"]
+    result = printed(capsys, *arguments)
+    rows = result["distances"]
+    assert rows["6 kbps · 8"]["log_mel"] < rows["0.75 kbps · 1"]["log_mel"] < rows["shifted 0.5 s"]["log_mel"]
+    assert rows["6 kbps · 8"]["si_sdr_db"] > rows["0.75 kbps · 1"]["si_sdr_db"] > rows["untrained"]["si_sdr_db"]
+    assert len(result["codebooks"]) == 8
+    assert all(0 < use["share"] <= 1 and 0 < use["entropy_bits"] <= 10 for use in result["codebooks"])
+    assert cli.main([*arguments]) == 0
+    assert "6 kbps · 8" in capsys.readouterr().out
+    assert cli.main([*arguments[:3], "--only", "*/nothing/*"]) == 1
+    assert "no recording" in capsys.readouterr().err
+
+
+def test_verify_codec_compares_with_the_known_answer(
+    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) / 10
+    soundfile.write(tmp_path / "test.wav", wav, 24_000, "FLOAT")
+    codes = codec.encode(wav)
+    np.save(tmp_path / "test.codes.npy", codes[None])
+    monkeypatch.setattr(verify_codec, "load_codec", lambda name, weights: codec)  # as if it were the official one
+    assert cli.main(["verify-codec", str(tmp_path)]) == 0
+    assert "100.0%" in capsys.readouterr().out
+    np.save(tmp_path / "test.codes.npy", (codes + 1) % 1024)
+    assert cli.main(["verify-codec", str(tmp_path)]) == 1
+    assert "should agree" in capsys.readouterr().out
+    assert cli.main(["verify-codec", str(tmp_path / "nothing")]) == 1
+
+
+def test_verify_codec_says_why_it_skips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.delenv("WHISPER_GPT_CODEC_WEIGHTS", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    np.save(tmp_path / "test.codes.npy", np.zeros((8, 10), np.int16))
+    assert cli.main(["verify-codec", str(tmp_path)]) == 0
+    assert "skipped: the EnCodec weights are not here" in capsys.readouterr().out
+
+
+def test_agreement_leaves_the_first_frames_out() -> None:
+    expected = np.zeros((2, 20), np.int16)
+    codes = expected.copy()
+    codes[:, :10] = 5
+    codes[1, 10:15] = 5
+    assert agreement(codes, expected) == [1.0, 0.5]
