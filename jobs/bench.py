@@ -21,7 +21,7 @@ from pipeline.codec.architecture import CodecArchitecture, build_network, seed_w
 from pipeline.codec.causal import Codec
 from pipeline.codec.loading import load_codec
 from pipeline.corpora import folder
-from pipeline.mel import HOP_SAMPLES
+from pipeline.mel_config import HOP_SAMPLES
 
 OFFICIAL_SHAPE = "official-shape"
 

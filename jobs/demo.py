@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs import cli
 from jobs.errors import JobError
 from jobs.progress import status_console
-from pipeline.codec.loading import SMALL_NAME
+from pipeline.codec.files import SMALL_NAME
 from pipeline.corpora import synthetic
 
 

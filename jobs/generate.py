@@ -26,10 +26,12 @@ from model.errors import ModelError
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
-from pipeline.codec.causal import Codec, CodecFingerprint
+from pipeline.codec.causal import Codec
+from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.codec.loading import load_codec
 from pipeline.errors import AudioError
-from pipeline.mel import LogMel, MelConfig
+from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
 from pipeline.publish import publishing
 
 MelSource = Literal["decode", "predict", "none"]

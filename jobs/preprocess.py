@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import math
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +14,7 @@ import pyarrow as pa
 from tyro.conf import Positional
 
 from jobs import ray_pool
+from jobs.codec_fingerprint import codec_fingerprint
 from jobs.config_files import save_config
 from jobs.errors import JobError, UsageError, require
 from jobs.output_lock import output_lock
@@ -21,12 +24,11 @@ from jobs.shard_task import ShardTask
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, mel_statistics, split_totals
 from manifests.fragments import FAILURES_FOLDER, committed_shards, read_failures, read_records
 from pipeline.audio import SAMPLE_RATE
-from pipeline.codec.causal import Precision
-from pipeline.codec.loading import SMALL_NAME, read_codec, weights_file
-from pipeline.codec.weights import OFFICIAL_NAME
+from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
+from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.mel import HOP_SAMPLES, MelConfig
+from pipeline.mel_config import HOP_SAMPLES, MelConfig
 from pipeline.plan import PLAN_FILE, PlanSettings
 from pipeline.publish import publish_bytes
 
@@ -172,12 +174,19 @@ def _source_root(config: Config) -> Path:
 def _settings(config: Config, weights: Path) -> PlanSettings:
     return PlanSettings(
         corpus=config.corpus,
-        codec=read_codec(weights, config.codebooks, config.precision).fingerprint,
+        codec=_fingerprint(weights, config.codebooks, config.precision),
         mel=MelConfig(bands=config.mels, window_samples=config.mel_window),
         segment_frames=max(1, round(config.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=config.shard_mb,
         splits=tuple(config.splits),
     )
+
+
+def _fingerprint(weights: Path, codebooks: int, precision: Precision) -> CodecFingerprint:
+    """The fingerprint of the codec in a file, taken in a process of its own: this one stays without torch and codec,
+    which are three quarters of what it would hold."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(codec_fingerprint, weights, codebooks, precision).result()
 
 
 def _tasks(

@@ -12,10 +12,10 @@ from typing import Any
 import ray
 
 from jobs.errors import JobError
-from jobs.shard_task import ShardTask, make_shard
-from pipeline.codec.causal import CodecFingerprint
+from jobs.shard_task import ShardTask
+from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.errors import PipelineError
-from pipeline.mel import MelConfig
+from pipeline.mel_config import MelConfig
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class ShardWorker:
     @ray.method(num_returns="streaming")
     def make(self, task: ShardTask) -> Iterator[float]:
         """Make one shard, yielding the seconds of each source as it is done with."""
+        from jobs.shard_making import make_shard
+
         yield from make_shard(task, self._codec, self._log_mel)
 
 

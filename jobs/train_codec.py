@@ -30,7 +30,7 @@ from pipeline.codec.training.crops import AudioStore, build_store, random_crops
 from pipeline.codec.training.quantizer import QuantizerTrainer
 from pipeline.codec.weights import save_weights
 from pipeline.corpora import folder, synthetic
-from pipeline.mel import HOP_SAMPLES
+from pipeline.mel_config import HOP_SAMPLES
 
 CODEC_FILE = "codec.safetensors"
 # k-means of the codebooks' start sees this many frames for each of its entries.
@@ -63,7 +63,7 @@ class Config:
     """Codebooks of the residual quantizer."""
     codebook_size: int = 1024
     """Codewords in each, a power of two."""
-    steps: int = 8_000
+    steps: int = 7_000
     """Optimizer steps."""
     minutes: float | None = None
     """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
@@ -75,10 +75,10 @@ class Config:
     """Its peak; it falls to zero along a cosine."""
     unquantized: float = 0.03
     """Share of the run before the quantizer is put in."""
-    waveform: float = 0.4
+    waveform: float = 1.0
     """Share of the gradient that the waveform has, against 1 for the spectra."""
-    commitment: float = 0.25
-    """Share of the encoder's gradient that pulls latents to their codewords, against 1 for the decoder's."""
+    commitment: float = 0.5
+    """How hard latents are pulled to their codewords: at a distance of 1, this share of the decoder's gradient."""
     seed: int = 0
     """Of the initial weights and of what is drawn."""
     eval_every: int = 1000
@@ -174,12 +174,17 @@ def train_step(config: Config, training: Training, store: AudioStore, done: floa
     gradient = handed_over.grad
     assert gradient is not None
     if "commitment" in losses:
-        pull = balanced_gradient([(losses["commitment"], config.commitment)], latents)
-        gradient = gradient + gradient.norm() * pull
+        (pull,) = torch.autograd.grad(losses["commitment"], [latents], retain_graph=True)
+        # Its norm times √(B·D·T) / 2 is the root mean square of the distance. A pull of one strength at any distance
+        # shrinks the latents for ever, a weaker one lets them grow for ever (docs/experiments.md).
+        gradient = gradient + config.commitment * gradient.norm() * pull * latents.numel() ** 0.5 / 2
     latents.backward(gradient)
     training.optimizer.step()
     training.step += 1
-    return {f"train/{name}": loss.item() for name, loss in losses.items()} | {"train/learning_rate": rate}
+    return {f"train/{name}": loss.item() for name, loss in losses.items()} | {
+        "train/learning_rate": rate,
+        "train/latent_deviation": latents.std().item(),
+    }
 
 
 def _depth(config: Config, step: int) -> int:

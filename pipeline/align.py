@@ -10,7 +10,8 @@ import torch
 from pipeline.codec.causal import CHUNK_FRAMES, Codec
 from pipeline.codec.streaming import StreamState, join
 from pipeline.errors import AudioError
-from pipeline.mel import LogMel, frame_count
+from pipeline.mel import LogMel
+from pipeline.mel_config import frame_count
 
 CLIPPED_AT = 0.999
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.audio import AudioInfo
-from pipeline.codec.causal import CodecFingerprint
+from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.corpora.recording import SPLITS, Recording
 from pipeline.errors import AudioError, PipelineError
-from pipeline.mel import MelConfig
+from pipeline.mel_config import MelConfig
 from pipeline.shards import shard_name
 
 PLAN_FILE = "plan.parquet"

@@ -11,7 +11,8 @@ from jobs import cli, ray_pool
 from pipeline.codec.causal import Codec
 from pipeline.codec.loading import load_codec
 from pipeline.corpora import synthetic
-from pipeline.mel import LogMel, MelConfig
+from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
 
 torch.set_num_threads(2)
 

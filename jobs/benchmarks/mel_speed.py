@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from jobs.benchmarks.timing import Timing, time_in_turn
-from pipeline.mel import LogMel, MelConfig
+from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ dropped, and every sample of frame t depends on codes ≤ t only.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,32 +16,18 @@ import torch
 from pipeline.codec import streaming
 from pipeline.codec.architecture import codebooks
 from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.codec.quantizer import ResidualQuantizer
 from pipeline.codec.streaming import Layer, StreamState, join
 from pipeline.errors import PipelineError
-from pipeline.mel import frame_count
+from pipeline.mel_config import frame_count
 
 PREROLL_FRAMES = 8
 # One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.
 CHUNK_FRAMES = 75
 
 
-Precision = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class CodecFingerprint:
-    """Two datasets with equal fingerprints hold the same codes for the same audio."""
-
-    name: str
-    weights_sha256: str
-    sample_rate: int
-    hop_samples: int
-    codebooks: int
-    codebook_size: int
-    precision: Precision = "fp32"
-    edges: str = "8 zero frames before, zeros after to a whole frame"
 
 
 @dataclass(frozen=True)

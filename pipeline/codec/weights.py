@@ -14,12 +14,10 @@ from safetensors.torch import load_file, save
 
 from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, codebooks
 from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.files import OFFICIAL_FILE, OFFICIAL_NAME, OFFICIAL_SHA256_PREFIX
 from pipeline.errors import PipelineError
 from pipeline.publish import publish_bytes
 
-OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"
-OFFICIAL_SHA256_PREFIX = "d7cc33bc"
-OFFICIAL_NAME = "encodec_24khz"
 _ABOUT = "whisper_gpt_codec"
 
 

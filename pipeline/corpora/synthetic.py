@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import lfilter
 
 from pipeline.corpora import librispeech, maestro
 from pipeline.corpora.recording import Scan
@@ -155,6 +154,8 @@ def _burst(centre: float, random: np.random.Generator) -> np.ndarray:
 
 def _resonate(x: np.ndarray, frequency: float, bandwidth: float) -> np.ndarray:
     """A two-pole resonator."""
+    from scipy.signal import lfilter  # 60 MB, which listing a corpus does not need
+
     radius = np.exp(-np.pi * bandwidth / SPEECH_RATE)
     return lfilter([1.0], [1.0, -2 * radius * np.cos(2 * np.pi * frequency / SPEECH_RATE), radius**2], x)
 

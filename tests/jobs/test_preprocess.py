@@ -17,7 +17,8 @@ import pytest
 import soundfile
 
 from jobs import cli, ray_pool
-from jobs.shard_task import ShardTask, make_shard
+from jobs.shard_making import make_shard
+from jobs.shard_task import ShardTask
 from manifests.dataset_info import read_info
 from manifests.fragments import committed_shards, read_failures, read_samples
 from pipeline.codec.causal import Codec

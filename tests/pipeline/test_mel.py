@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.mel import LogMel, MelConfig, frame_count
+from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig, frame_count
 
 
 def noise(samples: int, seed: int = 0) -> torch.Tensor:

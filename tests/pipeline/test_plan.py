@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio import AudioInfo
-from pipeline.codec.causal import CodecFingerprint
+from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
-from pipeline.mel import MelConfig
+from pipeline.mel_config import MelConfig
 from pipeline.plan import PlanSettings, Source, plan_bytes, plan_differences, plan_table, read_plan, recording_of
 
 SETTINGS = PlanSettings(

@@ -23,7 +23,8 @@ _KMEANS_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Quantized:
-    """Latents after quantization `[B, D, T]` (gradients pass straight through) and the commitment loss."""
+    """Latents after quantization `[B, D, T]` (gradients pass straight through) and the commitment loss: the mean square
+    of what each codebook leaves over, the mean of all."""
 
     latents: torch.Tensor
     commitment: torch.Tensor
@@ -62,8 +63,7 @@ class QuantizerTrainer(nn.Module):
 
     def forward(self, latents: torch.Tensor, depth: int) -> Quantized:
         """Quantize latents `[B, D, T]` with the first `depth` codebooks and move those towards what they stand for."""
-        residual = latents.transpose(1, 2).flatten(0, 1)  # [n, D]
-        commitment = torch.zeros((), device=latents.device)
+        residual, commitment = latents.transpose(1, 2).flatten(0, 1), torch.zeros((), device=latents.device)
         for k in range(depth):
             chosen = _nearest(residual.detach(), self._codebooks[k])
             codeword = self._codebooks[k][chosen]

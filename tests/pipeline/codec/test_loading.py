@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.audio import read_mono
-from pipeline.codec import loading, weights
+from pipeline.codec import files, weights
 from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
 from pipeline.codec.causal import Codec
 from pipeline.codec.encodec_import import EncodecModel
@@ -25,7 +25,7 @@ from pipeline.errors import PipelineError
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the official checkpoint's shape: PyTorch's own initial weights under the official names."""
-    path = tmp_path_factory.mktemp("weights") / weights.OFFICIAL_FILE
+    path = tmp_path_factory.mktemp("weights") / files.OFFICIAL_FILE
     torch.manual_seed(0)
     torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), path)
     return path
@@ -54,7 +54,7 @@ def test_official_weights_are_the_packages_own(official: Path) -> None:
 
 
 def test_official_weights_are_found_by_the_environment(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(loading.WEIGHTS_VARIABLE, str(official))
+    monkeypatch.setenv(files.WEIGHTS_VARIABLE, str(official))
     assert load_codec("encodec_24khz").weights_sha256 == load_codec("encodec_24khz", official).weights_sha256
 
 
@@ -79,9 +79,9 @@ def test_hugging_faces_layout_is_the_same_codec(official: Path, tmp_path: Path, 
 
 def test_official_weights_give_the_known_codes(real_data: Path) -> None:
     """A recording and the codes that the official model gave for it elsewhere, with another resampler."""
-    file = os.environ.get(loading.WEIGHTS_VARIABLE)
+    file = os.environ.get(files.WEIGHTS_VARIABLE)
     if not file:
-        pytest.skip(f"${loading.WEIGHTS_VARIABLE} names no file with the official EnCodec weights")
+        pytest.skip(f"${files.WEIGHTS_VARIABLE} names no file with the official EnCodec weights")
     known = real_data / "encodec" / "known-answer"
     codes = load_codec("encodec_24khz").encode(read_mono(known / "test.wav"))
     expected = np.load(known / "test.codes.npy", allow_pickle=False).reshape(8, -1)
@@ -109,7 +109,7 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, monkeypatch: pytest.Monke
         def __reduce__(self) -> tuple:
             return Path.touch, (tmp_path / "went-off",)
 
-    bomb = tmp_path / weights.OFFICIAL_FILE
+    bomb = tmp_path / files.OFFICIAL_FILE
     bomb.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(PipelineError, match="is not the official"):
         load_codec("encodec_24khz", bomb)
@@ -148,7 +148,7 @@ def test_tensors_of_another_architecture_are_refused(tmp_path: Path, monkeypatch
 def test_the_small_codec_ships(codec: Codec) -> None:
     assert codec.fingerprint.name == "encodec_24khz_small"
     assert (codec.sample_rate, codec.hop, codec.codebooks, codec.codebook_size) == (24_000, 320, 8, 1024)
-    file = loading.weights_file("encodec_24khz_small")
+    file = files.weights_file("encodec_24khz_small")
     assert file.stat().st_size < 8_000_000
     with pytest.raises(PipelineError, match="comes with its own"):
         load_codec("encodec_24khz_small", file)
@@ -191,7 +191,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.delenv(loading.WEIGHTS_VARIABLE, raising=False)
+    monkeypatch.delenv(files.WEIGHTS_VARIABLE, raising=False)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(PipelineError, match=r"--codec-weights FILE or \$WHISPER_GPT_CODEC_WEIGHTS"):

@@ -1,0 +1,184 @@
+"""Making one planned shard: decode, encode, write, publish. Idempotent, and the same bytes every time.
+
+Ray-free: an actor calls it, a test can call it, a bare loop can call it.
+"""
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jobs.shard_task import ShardTask
+from manifests.fragments import ShardRecord, failures_bytes, failures_path, fragment_bytes, fragment_path
+from pipeline.align import Segment, align_recordings
+from pipeline.audio import probe, stream_mono
+from pipeline.codec.causal import Codec
+from pipeline.corpora.recording import Recording
+from pipeline.errors import AudioError, PipelineError
+from pipeline.mel import LogMel
+from pipeline.plan import recording_of
+from pipeline.publish import publish_bytes, publishing
+from pipeline.sample import Sample, SampleMeta
+from pipeline.shards import ShardWriter, Span, shard_path
+
+
+@dataclass
+class _Tally:
+    """Sums over the samples of a shard, for its record."""
+
+    frames: int
+    seconds: float
+    mel_sums: np.ndarray  # float64 [2, M]
+    code_counts: np.ndarray  # int64 [K, codebook_size]
+
+    def add(self, segment: Segment, sample_rate: int) -> None:
+        mel = segment.mel.astype(np.float64)
+        self.frames += len(mel)
+        self.seconds += segment.samples / sample_rate
+        self.mel_sums += [mel.sum(axis=0), np.square(mel).sum(axis=0)]
+        for k, codes in enumerate(segment.codes):
+            self.code_counts[k] += np.bincount(codes, minlength=self.code_counts.shape[1])
+
+    def merge(self, other: "_Tally") -> None:
+        self.frames += other.frames
+        self.seconds += other.seconds
+        self.mel_sums += other.mel_sums
+        self.code_counts += other.code_counts
+
+
+def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float]:
+    """Make and publish the shard of `task`, yielding the planned seconds of each source as it is done with.
+
+    A source that fails leaves no sample and one row in `failures/`. The tar is published first, the failures next, the
+    manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
+    sources' fault (a full disk, a corpus that is not mounted here).
+    """
+    if not task.source_root.is_dir():
+        raise PipelineError(f"{task.source_root}: no such folder on {platform.node()}; every node must see the corpus")
+    tally = _new_tally(codec, log_mel)
+    rows: list[dict] = []
+    failures: list[dict] = []
+    with publishing(shard_path(task.dataset, task.split, task.shard)) as file:
+        writer = ShardWriter(file)
+        audio = [_read_source(task, plan_row) for plan_row in task.rows]
+        aligned = align_recordings(audio, codec, log_mel, task.segment_frames)
+        for plan_row, segments in zip(task.rows, aligned, strict=True):
+            mark, own = writer.mark(), _new_tally(codec, log_mel)
+            try:
+                own_rows = _write_recording(task, plan_row, segments, codec, writer, own)
+            except AudioError as error:
+                writer.rollback(mark)
+                failures.append(_failure_row(plan_row, error))
+            else:
+                rows += own_rows
+                tally.merge(own)
+            yield plan_row["seconds"]
+        digest = writer.close()
+        size = file.tell()
+    failures_path(task.dataset, task.shard).unlink(missing_ok=True)  # an earlier attempt's
+    if failures:
+        publish_bytes(failures_path(task.dataset, task.shard), failures_bytes(failures))
+    record = ShardRecord(
+        shard=task.shard,
+        split=task.split,
+        sha256=digest,
+        size_bytes=size,
+        fingerprint=task.fingerprint,
+        samples=len(rows),
+        frames=tally.frames,
+        seconds=tally.seconds,
+        mel_sums=tally.mel_sums,
+        code_counts=tally.code_counts,
+    )
+    publish_bytes(fragment_path(task.dataset, task.shard), fragment_bytes(rows, record))
+
+
+def _read_source(task: ShardTask, plan_row: dict) -> Iterator[np.ndarray]:
+    """The audio of one source in blocks. Raises `AudioError`, for what the scan found too."""
+    if plan_row["scan_error"]:
+        raise AudioError("scan", plan_row["scan_error"])
+    yield from stream_mono(task.source_root / plan_row["path"])
+
+
+def _write_recording(
+    task: ShardTask, plan_row: dict, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
+) -> list[dict]:
+    """Add all segments of one source to the shard → their manifest rows. Raises `AudioError`."""
+    rows = []
+    for index, segment in enumerate(segments):
+        meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
+        sample = Sample(meta, segment.codes, segment.mel)
+        spans = writer.add(sample)
+        tally.add(segment, codec.sample_rate)
+        rows.append(_manifest_row(sample, segment, spans, task.shard))
+    path = task.source_root / plan_row["path"]
+    info = probe(path)
+    source = {
+        "source": plan_row["path"],
+        "source_sha256": _file_sha256(path),
+        "source_rate": info.sample_rate,
+        "source_channels": info.channels,
+    }
+    return [row | source for row in rows]
+
+
+def _meta(recording: Recording, corpus: str, index: int, segment: Segment, codec: Codec) -> SampleMeta:
+    described = asdict(recording)
+    described["source"] = described.pop("path")
+    return SampleMeta(
+        key=f"{described.pop('id')}_{index:04d}",
+        corpus=corpus,
+        segment=index,
+        start_s=segment.start_sample / codec.sample_rate,
+        duration_s=segment.samples / codec.sample_rate,
+        samples=segment.samples,
+        **described,
+    )
+
+
+def _manifest_row(sample: Sample, segment: Segment, spans: dict[str, Span], shard: str) -> dict:
+    row = asdict(sample.meta) | {
+        "shard": shard,
+        "frames": sample.codes.shape[1],
+        "codebooks": sample.codes.shape[0],
+        "mel_bands": sample.mel.shape[1],
+        "peak_dbfs": segment.peak_dbfs,
+        "rms_dbfs": segment.rms_dbfs,
+        "clipped_share": segment.clipped_share,
+    }
+    for member, span in spans.items():
+        row |= {f"{member}_offset": span.offset, f"{member}_size": span.size}
+    return row | {"codes_sha256": spans["codes"].sha256, "mel_sha256": spans["mel"].sha256}
+
+
+def _failure_row(plan_row: dict, error: AudioError) -> dict:
+    cause = error.__cause__ or error
+    return {
+        "source": plan_row["path"],
+        "corpus": plan_row["corpus"],
+        "split": plan_row["split"],
+        "seconds": plan_row["seconds"],
+        "stage": error.stage,
+        "error": type(cause).__name__,
+        "message": str(error),
+    }
+
+
+def _new_tally(codec: Codec, log_mel: LogMel) -> _Tally:
+    return _Tally(
+        frames=0,
+        seconds=0.0,
+        mel_sums=np.zeros((2, log_mel.config.bands)),
+        code_counts=np.zeros((codec.codebooks, codec.codebook_size), np.int64),
+    )
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AudioError("decode", error.strerror or str(error)) from error
