@@ -55,6 +55,8 @@ class Config:
     """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
     precision: Precision = "fp32"
     """Of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ: it makes another dataset."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where workers encode; with cuda each takes one GPU."""
     mels: int = 64
     """Mel bands."""
     mel_window: int = 1024
@@ -66,7 +68,7 @@ class Config:
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Which splits to make."""
     workers: int | None = None
-    """Workers, one core each; all cores of the cluster if not given."""
+    """Workers, one core each; all cores of the cluster (with --device cuda all GPUs) if not given."""
     ray_address: str | None = None
     """Address of a Ray cluster (auto for the one on this machine); Ray is started here if not given."""
     max_failed: float = 0.01
@@ -100,8 +102,8 @@ def run(config: Config) -> int:
             advance(total_s - sum(row["seconds"] for task in tasks for row in task.rows), resumed=True)
             if tasks:
                 own = config.codec == SMALL_NAME  # which every node has, wherever it is installed there
-                setup = ray_pool.WorkerSetup(settings.codec, None if own else weights, settings.mel)
-                with ray_pool.cluster(config.ray_address, config.workers) as workers:
+                setup = ray_pool.WorkerSetup(settings.codec, None if own else weights, settings.mel, config.device)
+                with ray_pool.cluster(config.ray_address, config.workers, config.device) as workers:
                     for seconds in ray_pool.make_shards(tasks, setup, workers):
                         advance(seconds)
         info = describe(dataset, settings, len(scan.absent))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -17,6 +17,8 @@ from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.errors import PipelineError
 from pipeline.mel_config import MelConfig
 
+Device = Literal["cpu", "cuda"]
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -25,6 +27,7 @@ class WorkerSetup:
     codec: CodecFingerprint
     codec_weights: Path | None
     mel: MelConfig
+    device: Device = "cpu"
 
 
 @ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
@@ -42,6 +45,9 @@ class ShardWorker:
         self._codec = load_codec(codec.name, setup.codec_weights, codec.codebooks, codec.precision)
         if self._codec.fingerprint != setup.codec:
             raise PipelineError(f"a worker's codec {self._codec.fingerprint} is not the plan's {setup.codec}")
+        # TF32 rounds products to 10 bits, which changes codes; torch allows it in convolutions unless told not to.
+        torch.backends.cudnn.allow_tf32 = False
+        self._codec.net.to(setup.device)
         self._log_mel = LogMel(setup.mel)
 
     @ray.method(num_returns="streaming")
@@ -53,8 +59,8 @@ class ShardWorker:
 
 
 @contextmanager
-def cluster(address: str | None, workers: int | None) -> Iterator[int]:
-    """Ray for the length of a block → how many workers to run.
+def cluster(address: str | None, workers: int | None, device: Device = "cpu") -> Iterator[int]:
+    """Ray for the length of a block → how many workers to run: one a core, or one a GPU, if `workers` does not say.
 
     Uses the cluster at `address` (or at `$RAY_ADDRESS`, as under `ray job submit`), else starts Ray on this machine.
     A Ray that this process is connected to already is used, and left as it is. Raises `JobError` where none answers.
@@ -63,7 +69,10 @@ def cluster(address: str | None, workers: int | None) -> Iterator[int]:
     if started_here:
         _start(address or os.environ.get("RAY_ADDRESS"), workers)
     try:
-        yield workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        found = int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
+        if device == "cuda" and found == 0:
+            raise JobError("--device cuda: Ray knows of no GPU; encode with --device cpu, or on machines that have one")
+        yield workers or max(1, found)
     finally:
         if started_here:
             ray.shutdown()
@@ -96,7 +105,8 @@ def _start(address: str | None, workers: int | None) -> None:
 
 def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) -> Iterator[float]:
     """Make all `tasks` on `workers` actors, one in flight on each, yielding the seconds of audio done with."""
-    idle = [ShardWorker.remote(setup) for _ in range(min(workers, len(tasks)))]  # type: ignore[attr-defined]
+    worker_class = ShardWorker.options(num_gpus=int(setup.device == "cuda"))  # type: ignore[attr-defined]
+    idle = [worker_class.remote(setup) for _ in range(min(workers, len(tasks)))]
     waiting = sorted(tasks, key=lambda task: sum(row["seconds"] for row in task.rows))  # the longest is taken first
     running: dict[Any, Any] = {}  # progress of a task → the worker that makes it
     while waiting or running:

@@ -15,8 +15,9 @@ from pipeline.mel_config import frame_count
 
 CLIPPED_AT = 0.999
 
-# Side by side, one reading of the LSTM's 16 MB of weights serves all; past 8 little is won.
-LANES = 8
+# Recordings encoded side by side. On a CPU one reading of the LSTM's 16 MB of weights serves all, and past 8 little is
+# won; a GPU needs more of them to be busy.
+_LANES = {"cpu": 8, "cuda": 128}
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ class _Lane:
 
 
 class _Lanes:
-    """Up to `LANES` recordings encoded in lock step, and what of them was not asked for yet."""
+    """Recordings encoded in lock step, as many as suit the codec's device, and what of them was not asked for yet."""
 
     def __init__(self, recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int):
         self._codec, self._log_mel, self._segment_frames = codec, log_mel, segment_frames
         self._waiting = deque(enumerate(recordings))
         self._lanes: list[_Lane] = []
+        self._most = _LANES[codec.device.type]
         # Of each recording: its segments in order, then None at its end, or the error that ended it.
         self._outcomes: list[deque[Segment | AudioError | None]] = [deque() for _ in recordings]
 
@@ -94,7 +96,7 @@ class _Lanes:
     def _step(self) -> None:
         """Encode the next chunk of every lane; ended recordings make room for waiting ones first."""
         ready = [(lane, wav) for lane in self._lanes if (wav := self._read(lane)) is not None]
-        while len(ready) < LANES and self._waiting:
+        while len(ready) < self._most and self._waiting:
             index, blocks = self._waiting.popleft()
             chunks = _rechunk(blocks, CHUNK_FRAMES * self._codec.hop)
             lane = _Lane(index, chunks, self._codec.encoder_start, self._log_mel.start())
@@ -106,7 +108,10 @@ class _Lanes:
         longest = -(-max(len(wav) for _, wav in ready) // self._codec.hop) * self._codec.hop
         # A shorter chunk is its recording's last: the zeros after it change nothing before them.
         batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for _, wav in ready]))
-        codes, states = self._codec.encode_chunk(join([lane.codec_state for lane, _ in ready]), batch)
+        codes, states = self._codec.encode_chunk(
+            join([lane.codec_state for lane, _ in ready]), batch.to(self._codec.device)
+        )
+        codes = codes.cpu()
         for row, (lane, wav) in enumerate(ready):
             lane.codec_state = states[row : row + 1]
             frames = frame_count(len(wav))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import align
 from pipeline.align import Segment, align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
@@ -72,3 +73,34 @@ def test_samples_without_a_finite_mel_are_refused(codec: Codec, log_mel: LogMel)
 
 def test_nothing_in_nothing_out(codec: Codec, log_mel: LogMel) -> None:
     assert list(align_segments([], codec, log_mel, 100)) == []
+
+
+@pytest.mark.parametrize("lanes", [1, 3, 8, 128])
+def test_recordings_side_by_side_are_those_one_by_one(
+    codec: Codec, log_mel: LogMel, lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many lengths, so that they end at different times and others take their places; 128 is a GPU's number."""
+    monkeypatch.setattr(align, "_LANES", {"cpu": lanes})
+    wavs = [noise(length) for length in (50_000, 100, 24_000, 0, 130_000, 24_001, 70_000, 30_000, 1, 48_000, 90_000)]
+    together = align_recordings([[wav] for wav in wavs], codec, log_mel, 100)
+    for wav, segments in zip(wavs, together, strict=True):
+        alone, beside = list(align_segments([wav], codec, log_mel, 100)), list(segments)
+        assert len(alone) == len(beside)
+        for one, other in zip(alone, beside, strict=True):
+            assert (one.start_sample, one.samples, one.rms_dbfs) == (other.start_sample, other.samples, other.rms_dbfs)
+            assert np.array_equal(one.codes, other.codes) and np.array_equal(one.mel, other.mel)
+
+
+def test_one_that_fails_leaves_the_others_alone(codec: Codec, log_mel: LogMel) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield noise(60_000)
+        raise AudioError("decode", "the file ends here")
+
+    recordings = [[noise(50_000)], broken(), [np.full(30_000, 1e30, np.float32)], [noise(80_000)]]
+    outcomes: list[int | str] = []
+    for segments in align_recordings(recordings, codec, log_mel, 100):
+        try:
+            outcomes.append(sum(segment.samples for segment in segments))
+        except AudioError as error:
+            outcomes.append(error.stage)
+    assert outcomes == [50_000, "decode", "encode", 80_000]
