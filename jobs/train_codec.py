@@ -1,10 +1,9 @@
 """Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
 
 import fnmatch
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -22,21 +21,14 @@ from jobs.progress import progress_line, status_console
 from jobs.stop_signals import stop_signals
 from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from pipeline.codec.causal import Codec
-from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
-from pipeline.codec.encodec_import import EncodecModel
 from pipeline.codec.quality import bitrate_kbps, distances, reconstructions
-from pipeline.codec.training.balance import balanced_gradient
-from pipeline.codec.training.crops import AudioStore, build_store, random_crops
-from pipeline.codec.training.quantizer import QuantizerTrainer
+from pipeline.codec.training.crops import AudioStore, build_store
+from pipeline.codec.training.step import Recipe, Training, begin, train_step
 from pipeline.codec.weights import save_weights
 from pipeline.corpora import folder, synthetic
-from pipeline.mel_config import HOP_SAMPLES
 
 CODEC_FILE = "codec.safetensors"
-# k-means of the codebooks' start sees this many frames for each of its entries.
-_START_FRAMES_EACH = 16
 _VALIDATION_S = 60.0
-_RISE_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -89,18 +81,6 @@ class Config:
     """Go on from the checkpoint in --out; pass the same options again."""
 
 
-@dataclass
-class Training:
-    """The parts that change as a run goes on."""
-
-    net: EncodecModel
-    quantizer: QuantizerTrainer
-    optimizer: torch.optim.Optimizer
-    log_mel: LogMelDistance
-    step: int
-    elapsed_s: float
-
-
 def run(config: Config) -> int:
     """Train, and write the codec → exit code 0."""
     _check(config)
@@ -125,12 +105,13 @@ def _train(
     writer: SummaryWriter,
     console: Console,
 ) -> None:
+    recipe = _recipe(config)
     started = time.monotonic() - training.elapsed_s
     done = _done(config, training)
     first, resumed_at = done, training.elapsed_s
     with progress_line(console, config.steps) as show, stop_signals() as stopped:
         while done < 1 and not stopped():
-            for name, value in train_step(config, training, store, done).items():
+            for name, value in train_step(recipe, training, store, done).items():
                 writer.add_scalar(name, value, training.step)
             training.elapsed_s = time.monotonic() - started
             done = _done(config, training)
@@ -145,63 +126,6 @@ def _train(
                 save_checkpoint(config.out, training.net, training.quantizer, training.optimizer, progress)
     if done < 1:
         raise JobError(f"stopped by a signal at step {training.step}; the same command with --resume goes on")
-
-
-def train_step(config: Config, training: Training, store: AudioStore, done: float) -> dict[str, float]:
-    """One optimizer step, after the share `done` of the run → its losses, by name."""
-    net, step = training.net, training.step
-    crop = config.crop_frames * HOP_SAMPLES
-    if done >= config.unquantized and not training.quantizer.started:
-        training.quantizer.start(_sample_latents(config, net, store))
-    x = random_crops(store, config.batch, crop, config.seed, step).to(config.device)  # [B, N]
-    rate = config.learning_rate * min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-
-    latents = net.encoder(x[:, None])  # [B, D, T]
-    losses: dict[str, torch.Tensor] = {}
-    quantized = latents
-    if training.quantizer.started:
-        result = training.quantizer(latents, _depth(config, step))
-        quantized, losses["commitment"] = result.latents, result.commitment
-    # The decoder's gradient ends here, so that the commitment's can be weighed against it.
-    handed_over = quantized.detach().requires_grad_()
-    y = net.decoder(handed_over)[:, 0]  # [B, N]
-    scales = SCALES[step % 2 :: 2]  # every other one in turn: half the time, and the same sum over two steps
-    losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
-    training.optimizer.zero_grad(set_to_none=True)
-    y.backward(balanced_gradient([(losses["log_mel"], 1.0), (losses["waveform_db"], config.waveform)], y))
-    gradient = handed_over.grad
-    assert gradient is not None
-    if "commitment" in losses:
-        (pull,) = torch.autograd.grad(losses["commitment"], [latents], retain_graph=True)
-        # Its norm times √(B·D·T) / 2 is the root mean square of the distance. A pull of one strength at any distance
-        # shrinks the latents for ever, a weaker one lets them grow for ever (docs/experiments.md).
-        gradient = gradient + config.commitment * gradient.norm() * pull * latents.numel() ** 0.5 / 2
-    latents.backward(gradient)
-    training.optimizer.step()
-    training.step += 1
-    return {f"train/{name}": loss.item() for name, loss in losses.items()} | {
-        "train/learning_rate": rate,
-        "train/latent_deviation": latents.std().item(),
-    }
-
-
-def _depth(config: Config, step: int) -> int:
-    """Through how many codebooks step `step` goes: a power of two below all of them as often as all, so that each
-    bitrate is trained and the first codebooks carry what matters most."""
-    powers = [2**i for i in range(config.codebooks.bit_length()) if 2**i < config.codebooks]
-    random = np.random.default_rng((config.seed, 1, step))
-    return int(random.choice(powers)) if powers and random.random() < 0.5 else config.codebooks
-
-
-@torch.no_grad()
-def _sample_latents(config: Config, net: EncodecModel, store: AudioStore) -> torch.Tensor:
-    """Latents of crops that no step sees, `[n, D]`: enough for k-means."""
-    batches = math.ceil(_START_FRAMES_EACH * config.codebook_size / (config.batch * config.crop_frames))
-    samples = config.crop_frames * HOP_SAMPLES
-    crops = (random_crops(store, config.batch, samples, config.seed + 2**32, i) for i in range(batches))
-    return torch.cat([net.encoder(x[:, None].to(config.device)).transpose(1, 2).flatten(0, 1) for x in crops])
 
 
 def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
@@ -226,7 +150,7 @@ def _new(config: Config, architecture: CodecArchitecture) -> Training:
     torch.manual_seed(config.seed)
     net = build_network(architecture)
     seed_weights(net, config.seed)
-    return _parts(config, net)
+    return begin(net.to(config.device), _recipe(config))
 
 
 def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
@@ -236,17 +160,14 @@ def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
             f"{config.out} trains a {progress.architecture} from seed {progress.seed}; pass the options it was started "
             "with, or another --out"
         )
-    training = _parts(config, build_network(architecture))
+    training = begin(build_network(architecture).to(config.device), _recipe(config))
     restore(config.out, training.net, training.quantizer, training.optimizer)
     training.step, training.elapsed_s = progress.step, progress.elapsed_s
     return training
 
 
-def _parts(config: Config, net: EncodecModel) -> Training:
-    net = net.to(config.device).train()
-    quantizer = QuantizerTrainer(net).to(config.device)
-    optimizer = torch.optim.AdamW(net.parameters(), config.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
-    return Training(net, quantizer, optimizer, LogMelDistance().to(config.device), 0, 0.0)
+def _recipe(config: Config) -> Recipe:
+    return Recipe(**{field.name: getattr(config, field.name) for field in fields(Recipe)})
 
 
 def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarray]]:

@@ -1,6 +1,7 @@
 """`train-codec`: learns, writes a codec that `preprocess` takes, resumes to the bit, refuses what cannot work."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,11 +38,13 @@ def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pyte
     options = ["--hold-out", "*/test-clean/*", "--steps=60", "--eval-every=30", "--learning-rate=5e-3", "--name=mine"]
     assert train(audio, out, *options) == 0
     said = capsys.readouterr().err
-    scores = [float(line.split()[-1]) for line in said.splitlines() if "validation/log_mel_0.75" in line]
-    assert len(scores) == 2 and scores[1] < scores[0]
+    assert "held out" in said and said.count("validation/log_mel_0.75_kbps") == 2
+    held_out = ["--only", "*/test-clean/*", "--codebooks=2", "--json"]
+    assert cli.main(["evaluate-codec", str(audio), f"--codec={out / 'codec.safetensors'}", *held_out]) == 0
+    distances = json.loads(capsys.readouterr().out)["distances"]
+    assert distances["0.75 kbps · 2"]["log_mel"] < 0.8 * distances["untrained"]["log_mel"]
     codec = load_codec(str(out / "codec.safetensors"), codebooks=2)
     assert codec.name == "mine" and codec.codebook_size == 32
-    assert "held out" in said
 
 
 def test_a_resumed_run_is_the_undisturbed_one(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

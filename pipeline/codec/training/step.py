@@ -1,0 +1,112 @@
+"""One step of a codec's training: crops in, losses out, network and codebooks moved."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.codec.architecture import codebooks
+from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
+from pipeline.codec.encodec_import import EncodecModel
+from pipeline.codec.training.balance import balanced_gradient
+from pipeline.codec.training.crops import AudioStore, random_crops
+from pipeline.codec.training.quantizer import QuantizerTrainer
+from pipeline.mel_config import HOP_SAMPLES
+
+# k-means of the codebooks' start sees this many frames for each of its entries.
+_START_FRAMES_EACH = 16
+_RISE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step depends on beside the network and the audio; `jobs/train_codec.py` says what each means."""
+
+    batch: int
+    crop_frames: int
+    learning_rate: float
+    unquantized: float
+    waveform: float
+    commitment: float
+    seed: int
+
+
+@dataclass
+class Training:
+    """The parts that change as a run goes on."""
+
+    net: EncodecModel
+    quantizer: QuantizerTrainer
+    optimizer: torch.optim.Optimizer
+    log_mel: LogMelDistance
+    step: int = 0
+    elapsed_s: float = 0.0
+
+
+def begin(net: EncodecModel, recipe: Recipe) -> Training:
+    """A training of `net`, on the device it is on, before its first step."""
+    quantizer = QuantizerTrainer(net).to(_device(net))
+    optimizer = torch.optim.AdamW(net.parameters(), recipe.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
+    return Training(net.train(), quantizer, optimizer, LogMelDistance().to(_device(net)))
+
+
+def train_step(recipe: Recipe, training: Training, store: AudioStore, done: float) -> dict[str, float]:
+    """One optimizer step, after the share `done` of the run → its losses, by name."""
+    net, step = training.net, training.step
+    crop = recipe.crop_frames * HOP_SAMPLES
+    if done >= recipe.unquantized and not training.quantizer.started:
+        training.quantizer.start(_sample_latents(recipe, net, store))
+    x = random_crops(store, recipe.batch, crop, recipe.seed, step).to(_device(net))  # [B, N]
+    rate = recipe.learning_rate * min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+
+    latents = net.encoder(x[:, None])  # [B, D, T]
+    losses: dict[str, torch.Tensor] = {}
+    quantized = latents
+    if training.quantizer.started:
+        result = training.quantizer(latents, _depth(recipe, len(training.quantizer.counts), step))
+        quantized, losses["commitment"] = result.latents, result.commitment
+    # The decoder's gradient ends here, so that the commitment's can be weighed against it.
+    handed_over = quantized.detach().requires_grad_()
+    y = net.decoder(handed_over)[:, 0]  # [B, N]
+    scales = SCALES[step % 2 :: 2]  # every other one in turn: half the time, and the same sum over two steps
+    losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
+    training.optimizer.zero_grad(set_to_none=True)
+    y.backward(balanced_gradient([(losses["log_mel"], 1.0), (losses["waveform_db"], recipe.waveform)], y))
+    gradient = handed_over.grad
+    assert gradient is not None
+    if "commitment" in losses:
+        (pull,) = torch.autograd.grad(losses["commitment"], [latents], retain_graph=True)
+        # Its norm times √(B·D·T) / 2 is the root mean square of the distance. A pull of one strength at any distance
+        # shrinks the latents for ever, a weaker one lets them grow for ever (docs/experiments.md).
+        gradient = gradient + recipe.commitment * gradient.norm() * pull * latents.numel() ** 0.5 / 2
+    latents.backward(gradient)
+    training.optimizer.step()
+    training.step += 1
+    return {f"train/{name}": loss.item() for name, loss in losses.items()} | {
+        "train/learning_rate": rate,
+        "train/latent_deviation": latents.std().item(),
+    }
+
+
+def _depth(recipe: Recipe, codebooks: int, step: int) -> int:
+    """Through how many codebooks step `step` goes: a power of two below all of them as often as all, so that each
+    bitrate is trained and the first codebooks carry what matters most."""
+    powers = [2**i for i in range(codebooks.bit_length()) if 2**i < codebooks]
+    random = np.random.default_rng((recipe.seed, 1, step))
+    return int(random.choice(powers)) if powers and random.random() < 0.5 else codebooks
+
+
+@torch.no_grad()
+def _sample_latents(recipe: Recipe, net: EncodecModel, store: AudioStore) -> torch.Tensor:
+    """Latents of crops that no step sees, `[n, D]`: enough for k-means."""
+    batches = math.ceil(_START_FRAMES_EACH * len(codebooks(net)[0]) / (recipe.batch * recipe.crop_frames))
+    samples = recipe.crop_frames * HOP_SAMPLES
+    crops = (random_crops(store, recipe.batch, samples, recipe.seed + 2**32, i) for i in range(batches))
+    return torch.cat([net.encoder(x[:, None].to(_device(net))).transpose(1, 2).flatten(0, 1) for x in crops])
+
+
+def _device(net: EncodecModel) -> torch.device:
+    return next(net.parameters()).device
