@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from jobs.errors import JobError
 from pipeline.codec.architecture import CodecArchitecture, codebooks
-from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.training.quantizer import QuantizerTrainer
+from pipeline.codec.training.step import Training
 from pipeline.publish import publish_bytes
 
 FILE_NAME = "checkpoint.safetensors"
@@ -29,12 +29,10 @@ class CodecProgress:
     elapsed_s: float
 
 
-def save_checkpoint(
-    run: Path, net: EncodecModel, quantizer: QuantizerTrainer, optimizer: torch.optim.Optimizer, progress: CodecProgress
-) -> None:
-    """Publish the run's checkpoint: networks, codebooks and their averages, the optimizer's moments, random state."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(net, quantizer).items()}
-    for name, parameter in net.named_parameters():
+def save_checkpoint(run: Path, training: Training, progress: CodecProgress) -> None:
+    """Publish the run's checkpoint: networks, codebooks and their averages, the optimizers' moments, random state."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(training).items()}
+    for name, (parameter, optimizer) in _parameters(training).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer/{name}/{key}"] = value.cpu().contiguous()
     tensors[_RANDOM] = torch.get_rng_state()
@@ -52,26 +50,37 @@ def read_progress(run: Path) -> CodecProgress:
         raise JobError(f"{path}: no checkpoint of train-codec ({error})") from error
 
 
-def restore(run: Path, net: EncodecModel, quantizer: QuantizerTrainer, optimizer: torch.optim.Optimizer) -> None:
-    """Put the run's checkpoint into a network of its architecture, its quantizer and its optimizer."""
+def restore(run: Path, training: Training) -> None:
+    """Put the run's checkpoint into a training of the same parts. Raises `JobError` where it is of other parts."""
     with safe_open(run / FILE_NAME, framework="pt") as file, torch.no_grad():
-        for name, tensor in _tensors(net, quantizer).items():
+        stored = set(file.keys())
+        wanted = _tensors(training)
+        if wanted.keys() != {name for name in stored if not name.startswith("optimizer/") and name != _RANDOM}:
+            raise JobError(f"{run / FILE_NAME}: with another --adversarial; pass the options the run was started with")
+        for name, tensor in wanted.items():
             tensor.copy_(file.get_tensor(name))
-        moments: dict[str, dict[str, torch.Tensor]] = {}
-        for name in file.keys():  # noqa: SIM118 (not a mapping)
-            if name.startswith("optimizer/"):
-                parameter, _, key = name.removeprefix("optimizer/").rpartition("/")
-                moments.setdefault(parameter, {})[key] = file.get_tensor(name)
-        parameters = dict(net.named_parameters())
-        for name, own in moments.items():
-            device = parameters[name].device
-            optimizer.state[parameters[name]] = {
-                key: value if key == "step" else value.to(device) for key, value in own.items()
-            }
+        for name, (parameter, optimizer) in _parameters(training).items():
+            own = {key: f"optimizer/{name}/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+            if own["step"] in stored:
+                moments = {key: file.get_tensor(where) for key, where in own.items()}
+                optimizer.state[parameter] = {
+                    key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+                }
         torch.set_rng_state(file.get_tensor(_RANDOM))
 
 
-def _tensors(net: EncodecModel, quantizer: QuantizerTrainer) -> dict[str, torch.Tensor]:
-    named = {f"net/{name}": parameter.data for name, parameter in net.named_parameters()}
-    named |= {f"codebooks/{k}": codebook for k, codebook in enumerate(codebooks(net))}
-    return named | {f"quantizer/{name}": buffer for name, buffer in quantizer.named_buffers()}
+def _parameters(training: Training) -> dict[str, tuple[nn.Parameter, torch.optim.Optimizer]]:
+    """Every parameter that is trained, by name, and the optimizer that moves it."""
+    named = {f"net/{name}": (parameter, training.optimizer) for name, parameter in training.net.named_parameters()}
+    if training.critic is not None:
+        critic = training.critic
+        named |= {
+            f"critic/{name}": (parameter, critic.optimizer) for name, parameter in critic.judge.named_parameters()
+        }
+    return named
+
+
+def _tensors(training: Training) -> dict[str, torch.Tensor]:
+    named = {name: parameter.detach() for name, (parameter, _) in _parameters(training).items()}
+    named |= {f"codebooks/{k}": codebook for k, codebook in enumerate(codebooks(training.net))}
+    return named | {f"quantizer/{name}": buffer for name, buffer in training.quantizer.named_buffers()}

@@ -71,6 +71,9 @@ class Config:
     """Share of the gradient that the waveform has, against 1 for the spectra."""
     commitment: float = 0.5
     """How hard latents are pulled to their codewords: at a distance of 1, this share of the decoder's gradient."""
+    adversarial: float = 0.0
+    """Share of the gradient that each of a multi-scale STFT discriminator's two losses has, once the quantizer is in;
+    0: none, and a step takes a fraction of the time."""
     seed: int = 0
     """Of the initial weights and of what is drawn."""
     eval_every: int = 1000
@@ -123,7 +126,7 @@ def _train(
                     console.print(f"step {training.step}: {name} {value:.3f}")
             if done >= 1 or stopped() or training.step % config.eval_every == 0:
                 progress = CodecProgress(architecture_of(training.net), config.seed, training.step, training.elapsed_s)
-                save_checkpoint(config.out, training.net, training.quantizer, training.optimizer, progress)
+                save_checkpoint(config.out, training, progress)
     if done < 1:
         raise JobError(f"stopped by a signal at step {training.step}; the same command with --resume goes on")
 
@@ -161,7 +164,7 @@ def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
             "with, or another --out"
         )
     training = begin(build_network(architecture).to(config.device), _recipe(config))
-    restore(config.out, training.net, training.quantizer, training.optimizer)
+    restore(config.out, training)
     training.step, training.elapsed_s = progress.step, progress.elapsed_s
     return training
 
@@ -230,5 +233,6 @@ def _check(config: Config) -> None:
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
     require(0 <= config.unquantized < 1, f"--unquantized {config.unquantized}: must be a share of the run, 0 to 1")
+    require(config.adversarial >= 0, f"--adversarial {config.adversarial}: must not be negative")
     require(config.seed >= 0, f"--seed {config.seed}: must not be negative")
     require(config.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch finds no CUDA device here")

@@ -47,13 +47,17 @@ def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pyte
     assert codec.name == "mine" and codec.codebook_size == 32
 
 
-def test_a_resumed_run_is_the_undisturbed_one(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("adversarial", [0.0, 0.5])
+def test_a_resumed_run_is_the_undisturbed_one(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversarial: float
+) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    assert train(audio, whole, "--steps=6") == 0
+    options = ["--steps=6", f"--adversarial={adversarial}"]
+    assert train(audio, whole, *options) == 0
     monkeypatch.setattr(train_codec, "stop_signals", lambda: a_signal_in_step(3))
-    assert train(audio, halves, "--steps=6") == 1
+    assert train(audio, halves, *options) == 1
     monkeypatch.undo()
-    assert train(audio, halves, "--steps=6", "--resume") == 0
+    assert train(audio, halves, *options, "--resume") == 0
     one, other = load_file(whole / FILE_NAME), load_file(halves / FILE_NAME)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -73,6 +77,8 @@ def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsy
     assert "pass --resume" in capsys.readouterr().err
     assert train(audio, out, "--steps=4", "--resume", "--seed=1") == 1
     assert "options it was started with" in capsys.readouterr().err
+    assert train(audio, out, "--steps=4", "--resume", "--adversarial=1") == 1
+    assert "with another --adversarial" in capsys.readouterr().err
     assert train(audio, tmp_path / "other", "--resume") == 1
     assert "no checkpoint" in capsys.readouterr().err
 

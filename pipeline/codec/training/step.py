@@ -1,5 +1,6 @@
 """One step of a codec's training: crops in, losses out, network and codebooks moved."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -11,6 +12,12 @@ from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
 from pipeline.codec.encodec_import import EncodecModel
 from pipeline.codec.training.balance import balanced_gradient
 from pipeline.codec.training.crops import AudioStore, random_crops
+from pipeline.codec.training.discriminator import (
+    MultiScaleDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+)
 from pipeline.codec.training.quantizer import QuantizerTrainer
 from pipeline.mel_config import HOP_SAMPLES
 
@@ -29,6 +36,7 @@ class Recipe:
     unquantized: float
     waveform: float
     commitment: float
+    adversarial: float
     seed: int
 
 
@@ -40,15 +48,28 @@ class Training:
     quantizer: QuantizerTrainer
     optimizer: torch.optim.Optimizer
     log_mel: LogMelDistance
+    critic: "Critic | None"
     step: int = 0
     elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Critic:
+    """The adversary, where there is one, and what moves it."""
+
+    judge: MultiScaleDiscriminator
+    optimizer: torch.optim.Optimizer
 
 
 def begin(net: EncodecModel, recipe: Recipe) -> Training:
     """A training of `net`, on the device it is on, before its first step."""
     quantizer = QuantizerTrainer(net).to(_device(net))
     optimizer = torch.optim.AdamW(net.parameters(), recipe.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
-    return Training(net.train(), quantizer, optimizer, LogMelDistance().to(_device(net)))
+    critic = None
+    if recipe.adversarial:
+        judge = MultiScaleDiscriminator().to(_device(net))
+        critic = Critic(judge, torch.optim.AdamW(judge.parameters(), recipe.learning_rate, betas=(0.8, 0.99)))
+    return Training(net.train(), quantizer, optimizer, LogMelDistance().to(_device(net)), critic)
 
 
 def train_step(recipe: Recipe, training: Training, store: AudioStore, done: float) -> dict[str, float]:
@@ -59,7 +80,8 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
         training.quantizer.start(_sample_latents(recipe, net, store))
     x = random_crops(store, recipe.batch, crop, recipe.seed, step).to(_device(net))  # [B, N]
     rate = recipe.learning_rate * min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-    for group in training.optimizer.param_groups:
+    optimizers = [training.optimizer, *([training.critic.optimizer] if training.critic else [])]
+    for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
         group["lr"] = rate
 
     latents = net.encoder(x[:, None])  # [B, D, T]
@@ -73,8 +95,12 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     y = net.decoder(handed_over)[:, 0]  # [B, N]
     scales = SCALES[step % 2 :: 2]  # every other one in turn: half the time, and the same sum over two steps
     losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
+    weighed = [(losses["log_mel"], 1.0), (losses["waveform_db"], recipe.waveform)]
+    if training.critic and training.quantizer.started:
+        losses |= _judge(training.critic, x, y)
+        weighed += [(losses["adversarial"], recipe.adversarial), (losses["features"], recipe.adversarial)]
     training.optimizer.zero_grad(set_to_none=True)
-    y.backward(balanced_gradient([(losses["log_mel"], 1.0), (losses["waveform_db"], recipe.waveform)], y))
+    y.backward(balanced_gradient(weighed, y))
     gradient = handed_over.grad
     assert gradient is not None
     if "commitment" in losses:
@@ -89,6 +115,18 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
         "train/learning_rate": rate,
         "train/latent_deviation": latents.std().item(),
     }
+
+
+def _judge(critic: Critic, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Move the critic to tell `x` from `y` `[B, N]`, then what it makes of `y`: the losses, by name."""
+    own = discriminator_loss(critic.judge(x), critic.judge(y.detach()))
+    critic.optimizer.zero_grad(set_to_none=True)
+    own.backward()
+    critic.optimizer.step()
+    with torch.no_grad():
+        real = critic.judge(x)
+    made = critic.judge(y)
+    return {"critic": own, "adversarial": adversarial_loss(made), "features": feature_loss(real, made)}
 
 
 def _depth(recipe: Recipe, codebooks: int, step: int) -> int:
