@@ -17,10 +17,11 @@ from jobs.benchmarks.mel_speed import mel_speed
 from jobs.benchmarks.timing import Timing
 from jobs.errors import JobError, require
 from pipeline.audio import SAMPLE_RATE, stream_mono
-from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
-from pipeline.codec.causal import Codec
+from pipeline.codec.architecture import CodecArchitecture
+from pipeline.codec.causal import Codec, untrained_codec
 from pipeline.codec.loading import load_codec
 from pipeline.corpora import folder
+from pipeline.errors import AudioError
 from pipeline.mel_config import HOP_SAMPLES
 
 OFFICIAL_SHAPE = "official-shape"
@@ -93,15 +94,16 @@ def read_clips(audio: Path | None, count: int, seconds: float) -> np.ndarray:
 
 def _blocks(audio: Path) -> Iterator[np.ndarray]:
     for recording in folder.scan(audio).recordings:
-        yield from stream_mono(audio / recording.path)
+        try:
+            yield from stream_mono(audio / recording.path)
+        except AudioError as error:
+            raise JobError(f"{audio / recording.path}: {error}; measure on a folder without it") from error
 
 
 def _codec(config: Config) -> Codec:
     if config.codec != OFFICIAL_SHAPE:
         return load_codec(config.codec, codebooks=config.codebooks)
-    net = build_network(CodecArchitecture())
-    seed_weights(net, seed=0)
-    return Codec(OFFICIAL_SHAPE, "", config.codebooks, net.eval().requires_grad_(False))
+    return untrained_codec(CodecArchitecture(), config.codebooks)
 
 
 def _flat(result: Any) -> dict[str, Any]:

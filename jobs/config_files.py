@@ -1,6 +1,7 @@
 """YAML beside the command line: a verb's options read from a file, and the resolved ones saved beside a result."""
 
 import dataclasses
+import itertools
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,16 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
         if name not in values and field.default is dataclasses.MISSING
     }
     return config_type(**values, **missing), rest
+
+
+def resume_with_saved_options(arguments: list[str], file_name: str) -> list[str]:
+    """`arguments`, and where --resume is one of them `--config` with the file `file_name` in the folder of --out."""
+    given = dict(itertools.pairwise(arguments))
+    given |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    saved = Path(given.get("--out", "")) / file_name
+    if "--resume" in arguments and "--config" not in given and saved.is_file():
+        return [*arguments, "--config", str(saved)]
+    return arguments
 
 
 def save_config(config: Any, path: Path, without: Sequence[str] = ()) -> None:

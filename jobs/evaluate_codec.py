@@ -14,10 +14,10 @@ from tyro.conf import Positional
 from jobs.errors import JobError, require
 from jobs.progress import status_console
 from pipeline.audio import SAMPLE_RATE, read_mono
-from pipeline.codec.architecture import architecture_of, build_network, seed_weights
-from pipeline.codec.causal import Codec
+from pipeline.codec.architecture import architecture_of
+from pipeline.codec.causal import Codec, untrained_codec
 from pipeline.codec.loading import load_codec
-from pipeline.codec.quality import Distances, bitrate_kbps, codebook_use, distances, reconstructions, shifted
+from pipeline.codec.quality import Distances, bitrate_kbps, codebook_use, distances, shifted
 from pipeline.corpora import folder
 from pipeline.errors import AudioError
 
@@ -53,14 +53,19 @@ def run(config: Config) -> int:
     console = status_console()
     pieces = list(_pieces(config, console))
     if not pieces:
-        raise JobError(f"{config.audio}: no recording of at least {_SHORTEST_SAMPLES / SAMPLE_RATE:.2f} s to score")
+        which = f" that matches {' '.join(config.only)}" if config.only else ""
+        raise JobError(
+            f"{config.audio}: no recording{which} of at least {_SHORTEST_SAMPLES / SAMPLE_RATE:.2f} s to score"
+        )
     rows = {"shifted 0.5 s": distances(pieces, shifted(pieces))}
-    untrained = _untrained(codec)
-    rows["untrained"] = distances(pieces, reconstructions(untrained, pieces, codec.codebooks))
+    untrained = untrained_codec(architecture_of(codec.net), codec.codebooks)
+    rows["untrained"] = distances(pieces, [_decoded(untrained, piece, untrained.encode(piece)) for piece in pieces])
+    codes = [codec.encode(piece) for piece in pieces]
     for depth in _depths(codec.codebooks):
         label = f"{bitrate_kbps(codec, depth):g} kbps · {depth}"
-        rows[label] = distances(pieces, reconstructions(codec, pieces, depth))
-    uses = codebook_use([codec.encode(piece) for piece in pieces], codec.codebook_size)
+        others = [_decoded(codec, piece, own[:depth]) for piece, own in zip(pieces, codes, strict=True)]
+        rows[label] = distances(pieces, others)
+    uses = codebook_use(codes, codec.codebook_size)
     seconds = sum(map(len, pieces)) / SAMPLE_RATE
     if config.json:
         content = {name: asdict(row) for name, row in rows.items()}
@@ -90,15 +95,13 @@ def _depths(codebooks: int) -> list[int]:
     return sorted({2**i for i in range(codebooks.bit_length()) if 2**i <= codebooks} | {codebooks})
 
 
-def _untrained(codec: Codec) -> Codec:
-    net = build_network(architecture_of(codec.net))
-    seed_weights(net, seed=0)
-    return Codec("untrained", "", codec.codebooks, net.eval().requires_grad_(False))
+def _decoded(codec: Codec, piece: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    return codec.decode(codes)[: len(piece)]
 
 
 def _pieces(config: Config, console: Console) -> Iterator[np.ndarray]:
     """Pieces of recordings, in an order drawn once and for all, until there are enough minutes."""
-    paths = [config.audio / recording.path for recording in folder.scan(config.audio).recordings]
+    paths = [(config.audio / recording.path).absolute() for recording in folder.scan(config.audio).recordings]
     if config.only:
         paths = [path for path in paths if any(fnmatch.fnmatch(str(path), pattern) for pattern in config.only)]
     have = 0

@@ -27,8 +27,9 @@ from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
 from pipeline.codec.causal import Codec
+from pipeline.codec.files import NAMES, weights_file
 from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.codec.loading import load_codec
+from pipeline.codec.loading import read_codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 from pipeline.mel_config import MelConfig
@@ -75,7 +76,8 @@ def run(config: Config) -> int:
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run)
     trained_on = CodecFingerprint(**state.data.codec)
-    codec = load_codec(trained_on.name, config.codec_weights, trained_on.codebooks, trained_on.precision)
+    weights = config.codec_weights or _weights_of(trained_on.name)
+    codec = read_codec(weights, trained_on.codebooks, trained_on.precision)
     if codec.fingerprint != trained_on:
         raise JobError(f"{config.run} was trained on tokens of other codec weights than were found now; pass its own")
     log_mel = LogMel(MelConfig(**state.data.mel))
@@ -95,6 +97,12 @@ def run(config: Config) -> int:
         f"{model.config.name} at step {state.step}, codec {codec.name}"
     )
     return 0
+
+
+def _weights_of(name: str) -> Path:
+    if name not in NAMES:
+        raise JobError(f"the model was trained on tokens of the codec {name!r}; pass its file with --codec-weights")
+    return weights_file(name)
 
 
 def read_prompt(path: Path, frames: int, codec: Codec) -> np.ndarray:

@@ -22,7 +22,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to make any shard of a dataset."""
+    """What a worker needs to make any shard of a dataset; without a file of weights, the small codec that each has."""
 
     codec: CodecFingerprint
     codec_weights: Path | None
@@ -37,17 +37,15 @@ class ShardWorker:
     def __init__(self, setup: WorkerSetup):
         import torch
 
-        from pipeline.codec.loading import load_codec
+        from pipeline.codec.files import SMALL_NAME, weights_file
+        from pipeline.codec.loading import read_codec
         from pipeline.mel import LogMel
 
         torch.set_num_threads(1)
-        codec = setup.codec
-        self._codec = load_codec(codec.name, setup.codec_weights, codec.codebooks, codec.precision)
+        weights, codec = setup.codec_weights or weights_file(SMALL_NAME), setup.codec
+        self._codec = read_codec(weights, codec.codebooks, codec.precision, setup.device)
         if self._codec.fingerprint != setup.codec:
             raise PipelineError(f"a worker's codec {self._codec.fingerprint} is not the plan's {setup.codec}")
-        # TF32 rounds products to 10 bits, which changes codes; torch allows it in convolutions unless told not to.
-        torch.backends.cudnn.allow_tf32 = False
-        self._codec.net.to(setup.device)
         self._log_mel = LogMel(setup.mel)
 
     @ray.method(num_returns="streaming")

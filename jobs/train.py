@@ -23,7 +23,7 @@ from jobs.checkpoints import (
     restore_training,
     save_checkpoint,
 )
-from jobs.config_files import save_config
+from jobs.config_files import resume_with_saved_options, save_config
 from jobs.errors import JobError, require
 from jobs.progress import status_console, training_progress
 from jobs.scoring import score_model
@@ -81,12 +81,7 @@ class Config:
 
 def with_saved_options(arguments: list[str]) -> list[str]:
     """With --resume, the options that the run was started with are the defaults of those on the line."""
-    given = dict(itertools.pairwise(arguments))
-    given |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
-    saved = Path(given.get("--out", "")) / CONFIG_FILE
-    if "--resume" in arguments and "--config" not in given and saved.is_file():
-        return [*arguments, "--config", str(saved)]
-    return arguments
+    return resume_with_saved_options(arguments, CONFIG_FILE)
 
 
 def run(config: Config) -> int:

@@ -1,8 +1,9 @@
 """Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
 
+import copy
 import fnmatch
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -15,19 +16,24 @@ from tyro.conf import Positional
 
 from jobs.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
 from jobs.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
-from jobs.config_files import save_config
-from jobs.errors import JobError, require
+from jobs.config_files import resume_with_saved_options, save_config
+from jobs.errors import JobError, UsageError, require
+from jobs.output_lock import output_lock
 from jobs.progress import progress_line, status_console
 from jobs.stop_signals import stop_signals
+from pipeline.audio import SAMPLE_RATE, read_mono
 from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from pipeline.codec.causal import Codec
+from pipeline.codec.distances import SCALES
 from pipeline.codec.quality import bitrate_kbps, distances, reconstructions
 from pipeline.codec.training.crops import AudioStore, build_store
 from pipeline.codec.training.step import Recipe, Training, begin, train_step
 from pipeline.codec.weights import save_weights
 from pipeline.corpora import folder, synthetic
+from pipeline.errors import AudioError, PipelineError
 
 CODEC_FILE = "codec.safetensors"
+CONFIG_FILE = "train_codec.yaml"
 _VALIDATION_S = 60.0
 
 
@@ -81,7 +87,12 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to train."""
     resume: bool = False
-    """Go on from the checkpoint in --out; pass the same options again."""
+    """Go on from the checkpoint in --out, with the options it was started with unless they are given again."""
+
+
+def with_saved_options(arguments: list[str]) -> list[str]:
+    """With --resume, the options that the run was started with are the defaults of those on the line."""
+    return resume_with_saved_options(arguments, CONFIG_FILE)
 
 
 def run(config: Config) -> int:
@@ -90,12 +101,14 @@ def run(config: Config) -> int:
     console = status_console()
     architecture = CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
     training = _resumed(config, architecture) if config.resume else _new(config, architecture)
-    store, held_out = _audio(config, console)
-    save_config(config, config.out / "train_codec.yaml", without=["resume"])
-    console.print(f"{store.hours:.2f} h to train on, {sum(map(len, held_out)) / 24_000:.0f} s held out")
-    with SummaryWriter(str(config.out / "tensorboard"), purge_step=training.step + 1) as writer:
-        _train(config, training, store, held_out, writer, console)
-    save_weights(config.out / CODEC_FILE, config.name, training.net, config.about)
+    with output_lock(config.out):
+        store, held_out = _audio(config, console)
+        save_config(config, config.out / CONFIG_FILE, without=["resume"])
+        scored_s = sum(map(len, held_out)) / SAMPLE_RATE
+        console.print(f"{store.hours:.2f} h to train on, {scored_s:.0f} s of what is held out to score")
+        with SummaryWriter(str(config.out / "tensorboard"), purge_step=training.step + 1) as writer:
+            _train(config, training, store, held_out, writer, console)
+        save_weights(config.out / CODEC_FILE, config.name, training.net, config.about)
     console.print(f"{config.out / CODEC_FILE}")
     return 0
 
@@ -133,7 +146,7 @@ def _train(
 
 def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
     """Distances on the recordings held out, with one codebook and with all."""
-    net = training.net.eval().cpu()
+    net = copy.deepcopy(training.net).eval().cpu()
     codec = Codec(config.name, "", config.codebooks, net)
     scores: dict[str, float] = {}
     for depth in sorted({1, config.codebooks}):
@@ -143,7 +156,6 @@ def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> di
             f"validation/log_mel_{label}": found.log_mel,
             f"validation/si_sdr_db_{label}": found.si_sdr_db,
         }
-    net.train().to(config.device)
     return scores
 
 
@@ -193,10 +205,7 @@ def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarra
 
     threads = torch.get_num_threads()
     store = build_store(train, config.out / "audio" / "train", threads, skipped)
-    if not held_out:
-        return store, []
-    scored = build_store(held_out, config.out / "audio" / "held_out", threads, skipped)
-    return store, _first_seconds(scored, _VALIDATION_S)
+    return store, list(_scored(held_out, skipped))
 
 
 def _files(config: Config) -> Iterator[Path]:
@@ -207,16 +216,20 @@ def _files(config: Config) -> Iterator[Path]:
             yield (root / recording.path).absolute()
 
 
-def _first_seconds(store: AudioStore, seconds: float) -> list[np.ndarray]:
-    """The first up to 10 s of each recording in turn, until there are `seconds`; none shorter than a mel window."""
-    pieces: list[np.ndarray] = []
-    for i in range(len(store.names)):
-        piece = store.recording(i)[: 10 * 24_000].numpy()
-        if len(piece) >= 4096:
-            pieces.append(piece)
-        if sum(map(len, pieces)) >= seconds * 24_000:
-            break
-    return pieces
+def _scored(files: list[Path], skipped: Callable[[Path, AudioError], None]) -> Iterator[np.ndarray]:
+    """The first up to 10 s of recordings in an order drawn once and for all, until there is a minute of them."""
+    have = 0
+    for i in np.random.default_rng(0).permutation(len(files)):
+        if have >= _VALIDATION_S * SAMPLE_RATE:
+            return
+        try:
+            piece = read_mono(files[i])[: 10 * SAMPLE_RATE]
+        except AudioError as error:
+            skipped(files[i], error)
+            continue
+        if len(piece) >= 2 * max(SCALES):
+            have += len(piece)
+            yield piece
 
 
 def _done(config: Config, training: Training) -> float:
@@ -233,6 +246,11 @@ def _check(config: Config) -> None:
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
     require(0 <= config.unquantized < 1, f"--unquantized {config.unquantized}: must be a share of the run, 0 to 1")
-    require(config.adversarial >= 0, f"--adversarial {config.adversarial}: must not be negative")
+    for name in ("waveform", "commitment", "adversarial", "made_pieces"):
+        require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
+    try:
+        CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
     require(config.seed >= 0, f"--seed {config.seed}: must not be negative")
     require(config.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch finds no CUDA device here")

@@ -9,8 +9,9 @@ from tyro.conf import Positional
 
 from jobs.errors import JobError
 from pipeline.audio import read_mono
+from pipeline.codec.files import OFFICIAL_NAME, WeightsUnavailable
 from pipeline.codec.loading import load_codec
-from pipeline.errors import AudioError, PipelineError
+from pipeline.errors import AudioError
 
 # Another resampler and the first frames' other surroundings change some codes; wrong weights change nearly all.
 _LEAST_AGREEMENT = 0.8
@@ -37,10 +38,8 @@ def run(config: Config) -> int:
     if not answers:
         raise JobError(f"{config.known}: no NAME.codes.npy in here")
     try:
-        codec = load_codec("encodec_24khz", config.codec_weights)
-    except PipelineError as error:
-        if config.codec_weights is not None:
-            raise
+        codec = load_codec(OFFICIAL_NAME, config.codec_weights)
+    except WeightsUnavailable as error:
         console.print(f"skipped: {error}")
         return 0
     agreed = True
@@ -49,9 +48,9 @@ def run(config: Config) -> int:
         try:
             expected = np.load(answer, allow_pickle=False)
             codes = codec.encode(read_mono(wav))
-        except (AudioError, ValueError, OSError) as error:
+            shares = agreement(codes, expected.reshape(-1, expected.shape[-1]))
+        except (AudioError, ValueError, IndexError, OSError, EOFError) as error:
             raise JobError(f"{wav} and {answer.name}: {error}") from error
-        shares = agreement(codes, expected.reshape(-1, expected.shape[-1]))
         agreed &= shares[0] >= _LEAST_AGREEMENT
         console.print(f"{wav.name}: codes equal, by codebook: {' '.join(f'{share:.1%}' for share in shares)}")
     console.print("as expected" if agreed else f"the first codebook should agree in {_LEAST_AGREEMENT:.0%}")

@@ -74,7 +74,7 @@ def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarr
 
 def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """The whole of `path` as one float32 signal `[N]`; see `stream_mono`."""
-    return np.concatenate(list(stream_mono(path, sample_rate)))
+    return np.concatenate([np.zeros(0, np.float32), *stream_mono(path, sample_rate)])
 
 
 def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:

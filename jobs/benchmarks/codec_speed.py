@@ -97,8 +97,7 @@ def stock_codes(codec: Codec, wav: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def stock_audio(codec: Codec, codes: np.ndarray) -> np.ndarray:
     """Audio `[T · hop]` of `codes` `[K, T]` by the package's own decoder, in one pass, under our edge policy."""
-    silence = torch.zeros(1, 1, PREROLL_FRAMES * codec.hop)
-    before = codec.net.quantizer.vq.encode(codec.net.encoder(silence), n_q=codec.codebooks)
+    before = codec.preroll_codes[0, : len(codes), None].long()
     both = torch.cat([before, torch.from_numpy(codes)[:, None].long()], dim=-1)
     return codec.net.decoder(codec.net.quantizer.decode(both))[0, 0, PREROLL_FRAMES * codec.hop :].numpy()
 

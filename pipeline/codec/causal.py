@@ -7,6 +7,8 @@ a constant. Decoding mirrors it: the 8 dropped codes are always the same, so the
 dropped, and every sample of frame t depends on codes ≤ t only.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from pipeline.codec import streaming
-from pipeline.codec.architecture import codebooks
+from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
 from pipeline.codec.encodec_import import EncodecModel
 from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.codec.quantizer import ResidualQuantizer
@@ -101,7 +103,12 @@ class Codec:
         return torch.cat(audio).cpu().numpy()
 
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them."""
+        """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them.
+
+        Raises `ValueError` where they are not a whole number of frames.
+        """
+        if samples.shape[-1] % self.hop:
+            raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {self.hop}-sample frames")
         return self._encode(state, samples)
 
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
@@ -119,19 +126,26 @@ class Codec:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
         return self._decode(None, self._preroll[0][:, :codebooks])[1]
 
+    @property
+    def preroll_codes(self) -> torch.Tensor:
+        """The codes int16 `[1, K, 8]` of the silence before every recording, which are dropped."""
+        return self._preroll[0]
+
     @cached_property
     def _preroll(self) -> tuple[torch.Tensor, StreamState]:
         return self._encode(None, torch.zeros(1, PREROLL_FRAMES * self.hop, device=self.device))
 
     @torch.no_grad()
     def _encode(self, state: StreamState | None, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
+        with _without_tf32():
+            latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
         return self._quantizer.encode(latents.float()), state
 
     @torch.no_grad()
     def _decode(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
-        audio, state = streaming.run(self._decoder, state, latents)
+        with _without_tf32():
+            audio, state = streaming.run(self._decoder, state, latents)
         return audio[..., 0].float(), state
 
     @cached_property
@@ -145,3 +159,21 @@ class Codec:
     @cached_property
     def _quantizer(self) -> ResidualQuantizer:
         return ResidualQuantizer.of(codebooks(self.net)[: self.codebooks])
+
+
+def untrained_codec(architecture: CodecArchitecture, codebooks: int) -> Codec:
+    """A codec with seeded weights: as fast as a trained one of its shape, with codes that vary and mean nothing."""
+    net = build_network(architecture)
+    seed_weights(net, seed=0)
+    return Codec("untrained", "", codebooks, net.eval().requires_grad_(False))
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """cuDNN in full float32: TF32, which torch allows it, rounds products to 10 bits and so changes codes."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

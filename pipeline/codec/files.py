@@ -15,32 +15,34 @@ SMALL_NAME = "encodec_24khz_small"
 NAMES = (OFFICIAL_NAME, SMALL_NAME)
 
 
-def weights_file(name: str, weights: Path | None = None) -> Path:
-    """The absolute path of the file that holds the codec `name`, as `load_codec` finds it.
+class WeightsUnavailable(PipelineError):
+    """The official weights are nowhere here, and could not be fetched."""
 
-    The official checkpoint is fetched into torch's hub cache if it is nowhere yet. A `name` that is neither known nor
-    a file is that of a codec trained here, which `weights` must then hold.
+
+def weights_file(name: str, weights: Path | None = None) -> Path:
+    """The absolute path of the file that holds the codec `name`, which may itself be the path of one trained here.
+
+    The official checkpoint is fetched into torch's hub cache if it is nowhere yet; `weights` is for that codec only.
+    Raises `WeightsUnavailable` where that fails, and `PipelineError` for other names and for files that are not there.
     """
     if name == "encodec_48khz":
         raise PipelineError(
             "codec encodec_48khz cannot be used: it is not causal and scales every segment by its own loudness, "
             "so its codes look into the future; use encodec_24khz"
         )
-    if name == SMALL_NAME:
-        if weights is not None:
-            raise PipelineError(f"--codec-weights {weights}: {SMALL_NAME} comes with its own")
-        return Path(str(files("pipeline.codec") / f"{SMALL_NAME}.safetensors"))
     if name == OFFICIAL_NAME:
         return _official_file(weights)
-    if weights is None and name.endswith(".safetensors"):
-        weights = Path(name)
-    if weights is None:
+    if name != SMALL_NAME and not name.endswith(".safetensors"):
         raise PipelineError(
             f"codec {name!r} is not known; use {', '.join(NAMES)} or the .safetensors file of a codec trained here"
         )
-    if not weights.is_file():
-        raise PipelineError(f"codec weights {weights}: no such file")
-    return weights.absolute()
+    if weights is not None:
+        raise PipelineError(f"--codec-weights {weights}: is for {OFFICIAL_NAME}; {name} comes with its own")
+    if name == SMALL_NAME:
+        return Path(str(files("pipeline.codec") / f"{SMALL_NAME}.safetensors"))
+    if not Path(name).is_file():
+        raise PipelineError(f"codec {name}: no such file")
+    return Path(name).absolute()
 
 
 def _official_file(weights: Path | None) -> Path:
@@ -50,18 +52,22 @@ def _official_file(weights: Path | None) -> Path:
         if not weights.is_file():
             raise PipelineError(f"codec weights {weights}: no such file; expected a copy of {OFFICIAL_URL}")
         return weights.absolute()
-    import torch  # slow to import, and only needed here
-
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / OFFICIAL_FILE
+    cached = _hub_folder() / "checkpoints" / OFFICIAL_FILE
     if not cached.is_file():
+        from torch.hub import download_url_to_file  # slow to import, and only needed here
+
         cached.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(
-                OFFICIAL_URL, str(cached), hash_prefix=OFFICIAL_SHA256_PREFIX, progress=False
-            )
+            download_url_to_file(OFFICIAL_URL, str(cached), hash_prefix=OFFICIAL_SHA256_PREFIX, progress=False)
         except (OSError, RuntimeError) as error:
-            raise PipelineError(
+            raise WeightsUnavailable(
                 f"the EnCodec weights are not here and could not be fetched ({error}); get {OFFICIAL_URL} and pass it "
                 f"with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or use the small codec: --codec {SMALL_NAME}"
             ) from error
     return cached.absolute()
+
+
+def _hub_folder() -> Path:
+    """Where torch.hub keeps what it fetched (`torch.hub.get_dir`, without importing torch)."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub"

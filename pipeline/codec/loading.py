@@ -3,24 +3,34 @@
 from pathlib import Path
 
 from pipeline.codec.causal import Codec
-from pipeline.codec.files import OFFICIAL_NAME, weights_file
+from pipeline.codec.files import NAMES, OFFICIAL_NAME, weights_file
 from pipeline.codec.fingerprint import Precision
 from pipeline.codec.weights import read_weights
+from pipeline.errors import PipelineError
 
 
 def load_codec(
-    name: str = OFFICIAL_NAME, weights: Path | None = None, codebooks: int = 8, precision: Precision = "fp32"
+    name: str = OFFICIAL_NAME,
+    weights: Path | None = None,
+    codebooks: int = 8,
+    precision: Precision = "fp32",
+    device: str = "cpu",
 ) -> Codec:
-    """Load a codec with its first `codebooks` codebooks, ready to encode and decode on the CPU.
+    """Load a codec with its first `codebooks` codebooks, ready to encode and decode on `device`.
 
     `name` is one of `NAMES`, or the path of a file that `train-codec` wrote. `encodec_24khz` takes its weights from
     `weights`, else `$WHISPER_GPT_CODEC_WEIGHTS`, else torch's hub cache, else the official address.
-    Raises `PipelineError` for another name, a missing or damaged file, or codebooks the model does not have.
+    Raises `PipelineError` for another name, a missing or damaged file, one that holds another codec than a known
+    `name`, or codebooks the model does not have.
     """
-    return read_codec(weights_file(name, weights), codebooks, precision)
+    path = weights_file(name, weights)
+    codec = read_codec(path, codebooks, precision, device)
+    if name in NAMES and codec.name != name:
+        raise PipelineError(f"codec weights {path}: hold the codec {codec.name!r}, not {name}; pass it with --codec")
+    return codec
 
 
-def read_codec(path: Path, codebooks: int, precision: Precision = "fp32") -> Codec:
-    """Load the codec that the file `path` holds."""
+def read_codec(path: Path, codebooks: int, precision: Precision = "fp32", device: str = "cpu") -> Codec:
+    """Load the codec that the file `path` holds, whatever it is called."""
     found = read_weights(path)
-    return Codec(found.name, found.sha256, codebooks, found.net, precision)
+    return Codec(found.name, found.sha256, codebooks, found.net.to(device), precision)

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+# Of vectors against codewords at a time: 64 MB.
+_MOST_SCORES = 2**24
+
 
 @dataclass(frozen=True)
 class ResidualQuantizer:
@@ -30,7 +33,9 @@ class ResidualQuantizer:
         return codes.unflatten(1, latents.shape[:2]).transpose(0, 1)
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latents `[B, T, D]` of codes `[B, K', T]`, K' up to the number of codebooks."""
+        """Latents `[B, T, D]` of codes `[B, K', T]`. Raises `ValueError` for more of them than there are codebooks."""
+        if codes.shape[1] > len(self.codebooks):
+            raise ValueError(f"codes of {codes.shape[1]} codebooks, but there are {len(self.codebooks)}")
         chosen = codes.long().unbind(1)
         latents = self.codebooks[0][chosen[0]]
         for book, indices in zip(self.codebooks[1:], chosen[1:], strict=False):
@@ -40,4 +45,5 @@ class ResidualQuantizer:
 
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Which codeword of `[size, D]` is nearest to each of `[n, D]` → `[n]`; `offset` is −|codeword|²/2."""
-    return torch.addmm(offset, vectors, codebook.T).argmax(1)
+    rows = max(1, _MOST_SCORES // len(codebook))
+    return torch.cat([torch.addmm(offset, some, codebook.T).argmax(1) for some in vectors.split(rows)])

@@ -146,7 +146,7 @@ class Carry:
         """`x` `[T, B, C]` through `lstm`; its h and c `[layers, B, C]` are carried as one `[B, 2, layers, C]`."""
         before = self._take()
         y, after = lstm(x, None if before is None else tuple(before.permute(1, 2, 0, 3).contiguous()))
-        self.after.append(torch.stack(after).permute(2, 0, 1, 3))
+        self.after.append(torch.stack(after).permute(2, 0, 1, 3).contiguous())
         return y
 
     def of_each(self, signals: int) -> list["Carry"]:

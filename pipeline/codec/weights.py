@@ -78,7 +78,8 @@ def read_weights(path: Path) -> CodecWeights:
         name, architecture = content["name"], CodecArchitecture(**content["architecture"])
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"codec weights {path}: its metadata do not describe a codec ({error})") from error
-    return CodecWeights(name, tensors_sha256(tensors), _network(architecture, tensors, path))
+    net = _network(architecture, tensors, path)
+    return CodecWeights(name, tensors_sha256(tensors), net)
 
 
 def _network(architecture: CodecArchitecture, tensors: Mapping[str, torch.Tensor], path: Path) -> EncodecModel:
@@ -88,7 +89,10 @@ def _network(architecture: CodecArchitecture, tensors: Mapping[str, torch.Tensor
     odd = sorted(own.keys() ^ tensors.keys())
     odd += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
     if odd:
-        raise PipelineError(f"codec weights {path}: not those of such a codec: {odd[0]} is missing, odd or misshapen")
+        raise PipelineError(
+            f"codec weights {path}: not the weights of a codec, {odd[0]} is missing, odd or misshapen; of a run of "
+            "train-codec pass codec.safetensors"
+        )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -102,9 +106,8 @@ def _official(tensors: dict[str, torch.Tensor], path: Path) -> CodecWeights:
         for name, tensor in tensors.items()
         if not name.endswith(("cluster_size", "embed_avg", "inited"))  # of training only
     }
-    return CodecWeights(
-        OFFICIAL_NAME, tensors_sha256(tensors), _network(CodecArchitecture(), _without_weight_norm(tensors), path)
-    )
+    net = _network(CodecArchitecture(), _without_weight_norm(tensors), path)
+    return CodecWeights(OFFICIAL_NAME, tensors_sha256(tensors), net)
 
 
 def _official_checkpoint(path: Path) -> dict[str, torch.Tensor]:

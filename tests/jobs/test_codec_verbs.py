@@ -105,7 +105,7 @@ def test_verify_codec_says_why_it_skips(
         raise OSError("no network")
 
     monkeypatch.delenv("WHISPER_GPT_CODEC_WEIGHTS", raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     np.save(tmp_path / "test.codes.npy", np.zeros((8, 10), np.int16))
     assert cli.main(["verify-codec", str(tmp_path)]) == 0

@@ -88,7 +88,7 @@ def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsy
     [
         (["--hold-out", "*/nothing/*"], "matches none", 1),
         (["--hold-out", "*"], "no audio is left", 1),
-        (["--codebook-size=1000"], "power of two", 1),
+        (["--codebook-size=1000"], "power of two", 2),
         (["--steps=0"], "must be at least 1", 2),
         (["--device=cuda"], "no CUDA device", 2),
     ],

@@ -43,9 +43,10 @@ def build_store(
     A file that cannot be decoded goes to `skipped`. Raises `PipelineError` where nothing is left.
     """
     data, index = path.with_suffix(".i16"), path.with_suffix(".json")
-    wanted = [f"{file} {file.stat().st_size}" for file in files]
+    wanted = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     if not (data.is_file() and index.is_file() and json.loads(index.read_text())["wanted"] == wanted):
         bounds, names = [0], []
+        index.unlink(missing_ok=True)  # or a run that is killed now would leave it beside other data
         with publishing(data) as out, ThreadPoolExecutor(threads) as pool:
             for file, samples in zip(files, _in_order(pool, files, threads), strict=True):
                 if isinstance(samples, AudioError):
@@ -61,12 +62,12 @@ def build_store(
     return AudioStore(np.memmap(data, np.int16, mode="r"), np.array(content["bounds"]), content["names"])
 
 
-def random_crops(store: AudioStore, batch: int, samples: int, seed: int, step: int) -> torch.Tensor:
+def random_crops(store: AudioStore, batch: int, samples: int, seed: tuple[int, ...], step: int) -> torch.Tensor:
     """`batch` crops float32 `[B, samples]` for one training step: every second of audio is as likely as another.
 
     A recording shorter than a crop is followed by silence. The draw depends on `seed` and `step` alone.
     """
-    random = np.random.default_rng((seed, step))
+    random = np.random.default_rng((*seed, step))
     crops = np.zeros((batch, samples), np.float32)
     for row in crops:
         i = int(np.searchsorted(store.bounds, random.integers(len(store.samples)), side="right")) - 1
@@ -91,6 +92,6 @@ def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path], ahead: int):
 
 def _decode(file: Path) -> np.ndarray | AudioError:
     try:
-        return (np.clip(read_mono(file), -1, 1) * _FULL_SCALE).astype(np.int16)
+        return np.rint(np.clip(read_mono(file), -1, 1) * _FULL_SCALE).astype(np.int16)
     except AudioError as error:
         return error

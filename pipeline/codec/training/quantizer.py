@@ -3,7 +3,7 @@
 The `encodec` package has all three, but a dead codeword that it replaces is overwritten within the same call by its
 unchanged moving average, its threshold (2 of a batch) declares every codeword dead where a batch has fewer frames
 than the codebook entries, and its commitment loss has no gradient past the first codebook. So the network's own
-codebooks are trained here; encoding and decoding are the package's.
+codebooks are trained here.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class QuantizerTrainer(nn.Module):
 
     def __init__(self, net: EncodecModel) -> None:
         super().__init__()
-        self._codebooks = codebooks(net)
-        self.register_buffer("counts", torch.ones(len(self._codebooks), len(self._codebooks[0])))
-        self.register_buffer("sums", torch.stack(self._codebooks).clone())
+        books = torch.stack(codebooks(net))
+        self.register_buffer("counts", torch.ones(books.shape[:2]))
+        self.register_buffer("sums", books.clone())
         self.register_buffer("has_started", torch.zeros(1, dtype=torch.uint8))
 
     @property
@@ -51,32 +51,32 @@ class QuantizerTrainer(nn.Module):
         return bool(self.has_started)
 
     @torch.no_grad()
-    def start(self, frames: torch.Tensor) -> None:
-        """Set every codebook by k-means on latents `[n, D]`, each on what the ones before it leave over."""
+    def start(self, net: EncodecModel, frames: torch.Tensor) -> None:
+        """Set every codebook of `net` by k-means on latents `[n, D]`, each on what the ones before it leave over."""
         residual = frames
-        for k, codebook in enumerate(self._codebooks):
+        for k, codebook in enumerate(codebooks(net)):
             codebook.copy_(_draw(residual, len(codebook)))
             for _ in range(_KMEANS_ROUNDS):
-                self._move(k, residual, _nearest(residual, codebook), decay=0.0)
+                self._move(k, codebook, residual, _nearest(residual, codebook), decay=0.0)
             residual = residual - codebook[_nearest(residual, codebook)]
         self.has_started.fill_(1)
 
-    def forward(self, latents: torch.Tensor, depth: int) -> Quantized:
-        """Quantize latents `[B, D, T]` with the first `depth` codebooks and move those towards what they stand for."""
+    def forward(self, net: EncodecModel, latents: torch.Tensor, depth: int) -> Quantized:
+        """Quantize latents `[B, D, T]` with the first `depth` codebooks of `net`, and move those to what chose them."""
         residual, commitment = latents.transpose(1, 2).flatten(0, 1), torch.zeros((), device=latents.device)
-        for k in range(depth):
-            chosen = _nearest(residual.detach(), self._codebooks[k])
-            codeword = self._codebooks[k][chosen]
-            self._move(k, residual.detach(), chosen, _DECAY)
+        for k, codebook in enumerate(codebooks(net)[:depth]):
+            chosen = _nearest(residual.detach(), codebook)
+            codeword = codebook[chosen]
+            self._move(k, codebook, residual.detach(), chosen, _DECAY)
             residual = residual - codeword
             commitment = commitment + residual.square().mean()
         error = residual.detach().unflatten(0, (len(latents), -1)).transpose(1, 2)
         return Quantized(latents - error, commitment / depth)
 
     @torch.no_grad()
-    def _move(self, k: int, vectors: torch.Tensor, chosen: torch.Tensor, decay: float) -> None:
+    def _move(self, k: int, codebook: torch.Tensor, vectors: torch.Tensor, chosen: torch.Tensor, decay: float) -> None:
         """Move codebook k towards the means of the `vectors` `[n, D]` that chose each codeword."""
-        codebook, counts, sums = self._codebooks[k], self.counts[k], self.sums[k]
+        counts, sums = self.counts[k], self.sums[k]
         share = len(codebook) / len(vectors)
         used = torch.zeros_like(counts).index_add_(0, chosen, torch.full_like(vectors[:, 0], share))
         total = torch.zeros_like(sums).index_add_(0, chosen, vectors * share)
@@ -94,4 +94,5 @@ def _nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def _draw(vectors: torch.Tensor, count: int) -> torch.Tensor:
-    return vectors[torch.randint(len(vectors), (count,), device=vectors.device)]
+    # Drawn on the CPU, whose random state a checkpoint holds.
+    return vectors[torch.randint(len(vectors), (count,)).to(vectors.device)]

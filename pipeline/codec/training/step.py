@@ -24,6 +24,8 @@ from pipeline.mel_config import HOP_SAMPLES
 # k-means of the codebooks' start sees this many frames for each of its entries.
 _START_FRAMES_EACH = 16
 _RISE_STEPS = 50
+# What random numbers are drawn for, so that no two draws share theirs.
+_CROPS, _START, _DEPTHS = range(3)
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     net, step = training.net, training.step
     crop = recipe.crop_frames * HOP_SAMPLES
     if done >= recipe.unquantized and not training.quantizer.started:
-        training.quantizer.start(_sample_latents(recipe, net, store))
-    x = random_crops(store, recipe.batch, crop, recipe.seed, step).to(_device(net))  # [B, N]
+        training.quantizer.start(net, _sample_latents(recipe, net, store))
+    x = random_crops(store, recipe.batch, crop, (recipe.seed, _CROPS), step).to(_device(net))  # [B, N]
     rate = recipe.learning_rate * min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     optimizers = [training.optimizer, *([training.critic.optimizer] if training.critic else [])]
     for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
@@ -88,7 +90,7 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     losses: dict[str, torch.Tensor] = {}
     quantized = latents
     if training.quantizer.started:
-        result = training.quantizer(latents, _depth(recipe, len(training.quantizer.counts), step))
+        result = training.quantizer(net, latents, _depth(recipe, len(training.quantizer.counts), step))
         quantized, losses["commitment"] = result.latents, result.commitment
     # The decoder's gradient ends here, so that the commitment's can be weighed against it.
     handed_over = quantized.detach().requires_grad_()
@@ -133,16 +135,16 @@ def _depth(recipe: Recipe, codebooks: int, step: int) -> int:
     """Through how many codebooks step `step` goes: a power of two below all of them as often as all, so that each
     bitrate is trained and the first codebooks carry what matters most."""
     powers = [2**i for i in range(codebooks.bit_length()) if 2**i < codebooks]
-    random = np.random.default_rng((recipe.seed, 1, step))
+    random = np.random.default_rng((recipe.seed, _DEPTHS, step))
     return int(random.choice(powers)) if powers and random.random() < 0.5 else codebooks
 
 
 @torch.no_grad()
 def _sample_latents(recipe: Recipe, net: EncodecModel, store: AudioStore) -> torch.Tensor:
-    """Latents of crops that no step sees, `[n, D]`: enough for k-means."""
+    """Latents of crops of their own, `[n, D]`: enough for k-means."""
     batches = math.ceil(_START_FRAMES_EACH * len(codebooks(net)[0]) / (recipe.batch * recipe.crop_frames))
     samples = recipe.crop_frames * HOP_SAMPLES
-    crops = (random_crops(store, recipe.batch, samples, recipe.seed + 2**32, i) for i in range(batches))
+    crops = (random_crops(store, recipe.batch, samples, (recipe.seed, _START), i) for i in range(batches))
     return torch.cat([net.encoder(x[:, None].to(_device(net))).transpose(1, 2).flatten(0, 1) for x in crops])
 
 

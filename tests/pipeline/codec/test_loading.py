@@ -17,7 +17,7 @@ from pipeline.codec import files, weights
 from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
 from pipeline.codec.causal import Codec
 from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.loading import load_codec
+from pipeline.codec.loading import load_codec, read_codec
 from pipeline.codec.weights import save_weights
 from pipeline.errors import PipelineError
 
@@ -129,10 +129,23 @@ def test_a_codec_trained_here_is_loaded_from_its_file(tmp_path: Path) -> None:
     assert (codec.name, codec.codebook_size, codec.fingerprint.codebooks) == ("mine", 64, 3)
     assert codec.encode(np.zeros(3200, np.float32)).shape == (3, 10)
     assert torch.equal(codebooks(codec.net)[2], codebooks(net)[2].half().float())
-    assert load_codec("mine", path, codebooks=3).fingerprint == codec.fingerprint
+    assert read_codec(path, codebooks=3).fingerprint == codec.fingerprint
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(PipelineError, match="damaged"):
         load_codec(str(path), codebooks=3)
+
+
+def test_a_file_that_holds_another_codec_is_refused(tmp_path: Path) -> None:
+    net = build_network(CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64))
+    mine, checkpoint = tmp_path / "codec.safetensors", tmp_path / "checkpoint.safetensors"
+    save_weights(mine, "mine", net)
+    with pytest.raises(PipelineError, match="hold the codec 'mine', not encodec_24khz"):
+        load_codec("encodec_24khz", mine, codebooks=3)
+    with pytest.raises(PipelineError, match="is for encodec_24khz"):
+        load_codec(str(mine), mine)
+    save_file({"optimizer/net/step": torch.tensor(3.0)}, checkpoint)
+    with pytest.raises(PipelineError, match=r"pass codec\.safetensors"):
+        load_codec(str(checkpoint))
 
 
 def test_tensors_of_another_architecture_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +205,7 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
         raise OSError("no network")
 
     monkeypatch.delenv(files.WEIGHTS_VARIABLE, raising=False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(PipelineError, match=r"--codec-weights FILE or \$WHISPER_GPT_CODEC_WEIGHTS"):
         load_codec("encodec_24khz")

@@ -68,7 +68,7 @@ def test_each_loss_has_its_share_of_the_gradient() -> None:
 def test_k_means_finds_clusters_and_every_codebook_pays(clusters: torch.Tensor) -> None:
     net, trainer = small_net()
     assert not trainer.started
-    trainer.start(clusters)
+    trainer.start(net, clusters)
     assert trainer.started
     errors = []
     for depth in (1, 2, 3):
@@ -84,21 +84,21 @@ def test_training_revives_dead_codewords(clusters: torch.Tensor) -> None:
     trainer.sums.fill_(100.0)
     latents = clusters[:600].T[None]
     for _ in range(1000):
-        trainer(latents, depth=3)
+        trainer(net, latents, depth=3)
     codes = ResidualQuantizer.of(codebooks(net)).encode(latents.mT)
     assert all(use.share > 0.8 for use in codebook_use([codes[0].numpy()], 64))
 
 
 def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.Tensor) -> None:
-    _, trainer = small_net()
-    trainer.start(clusters)
+    net, trainer = small_net()
+    trainer.start(net, clusters)
     latents = clusters[:100].T[None].clone().requires_grad_()
-    result = trainer(latents, depth=2)
+    result = trainer(net, latents, depth=2)
     (straight,) = torch.autograd.grad(result.latents.sum(), latents, retain_graph=True)
     assert torch.equal(straight, torch.ones_like(latents))
     (pull,) = torch.autograd.grad(result.commitment, latents)
     with torch.no_grad():
-        assert trainer(latents - 10 * pull, depth=2).commitment < result.commitment
+        assert trainer(net, latents - 10 * pull, depth=2).commitment < result.commitment
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,12 +127,12 @@ def test_crops_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
     store = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
     assert left_out == [broken] and len(store.names) == 3
     assert [len(store.recording(i)) for i in range(3)] == [50_000, 300, 24_000]
-    crops = random_crops(store, 64, 1600, seed=1, step=5)
+    crops = random_crops(store, 64, 1600, seed=(1,), step=5)
     assert crops.shape == (64, 1600) and crops.abs().max() <= 1
     again = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
     assert left_out == [broken]  # decoded once
-    assert torch.equal(crops, random_crops(again, 64, 1600, seed=1, step=5))
-    assert not torch.equal(crops, random_crops(again, 64, 1600, seed=1, step=6))
+    assert torch.equal(crops, random_crops(again, 64, 1600, seed=(1,), step=5))
+    assert not torch.equal(crops, random_crops(again, 64, 1600, seed=(1,), step=6))
     with pytest.raises(PipelineError, match="none of its 1"):
         build_store([broken], tmp_path / "audio" / "other", 2, skipped)
 
@@ -158,3 +158,13 @@ def test_the_critic_learns_and_the_codec_can_win() -> None:
     better = moved.detach() - 0.5 * gradient / gradient.norm()
     assert adversarial_loss(judge(better)) + feature_loss(judge(real), judge(better)) < before
     assert feature_loss(judge(real), judge(real)) == 0
+
+
+def test_the_codebooks_of_a_moved_network_are_still_trained(clusters: torch.Tensor) -> None:
+    """Moving a network to another device or type gives it other tensors, which are then the ones to train."""
+    net, trainer = small_net()
+    trainer.start(net, clusters)
+    net.double().float()
+    before = [book.clone() for book in codebooks(net)]
+    trainer(net, clusters[:600].T[None] + 1, depth=3)
+    assert all(not torch.equal(book, old) for book, old in zip(codebooks(net), before, strict=True))
