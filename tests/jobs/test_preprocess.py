@@ -21,7 +21,9 @@ from jobs.shard_making import make_shard
 from jobs.shard_task import ShardTask
 from manifests.dataset_info import read_info
 from manifests.fragments import committed_shards, read_failures, read_samples
+from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
 from pipeline.codec.causal import Codec
+from pipeline.codec.weights import save_weights
 from pipeline.corpora.recording import Recording
 from pipeline.errors import PipelineError
 from pipeline.mel import LogMel
@@ -293,3 +295,18 @@ def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
     list(make_shard(task, codec, log_mel))
     assert read_failures(task.dataset).num_rows == 0 and read_samples(task.dataset).num_rows == 1
+
+
+def test_a_codec_trained_here_is_taken_whatever_it_is_called(
+    ray_cluster: None, made_corpora: Path, tmp_path: Path
+) -> None:
+    """Even by a name that stands for another codec: it is the file that counts."""
+    net = build_network(CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64))
+    seed_weights(net, seed=0)
+    file, out = tmp_path / "codec.safetensors", tmp_path / "out"
+    save_weights(file, "encodec_48khz", net)
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), "--splits", "test", "--workers=2"]
+    assert cli.main([*arguments, "--codec", str(file), "--codebooks=2"]) == 0
+    info = read_info(out)
+    assert (info.codec["name"], info.codec["codebooks"], info.codec["codebook_size"]) == ("encodec_48khz", 2, 64)
+    assert cli.main(["verify", str(out)]) == 0

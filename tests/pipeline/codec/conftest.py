@@ -2,16 +2,14 @@
 
 import pytest
 
-from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
-from pipeline.codec.causal import Codec
+from pipeline.codec.architecture import CodecArchitecture
+from pipeline.codec.causal import Codec, untrained_codec
 
 
 @pytest.fixture(scope="session")
 def official_shape() -> Codec:
     """The official model's architecture, its first 8 codebooks, untrained weights under which codes vary."""
-    net = build_network(CodecArchitecture())
-    seed_weights(net, seed=0)
-    return Codec("official-shape", "", 8, net.eval().requires_grad_(False))
+    return untrained_codec(CodecArchitecture(), codebooks=8)
 
 
 @pytest.fixture(params=["small", "official shape"])
