@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from jobs.benchmarks.codec_speed import stock_audio, stock_codes
 from pipeline.align import align_recordings
@@ -26,7 +25,6 @@ def test_streamed_codes_are_those_of_one_pass(any_codec: Codec, log_mel: LogMel)
     root = os.environ.get("WHISPER_GPT_EXACT")
     if not root:
         pytest.skip("$WHISPER_GPT_EXACT names no folder of recordings to encode twice")
-    torch.set_num_threads(1)
     paths = [Path(root) / recording.path for recording in folder.scan(Path(root)).recordings]
     paths = [path for path in paths if probe(path).duration_s <= _LONGEST_S]
     equal = total = 0
