@@ -214,7 +214,6 @@ def test_maestro_needs_its_audio_only_when_asked(
         ),
         (["librispeech", "/nowhere"], "no such folder", 1),
         (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--device", "cuda"], "knows of no GPU", 1),
         (["folder", "{made}", "--codec", "opus"], "is not known", 1),
         (["folder", "{made}", "--codec", "encodec_48khz"], "not causal", 1),
         (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "comes with its own", 1),
@@ -310,3 +309,13 @@ def test_a_codec_trained_here_is_taken_whatever_it_is_called(
     info = read_info(out)
     assert (info.codec["name"], info.codec["codebooks"], info.codec["codebook_size"]) == ("encodec_48khz", 2, 64)
     assert cli.main(["verify", str(out)]) == 0
+
+
+def test_encoding_on_a_gpu_needs_one(
+    ray_cluster: None, made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which only Ray knows, so that the plan is there by then; a run on the CPU goes on from it."""
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path / "out"), *OPTIONS, "--splits=test"]
+    assert cli.main([*arguments, "--device", "cuda"]) == 1
+    assert "knows of no GPU" in error_line(capsys)
+    assert cli.main(arguments) == 0
