@@ -1,6 +1,5 @@
 """How well a codec reproduces recordings at each bitrate, beside two controls, and how it uses its codebooks."""
 
-import fnmatch
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,11 +12,13 @@ from tyro.conf import Positional
 
 from jobs.errors import JobError, require
 from jobs.progress import status_console
+from manifests.statistics import usage_of_counts
 from pipeline.audio import SAMPLE_RATE, read_mono
 from pipeline.codec.architecture import architecture_of
-from pipeline.codec.causal import Codec, untrained_codec
+from pipeline.codec.causal import untrained_codec
 from pipeline.codec.loading import load_codec
-from pipeline.codec.quality import Distances, bitrate_kbps, codebook_use, distances, shifted
+from pipeline.codec.quality import Distances, bitrate_kbps, distances, reconstructions, shifted
+from pipeline.codec.quantizer import code_counts
 from pipeline.corpora import folder
 from pipeline.errors import AudioError
 
@@ -59,24 +60,25 @@ def run(config: Config) -> int:
         )
     rows = {"shifted 0.5 s": distances(pieces, shifted(pieces))}
     untrained = untrained_codec(architecture_of(codec.net), codec.codebooks)
-    rows["untrained"] = distances(pieces, [_decoded(untrained, piece, untrained.encode(piece)) for piece in pieces])
+    untrained_codes = [untrained.encode(piece) for piece in pieces]
+    rows["untrained"] = distances(pieces, reconstructions(untrained, pieces, untrained_codes))
     codes = [codec.encode(piece) for piece in pieces]
     for depth in _depths(codec.codebooks):
         label = f"{bitrate_kbps(codec, depth):g} kbps · {depth}"
-        others = [_decoded(codec, piece, own[:depth]) for piece, own in zip(pieces, codes, strict=True)]
-        rows[label] = distances(pieces, others)
-    uses = codebook_use(codes, codec.codebook_size)
+        rows[label] = distances(pieces, reconstructions(codec, pieces, [own[:depth] for own in codes]))
+    uses = usage_of_counts(code_counts(np.concatenate(codes, axis=1), codec.codebook_size))
     seconds = sum(map(len, pieces)) / SAMPLE_RATE
     if config.json:
+        used = [{"share": use.share, "entropy_bits": use.entropy_bits} for use in uses]
         content = {name: asdict(row) for name, row in rows.items()}
-        print(json.dumps({"seconds": seconds, "distances": content, "codebooks": [asdict(use) for use in uses]}))
+        print(json.dumps({"seconds": seconds, "distances": content, "codebooks": used}))
         return 0
     out = Console(highlight=False)
     out.print(f"{codec.name} on {seconds:.0f} s of {config.audio}")
     out.print(_distance_table(rows))
     table = Table("codebook", "in use", f"entropy, of {np.log2(codec.codebook_size):g} bits")
-    for k, use in enumerate(uses):
-        table.add_row(str(k), f"{use.share:.1%}", f"{use.entropy_bits:.2f}")
+    for use in uses:
+        table.add_row(str(use.codebook), f"{use.share:.1%}", f"{use.entropy_bits:.2f}")
     out.print(table)
     return 0
 
@@ -95,15 +97,11 @@ def _depths(codebooks: int) -> list[int]:
     return sorted({2**i for i in range(codebooks.bit_length()) if 2**i <= codebooks} | {codebooks})
 
 
-def _decoded(codec: Codec, piece: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    return codec.decode(codes)[: len(piece)]
-
-
 def _pieces(config: Config, console: Console) -> Iterator[np.ndarray]:
     """Pieces of recordings, in an order drawn once and for all, until there are enough minutes."""
     paths = [(config.audio / recording.path).absolute() for recording in folder.scan(config.audio).recordings]
     if config.only:
-        paths = [path for path in paths if any(fnmatch.fnmatch(str(path), pattern) for pattern in config.only)]
+        paths = [path for path in paths if folder.matches(path, config.only)]
     have = 0
     for i in np.random.default_rng(0).permutation(len(paths)):
         try:

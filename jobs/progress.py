@@ -74,6 +74,12 @@ def training_progress(console: Console, steps: int, first: int) -> Iterator[Show
     console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}")
 
 
+def share_done(step: int, steps: int, elapsed_s: float, minutes: float | None) -> float:
+    """Which share of a training run is done: by steps, or by the clock where that is further on."""
+    by_clock = elapsed_s / (60 * minutes) if minutes else 0.0
+    return max(step / steps, by_clock)
+
+
 class Show(Protocol):
     def __call__(self, completed: float, text: str, eta_s: float) -> None: ...
 

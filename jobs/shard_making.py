@@ -16,6 +16,7 @@ from manifests.fragments import ShardRecord, failures_bytes, failures_path, frag
 from pipeline.align import Segment, align_recordings
 from pipeline.audio import probe, stream_mono
 from pipeline.codec.causal import Codec
+from pipeline.codec.quantizer import code_counts
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import LogMel
@@ -39,8 +40,7 @@ class _Tally:
         self.frames += len(mel)
         self.seconds += segment.samples / sample_rate
         self.mel_sums += [mel.sum(axis=0), np.square(mel).sum(axis=0)]
-        for k, codes in enumerate(segment.codes):
-            self.code_counts[k] += np.bincount(codes, minlength=self.code_counts.shape[1])
+        self.code_counts += code_counts(segment.codes, self.code_counts.shape[1])
 
     def merge(self, other: "_Tally") -> None:
         self.frames += other.frames

@@ -25,7 +25,7 @@ from jobs.checkpoints import (
 )
 from jobs.config_files import resume_with_saved_options, save_config
 from jobs.errors import JobError, require
-from jobs.progress import status_console, training_progress
+from jobs.progress import share_done, status_console, training_progress
 from jobs.scoring import score_model
 from jobs.stop_signals import stop_signals
 from manifests.dataset_info import DatasetInfo, read_info
@@ -200,9 +200,7 @@ def _check(config: Config) -> None:
 
 
 def _progress(config: Config, step: int, elapsed_s: float) -> float:
-    """Which share of the run is done: by steps, or by the clock where that is further on."""
-    by_clock = elapsed_s / (60 * config.minutes) if config.minutes else 0.0
-    return max(step / config.steps, by_clock)
+    return share_done(step, config.steps, elapsed_s, config.minutes)
 
 
 def _validation_stream(config: Config, info: DatasetInfo) -> BaseNode[Batch] | None:

@@ -1,7 +1,6 @@
 """Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
 
 import copy
-import fnmatch
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from jobs.codec_checkpoint import CodecProgress, read_progress, restore, save_ch
 from jobs.config_files import resume_with_saved_options, save_config
 from jobs.errors import JobError, UsageError, require
 from jobs.output_lock import output_lock
-from jobs.progress import progress_line, status_console
+from jobs.progress import progress_line, share_done, status_console
 from jobs.stop_signals import stop_signals
 from pipeline.audio import SAMPLE_RATE, read_mono
 from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
@@ -148,9 +147,10 @@ def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> di
     """Distances on the recordings held out, with one codebook and with all."""
     net = copy.deepcopy(training.net).eval().cpu()
     codec = Codec(config.name, "", config.codebooks, net)
+    codes = [codec.encode(wav) for wav in held_out]
     scores: dict[str, float] = {}
     for depth in sorted({1, config.codebooks}):
-        found = distances(held_out, reconstructions(codec, held_out, depth))
+        found = distances(held_out, reconstructions(codec, held_out, [own[:depth] for own in codes]))
         label = f"{bitrate_kbps(codec, depth):.2f}_kbps"
         scores |= {
             f"validation/log_mel_{label}": found.log_mel,
@@ -188,7 +188,7 @@ def _recipe(config: Config) -> Recipe:
 def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarray]]:
     """What to train on, and up to a minute of what to score on."""
     files = list(_files(config))
-    held_out = [file for file in files if any(fnmatch.fnmatch(str(file), pattern) for pattern in config.hold_out)]
+    held_out = [file for file in files if folder.matches(file, config.hold_out)]
     if config.hold_out and not held_out:
         raise JobError(f"--hold-out {' '.join(config.hold_out)}: matches none of the {len(files)} files")
     train = sorted(set(files) - set(held_out))
@@ -233,9 +233,7 @@ def _scored(files: list[Path], skipped: Callable[[Path, AudioError], None]) -> I
 
 
 def _done(config: Config, training: Training) -> float:
-    """Which share of the run is done: by steps, or by the clock where that is further on."""
-    by_clock = training.elapsed_s / (60 * config.minutes) if config.minutes else 0.0
-    return max(training.step / config.steps, by_clock)
+    return share_done(training.step, config.steps, training.elapsed_s, config.minutes)
 
 
 def _check(config: Config) -> None:

@@ -39,6 +39,11 @@ class CodeUsage:
     size: int
     entropy_bits: float
 
+    @property
+    def share(self) -> float:
+        """Of the codewords, those that occur."""
+        return self.used / self.size
+
 
 @dataclass(frozen=True)
 class FailureGroup:
@@ -67,10 +72,13 @@ def histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
 
 def code_usage(records: Sequence[ShardRecord]) -> list[CodeUsage]:
     """Usage of each codebook over all shards."""
-    if not records:
-        return []
+    return usage_of_counts(np.sum([r.code_counts for r in records], axis=0)) if records else []
+
+
+def usage_of_counts(code_counts: np.ndarray) -> list[CodeUsage]:
+    """Usage of each codebook whose codewords occur `code_counts` `[K, codebook_size]` times."""
     usage = []
-    for k, counts in enumerate(np.sum([r.code_counts for r in records], axis=0)):
+    for k, counts in enumerate(code_counts):
         share = counts[counts > 0] / max(1, counts.sum())
         usage.append(CodeUsage(k, len(share), len(counts), round(float(-(share * np.log2(share)).sum()) + 0.0, 4)))
     return usage

@@ -18,7 +18,7 @@ _RATIOS = [8, 5, 4, 2]
 _CODEWORD_NORM = 1.0
 _CODEWORD_NORM_RATIO = 0.9
 # The last layer's share of its usual deviation. A decoder that begins louder than the signal spends its first
-# thousand steps on getting quieter: after 300, SI-SDR was −8 dB with a share of 1 and 4 dB with this one.
+# hundreds of steps on getting quieter: after 300, SI-SDR was −8 dB with a share of 1 and 4 dB with this one.
 _QUIET_START = 0.1
 
 

@@ -1,4 +1,4 @@
-"""How good a codec is on some recordings: distances at each bitrate, and how much of its codebooks it uses."""
+"""How good a codec is on some recordings: distances of what it gives back, and of a control."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,9 @@ class Distances:
     si_sdr_db: float
 
 
-@dataclass(frozen=True)
-class CodebookUse:
-    """Of one codebook: the share of its codewords that occur, and the entropy of their frequencies in bits."""
-
-    share: float
-    entropy_bits: float
-
-
-def reconstructions(codec: Codec, wavs: Sequence[np.ndarray], codebooks: int) -> list[np.ndarray]:
-    """Each of `wavs` `[N]` encoded, and decoded from its first `codebooks` codebooks."""
-    return [codec.decode(codec.encode(wav)[:codebooks])[: len(wav)] for wav in wavs]
+def reconstructions(codec: Codec, wavs: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each of `wavs` `[N]` as its `codes` `[K', T]` give it back."""
+    return [codec.decode(own)[: len(wav)] for wav, own in zip(wavs, codes, strict=True)]
 
 
 def shifted(wavs: Sequence[np.ndarray], seconds: float = 0.5) -> list[np.ndarray]:
@@ -48,17 +40,6 @@ def distances(wavs: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Dista
         float(np.mean([log_mel(x, y).item() for x, y in pairs])),
         float(np.mean([si_sdr_db(x, y).item() for x, y in pairs])),
     )
-
-
-def codebook_use(codes: Sequence[np.ndarray], size: int) -> list[CodebookUse]:
-    """The use of each codebook in `codes`, arrays `[K, T]`."""
-    joined = np.concatenate(codes, axis=1)
-    uses = []
-    for book in joined:
-        share = np.bincount(book, minlength=size) / joined.shape[1]
-        used = share[share > 0]
-        uses.append(CodebookUse(len(used) / size, float(-(used * np.log2(used)).sum())))
-    return uses
 
 
 def bitrate_kbps(codec: Codec, codebooks: int) -> float:

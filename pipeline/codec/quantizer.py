@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 # Of vectors against codewords at a time: 64 MB.
@@ -47,3 +48,8 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor, offset: torch.Tensor)
     """Which codeword of `[size, D]` is nearest to each of `[n, D]` → `[n]`; `offset` is −|codeword|²/2."""
     rows = max(1, _MOST_SCORES // len(codebook))
     return torch.cat([torch.addmm(offset, some, codebook.T).argmax(1) for some in vectors.split(rows)])
+
+
+def code_counts(codes: np.ndarray, size: int) -> np.ndarray:
+    """How often each codeword occurs in `codes` `[K, T]` → int64 `[K, size]`."""
+    return np.stack([np.bincount(book, minlength=size) for book in codes])

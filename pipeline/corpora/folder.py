@@ -1,7 +1,9 @@
 """Any folder of audio: every .flac, .wav, .ogg and .mp3 below it, split by a stable hash of its path."""
 
+import fnmatch
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.audio import EXTENSIONS
@@ -27,6 +29,11 @@ def scan(root: Path, corpus: str = "folder") -> Scan:
         raise PipelineError(f"{root}: no audio file ({', '.join(EXTENSIONS)}) in here or below")
     recordings = [Recording(id=make_id(corpus, path, path), split=_split(path), path=path) for path in paths]
     return Scan(corpus, sorted(recordings, key=lambda r: r.id))
+
+
+def matches(path: Path, patterns: Sequence[str]) -> bool:
+    """Whether `path` matches one of the shell `patterns`, in which * stands for slashes too."""
+    return any(fnmatch.fnmatch(str(path), pattern) for pattern in patterns)
 
 
 def _unreadable(error: OSError) -> None:

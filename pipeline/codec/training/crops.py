@@ -30,10 +30,6 @@ class AudioStore:
     def hours(self) -> float:
         return len(self.samples) / SAMPLE_RATE / 3600
 
-    def recording(self, i: int) -> torch.Tensor:
-        """Recording i, float32 `[N]`."""
-        return torch.from_numpy(self.samples[self.bounds[i] : self.bounds[i + 1]] / np.float32(_FULL_SCALE))
-
 
 def build_store(
     files: Sequence[Path], path: Path, threads: int, skipped: Callable[[Path, AudioError], None]
