@@ -12,6 +12,7 @@ from jobs.errors import JobError, UsageError
 
 # Verb → module and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
 VERBS = {
+    "plan": ("jobs.plan", "what preprocess would make of a corpus, and how long that will take"),
     "preprocess": ("jobs.preprocess", "audio → shards of mel frames and codec tokens, with manifests"),
     "inspect": (
         "jobs.inspect",

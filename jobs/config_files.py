@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from upath import UPath
 
 from jobs.errors import UsageError, require
+from pipeline.location import Location, location
+from pipeline.publish import publish_bytes
 
 T = TypeVar("T")
 
@@ -58,16 +61,15 @@ def resume_with_saved_options(arguments: list[str], file_name: str) -> list[str]
     return arguments
 
 
-def save_config(config: Any, path: Path, without: Sequence[str] = ()) -> None:
+def save_config(config: Any, path: Location, without: Sequence[str] = ()) -> None:
     """Write the resolved options of a verb, but those in `without`, as YAML that `--config` reads back anywhere."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name not in without}
-    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    publish_bytes(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.absolute())
+    if isinstance(value, Path | UPath):
+        return str(location(value))
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from jobs.errors import JobError, require
 from jobs.progress import status_console
-from manifests.statistics import usage_of_counts
+from manifests.statistics import code_usage
 from pipeline.audio import SAMPLE_RATE, read_mono
 from pipeline.codec.architecture import architecture_of
 from pipeline.codec.causal import untrained_codec
@@ -66,7 +66,7 @@ def run(config: Config) -> int:
     for depth in _depths(codec.codebooks):
         label = f"{bitrate_kbps(codec, depth):g} kbps · {depth}"
         rows[label] = distances(pieces, reconstructions(codec, pieces, [own[:depth] for own in codes]))
-    uses = usage_of_counts(code_counts(np.concatenate(codes, axis=1), codec.codebook_size))
+    uses = code_usage(code_counts(np.concatenate(codes, axis=1), codec.codebook_size))
     seconds = sum(map(len, pieces)) / SAMPLE_RATE
     if config.json:
         used = [{"share": use.share, "entropy_bits": use.entropy_bits} for use in uses]

@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from tyro.conf import Positional
+from upath import UPath
 
 from manifests.fragments import read_samples
 from manifests.report import Example, page
 from manifests.statistics import Group, Histogram
 from manifests.summary import Summary, summarise
+from pipeline.location import Location, location
 from pipeline.order import cut_windows
 from pipeline.publish import publish_bytes
 from pipeline.stream import ShardReader
@@ -26,7 +28,7 @@ _EXAMPLE_S = 10
 class Config:
     """Options of `whisper-gpt inspect`."""
 
-    dataset: Positional[Path]
+    dataset: Positional[UPath]
     """Folder of a dataset that `preprocess` made."""
     json: bool = False
     """Print JSON instead of text."""
@@ -36,9 +38,10 @@ class Config:
 
 def run(config: Config) -> int:
     """Print the summary, write the page where asked → exit code 0."""
-    summary = summarise(config.dataset)
+    dataset = location(config.dataset)
+    summary = summarise(dataset)
     if config.html:
-        content = page(config.dataset.absolute().name, summary, _examples(config.dataset, summary))
+        content = page(dataset.name, summary, _examples(dataset, summary))
         publish_bytes(config.html, content.encode())
     if config.json:
         print(json.dumps(summary.as_dict(), indent=1, ensure_ascii=False))
@@ -47,7 +50,7 @@ def run(config: Config) -> int:
     return 0
 
 
-def _examples(dataset: Path, summary: Summary) -> list[Example]:
+def _examples(dataset: Location, summary: Summary) -> list[Example]:
     """The first seconds of a few samples spread over the manifest."""
     samples = read_samples(dataset)
     if not samples.num_rows:

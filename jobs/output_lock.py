@@ -1,26 +1,42 @@
-"""One run at a time on one dataset folder, and the litter of killed runs swept before work begins."""
+"""One run at a time on one dataset, and the litter of killed runs swept before work begins."""
 
+import contextlib
 import fcntl
+import json
 import os
 import platform
+import threading
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from upath import UPath
+
 from jobs.errors import JobError
-from jobs.planning import LOGS_FOLDER
+from jobs.run_log import LOGS_FOLDER
+from pipeline.location import Location, is_remote
 from pipeline.publish import TEMPORARY_SUFFIX
 
-LOCK_FILE = Path(LOGS_FOLDER) / "preprocess.lock"
+LOCK_FILE = f"{LOGS_FOLDER}/preprocess.lock"
+_RENEWED_EVERY_S = 5.0
+_STALE_AFTER_S = 20.0
 
 
-@contextmanager
-def output_lock(dataset: Path) -> Iterator[None]:
-    """Hold `dataset` for the length of a block; temporary files of runs that were killed are removed first.
+@contextlib.contextmanager
+def output_lock(dataset: Location) -> Iterator[None]:
+    """Hold `dataset` for the length of a block; temporary files of killed runs and workers are removed around it.
 
-    The lock is the operating system's (flock): it ends with its process, however that ends, so a dead run's is free.
-    Raises `JobError` where a living run holds it.
+    Raises `JobError` where a living run holds it. In a folder the lock is the operating system's (flock): it ends with
+    its process, however that ends. In an object store it is an object that its run renews every few seconds; one that
+    is watched for 20 s and does not change is a dead run's.
     """
+    with _lease(dataset / LOCK_FILE, dataset) if is_remote(dataset) else _flock(dataset):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(dataset: Path) -> Iterator[None]:
     path = dataset / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -28,11 +44,78 @@ def output_lock(dataset: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise JobError(f"{dataset}: another run is writing here ({holder}); wait for it, or stop it") from error
+            raise _held(dataset, file.read().strip() or "unknown") from error
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.write(f"{_own_name()}\n")
         file.flush()
-        for litter in dataset.rglob(f".*{TEMPORARY_SUFFIX}"):
-            litter.unlink(missing_ok=True)
+        _sweep(dataset)
+        try:
+            yield
+        finally:
+            _sweep(dataset)
+
+
+def _sweep(dataset: Path) -> None:
+    for litter in dataset.rglob(f".*{TEMPORARY_SUFFIX}"):
+        litter.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lease(path: UPath, dataset: UPath) -> Iterator[None]:
+    own = uuid.uuid4().hex
+    _take(path, dataset, own)
+    released, lost = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        while not released.wait(_RENEWED_EVERY_S):
+            if _holder(path).get("id") != own:
+                lost.set()
+                return
+            path.write_bytes(_content(own))
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    try:
         yield
+    finally:
+        released.set()
+        renewal.join()
+        if not lost.is_set():
+            path.unlink(missing_ok=True)
+    if lost.is_set():
+        raise JobError(f"{dataset}: another run took this one for dead and went on in its place; nothing is damaged")
+
+
+def _take(path: UPath, dataset: UPath, own: str) -> None:
+    """Create the lock object, which only one of several runs can; a dead run's is removed first."""
+    if holder := _holder(path):
+        # Watched, not held against a clock: clocks of different machines differ.
+        until = time.monotonic() + _STALE_AFTER_S
+        while time.monotonic() < until:
+            time.sleep(1)
+            if (now := _holder(path)) and now != holder:
+                raise _held(dataset, now["who"])
+        path.unlink(missing_ok=True)
+    try:
+        path.fs.pipe_file(path.path, _content(own), mode="create")
+    except FileExistsError as error:
+        raise _held(dataset, _holder(path).get("who", "unknown")) from error
+
+
+def _holder(path: UPath) -> dict:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def _content(own: str) -> bytes:
+    return json.dumps({"id": own, "who": _own_name(), "renewed": uuid.uuid4().hex}).encode()
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+def _held(dataset: Location, holder: str) -> JobError:
+    return JobError(f"{dataset}: another run is writing here ({holder}); wait for it, or stop it")

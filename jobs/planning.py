@@ -1,21 +1,37 @@
-"""From a corpus on disk to its plan: scan, read the headers, decide, and hold against the plan of an earlier run."""
+"""From a corpus to the plan of its dataset: scan, look at every file, and settle it with the plan that may be there."""
 
+import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from jobs.errors import JobError
-from pipeline.audio import probe
+from jobs.run_log import LOGS_FOLDER
+from jobs.shard_task import ShardJob, ShardTask
+from manifests.failures import open_failures
+from manifests.fragments import committed_shards
 from pipeline.corpora import folder, librispeech, maestro, synthetic
-from pipeline.corpora.recording import Recording, Scan
-from pipeline.errors import AudioError
-from pipeline.plan import PLAN_FILE, PlanSettings, Source, plan_bytes, plan_differences, plan_table, read_plan
+from pipeline.corpora.recording import Scan
+from pipeline.location import Location, open_for_seeking
+from pipeline.plan import (
+    PLAN_FILE,
+    PlanSettings,
+    next_shards,
+    part_name,
+    plan_bytes,
+    plan_table,
+    read_plan,
+    read_shard_rows,
+    settings_differences,
+    source_changes,
+)
 from pipeline.publish import publish_bytes
+from pipeline.source import Source, examine
 
 ABSENT_FILE = "absent.txt"
-LOGS_FOLDER = "logs"  # of the runs, not of the dataset: the one place with paths, hosts and processes
 _SCANS = {
     "librispeech": librispeech.scan,
     "maestro": maestro.scan,
@@ -24,7 +40,16 @@ _SCANS = {
 }
 
 
-def scan_corpus(corpus: str, root: Path, splits: tuple[str, ...]) -> Scan:
+@dataclass(frozen=True)
+class PlanPart:
+    """A part of a dataset's plan as it is stored: the name and SHA-256 of its file, and its rows."""
+
+    name: str
+    sha256: str
+    rows: pa.Table
+
+
+def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...]) -> Scan:
     """The recordings of `splits` below `root`. Raises `JobError` where there is none."""
     scan = _SCANS[corpus](root)
     chosen = Scan(
@@ -39,25 +64,13 @@ def scan_corpus(corpus: str, root: Path, splits: tuple[str, ...]) -> Scan:
     return chosen
 
 
-def plan_corpus(scan: Scan, root: Path, settings: PlanSettings) -> pa.Table:
-    """Read every header, in a few threads (the disk or the network is what is waited for), and plan."""
-
-    def probe_one(recording: Recording) -> Source:
-        path = root / recording.path
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            return Source(recording, 0, AudioError("scan", error.strerror or str(error)))
-        try:
-            return Source(recording, size, probe(path))
-        except AudioError as error:
-            return Source(recording, size, error)
-
+def examine_all(scan: Scan, root: Location) -> list[Source]:
+    """Look at every file, in a few threads: the disk or the network is what is waited for."""
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        return plan_table(list(pool.map(probe_one, scan.recordings)), settings)
+        return list(pool.map(lambda recording: examine(root, recording), scan.recordings))
 
 
-def refuse_foreign_folder(dataset: Path) -> None:
+def refuse_foreign_folder(dataset: Location) -> None:
     """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
     if not dataset.exists() or (dataset / PLAN_FILE).is_file():
         return
@@ -65,16 +78,85 @@ def refuse_foreign_folder(dataset: Path) -> None:
         raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
 
 
-def publish_plan(dataset: Path, plan: pa.Table, absent: dict[str, str]) -> None:
-    """Write the plan of a new dataset; for a folder that has one, insist that it is the same.
+def read_parts(dataset: Location) -> list[PlanPart]:
+    """The parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` for one that is damaged."""
+    parts: list[PlanPart] = []
+    while (path := dataset / part_name(len(parts))).is_file():
+        data = path.read_bytes()
+        parts.append(PlanPart(path.name, hashlib.sha256(data).hexdigest(), read_plan(data, str(path))))
+    return parts
 
-    Raises `JobError` for a folder that holds another dataset.
+
+def settle_plan(
+    dataset: Location,
+    found: Sequence[Source],
+    settings: PlanSettings,
+    extend: bool = False,
+    retry_failed: bool = False,
+) -> list[PlanPart]:
+    """The plan's parts after this: those that are stored, and where there is something new to plan, one more.
+
+    A new dataset is planned from all that was `found`. Of one that is there, the settings must be the same, and so must
+    the source; with `extend` what is new in it is planned, with `retry_failed` what failed (once the plan is done with,
+    so that a run that was cut short and its repetition plan the same). Raises `JobError` where more has changed.
     """
-    stored = dataset / PLAN_FILE
-    if stored.is_file():
-        differences = plan_differences(read_plan(stored.read_bytes(), str(stored)), plan)
-        if differences:
-            raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
+    parts = read_parts(dataset)
+    if not parts:
+        return [_publish(dataset, 0, plan_table(found, settings))]
+    differences = settings_differences(parts[0].rows, settings)
+    if differences:
+        raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
+    planned = pa.concat_tables([part.rows for part in parts])
+    failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
+    changes = source_changes(planned, found)
+    changes = replace(changes, changed=[path for path in changes.changed if path not in failed])  # mended, perhaps
+    if extend:
+        new, changes = set(changes.added), replace(changes, added=[], gone=[])
     else:
-        publish_bytes(stored, plan_bytes(plan))
+        new = set()
+    if words := changes.in_words():
+        advice = " --extend takes what is new, or write" if changes.added else " Write"
+        raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
+    chosen = [source for source in found if source.recording.path in new]
+    if retry_failed and not _unmade(parts, committed_shards(dataset)):
+        again = [source for source in found if source.recording.path in failed]
+        chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in again]
+    if not chosen:
+        return parts
+    return [*parts, _publish(dataset, len(parts), plan_table(chosen, settings, next_shards(planned)))]
+
+
+def publish_absent(dataset: Location, absent: dict[str, str]) -> None:
+    """Write down what the corpus' own tables name and is not there."""
     publish_bytes(dataset / ABSENT_FILE, "".join(f"{path}\n" for path in sorted(absent)).encode())
+
+
+def shard_tasks(parts: Sequence[PlanPart], committed: set[str] | None = None) -> list[ShardTask]:
+    """A task for every planned shard, but those that are `committed`."""
+    return [
+        ShardTask(part.name, part.sha256, row["split"], row["shard"], row["seconds_sum"])
+        for part in parts
+        for row in part.rows.group_by(["split", "shard"]).aggregate([("seconds", "sum")]).to_pylist()
+        if row["shard"] not in (committed or ())
+    ]
+
+
+def load_rows(job: ShardJob, task: ShardTask) -> list[dict]:
+    """The plan's rows of a shard."""
+    with open_for_seeking(job.dataset / task.plan) as file:
+        return read_shard_rows(file, task.shard)
+
+
+def source_paths(job: ShardJob, task: ShardTask) -> list[str]:
+    """The paths of a shard's sources."""
+    return [row["path"] for row in load_rows(job, task)]
+
+
+def _unmade(parts: Sequence[PlanPart], committed: set[str]) -> bool:
+    return any(shard not in committed for part in parts for shard in part.rows["shard"].unique().to_pylist())
+
+
+def _publish(dataset: Location, index: int, rows: pa.Table) -> PlanPart:
+    data = plan_bytes(rows)
+    publish_bytes(dataset / part_name(index), data)
+    return PlanPart(part_name(index), hashlib.sha256(data).hexdigest(), rows)

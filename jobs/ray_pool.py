@@ -3,57 +3,70 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 
 from jobs.errors import JobError
-from jobs.shard_task import ShardTask
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.errors import PipelineError
-from pipeline.mel_config import MelConfig
+from jobs.run_log import RunLog
+from jobs.shard_queue import Make, ShardQueue, Try, Work
+from jobs.shard_task import Device, ShardTask, WorkerSetup
 
-Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class WorkerSetup:
-    """What a worker needs to make any shard of a dataset; without a file of weights, the small codec that each has."""
-
-    codec: CodecFingerprint
-    codec_weights: Path | None
-    mel: MelConfig
-    device: Device = "cpu"
+# What Ray says of a worker, or a whole node, that is no more.
+_DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+)
+_STILLBORN = 5  # beyond one of each worker: how many in a row may die before they begin anything
 
 
-@ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
 class ShardWorker:
-    """Holds the codec and the mel transform; one thread, so that a machine runs one worker a core."""
+    """Holds the codec and the mel transform; one thread, so that a machine runs one worker a core.
+
+    Never restarted by Ray: who died over what is the driver's to know.
+    """
 
     def __init__(self, setup: WorkerSetup):
-        import torch
-
-        from pipeline.codec.files import SMALL_NAME, weights_file
-        from pipeline.codec.loading import read_codec
-        from pipeline.mel import LogMel
-
-        torch.set_num_threads(1)
-        weights, codec = setup.codec_weights or weights_file(SMALL_NAME), setup.codec
-        self._codec = read_codec(weights, codec.codebooks, codec.precision, setup.device)
-        if self._codec.fingerprint != setup.codec:
-            raise PipelineError(f"a worker's codec {self._codec.fingerprint} is not the plan's {setup.codec}")
-        self._log_mel = LogMel(setup.mel)
+        self._setup = setup
+        self._loaded: Any = None
 
     @ray.method(num_returns="streaming")
     def make(self, task: ShardTask) -> Iterator[float]:
-        """Make one shard, yielding the seconds of each source as it is done with."""
+        """Make one shard, yielding 0 once it is begun and then the seconds of each source as it is done with."""
+        from jobs.planning import load_rows
         from jobs.shard_making import make_shard
 
-        yield from make_shard(task, self._codec, self._log_mel)
+        job, (codec, log_mel) = self._setup.job, self._load()
+        rows = load_rows(job, task)
+        yield 0.0
+        yield from make_shard(job, task, rows, codec, log_mel)
+
+    @ray.method(num_returns="streaming")
+    def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[float]:
+        """Encode some sources of a shard for nothing, yielding 0 once that is begun."""
+        from jobs.planning import load_rows
+        from jobs.shard_making import try_sources
+
+        job, (codec, log_mel) = self._setup.job, self._load()
+        rows = [row for row in load_rows(job, task) if row["path"] in sources]
+        yield 0.0
+        try_sources(job, rows, codec, log_mel)
+
+    def _load(self) -> tuple[Any, Any]:
+        """The codec and the mel transform; here and not at the start, so that what goes wrong has words."""
+        from jobs.encoder import load_encoder
+
+        self._loaded = self._loaded or load_encoder(self._setup)
+        return self._loaded
+
+
+WorkerActor = ray.remote(num_cpus=1)(ShardWorker)
 
 
 @contextmanager
@@ -101,28 +114,83 @@ def _start(address: str | None, workers: int | None) -> None:
         raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
-def make_shards(tasks: Sequence[ShardTask], setup: WorkerSetup, workers: int) -> Iterator[float]:
-    """Make all `tasks` on `workers` actors, one in flight on each, yielding the seconds of audio done with."""
-    worker_class = ShardWorker.options(num_gpus=int(setup.device == "cuda"))  # type: ignore[attr-defined]
-    idle = [worker_class.remote(setup) for _ in range(min(workers, len(tasks)))]
-    waiting = sorted(tasks, key=lambda task: sum(row["seconds"] for row in task.rows))  # the longest is taken first
-    running: dict[Any, Any] = {}  # progress of a task → the worker that makes it
-    while waiting or running:
-        while waiting and idle:
-            worker = idle.pop()
-            running[worker.make.remote(waiting.pop())] = worker
-            del worker
-        ready: list[Any] = ray.wait(list(running), num_returns=1)[0]
-        for progress in ready:
+def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog) -> Iterator[float]:
+    """Do all the work of `queue` on up to `workers` actors, one piece in flight on each.
+
+    Yields the seconds of audio done with; less than 0 where a worker died and what it had done of a shard is lost.
+    Raises `JobError` where workers cannot be kept alive long enough to begin.
+    """
+    worker_class = WorkerActor.options(num_gpus=int(setup.device == "cuda"))
+    idle: list[Any] = []
+    running: dict[Any, _Running] = {}  # by the stream of what the worker yields
+    stillborn = 0
+    try:
+        while queue or running:
+            while queue and len(running) < workers:
+                worker = idle.pop() if idle else worker_class.remote(setup)
+                begun = _begin(worker, queue.take())
+                running[begun.stream] = begun
+                del worker
+            stream: Any = ray.wait(list(running), num_returns=1)[0][0]
+            current = running[stream]
             try:
-                yield ray.get(next(progress))
+                seconds: float = ray.get(next(stream))
             except StopIteration:
-                worker = running.pop(progress)
-                if waiting:
-                    idle.append(worker)
-                del worker  # the last handle frees the worker's core, which one that is not yet placed may wait for
-            except ray.exceptions.RayActorError as error:
-                reason = str(error).strip().splitlines()[-1].strip()
-                raise JobError(
-                    f"a Ray worker could not be kept alive ({reason}); rerun to go on with what is left"
-                ) from error
+                del running[stream]
+                queue.done(current.work)
+                log.write("done", **current.described())
+                if queue:  # else the last handle goes, and frees the core that a worker not yet placed may wait for
+                    idle.append(current.worker)
+            except _DEATHS as error:
+                del running[stream]
+                reason = _why(error)
+                log.write("died", **current.described(), reason=reason)
+                stillborn = 0 if current.begun else stillborn + 1
+                if stillborn > workers + _STILLBORN:
+                    raise JobError(f"Ray workers die before they begin ({reason}); rerun to go on") from error
+                if current.begun:
+                    queue.died(current.work, reason)
+                else:
+                    queue.give_back(current.work)
+                yield -current.seconds
+            else:
+                if not current.begun:
+                    log.write("begun", **current.described())
+                    current.begun, stillborn = True, 0
+                current.seconds += seconds
+                yield seconds
+            del current
+    finally:
+        for left in running.values():
+            ray.kill(left.worker)
+
+
+@dataclass
+class _Running:
+    """A piece of work on its worker: whether that has begun it, and the seconds of audio it is done with."""
+
+    work: Work
+    worker: Any
+    stream: Any
+    begun: bool = False
+    seconds: float = 0.0
+
+    def described(self) -> dict[str, Any]:
+        tried = {"sources": self.work.sources} if isinstance(self.work, Try) else {}
+        return {"shard": self.work.task.shard, **tried}
+
+
+def _begin(worker: Any, work: Work) -> _Running:
+    if isinstance(work, Make):
+        return _Running(work, worker, worker.make.remote(work.task))
+    return _Running(work, worker, worker.try_sources.remote(work.task, work.sources))
+
+
+def _why(error: Exception) -> str:
+    """Ray's explanation of a death, which is a page, in two or three words."""
+    text = str(error)
+    if "running low on memory" in text or isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "out of memory"
+    if isinstance(error, ray.exceptions.NodeDiedError) or "node" in text.split("Worker exit")[0].lower():
+        return "its node is gone"
+    return "killed, or crashed"

@@ -3,18 +3,18 @@
 Ray-free: an actor calls it, a test can call it, a bare loop can call it.
 """
 
-import hashlib
+import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from jobs.shard_task import ShardTask
-from manifests.fragments import ShardRecord, failures_bytes, failures_path, fragment_bytes, fragment_path
+from jobs.shard_task import ShardJob, ShardTask
+from jobs.source_reader import SourceReader
+from manifests.failures import failures_bytes, failures_path
+from manifests.fragments import ShardRecord, fragment_bytes, fragment_path
 from pipeline.align import Segment, align_recordings
-from pipeline.audio import probe, stream_mono
 from pipeline.codec.causal import Codec
 from pipeline.codec.quantizer import code_counts
 from pipeline.corpora.recording import Recording
@@ -49,80 +49,85 @@ class _Tally:
         self.code_counts += other.code_counts
 
 
-def make_shard(task: ShardTask, codec: Codec, log_mel: LogMel) -> Iterator[float]:
-    """Make and publish the shard of `task`, yielding the planned seconds of each source as it is done with.
+def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> Iterator[float]:
+    """Make and publish the shard of `task` from its `rows`, yielding the planned seconds of each as it is done with.
 
     A source that fails leaves no sample and one row in `failures/`. The tar is published first, the failures next, the
     manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
-    sources' fault (a full disk, a corpus that is not mounted here).
+    sources' fault (a full disk, a corpus that is not mounted here, a store that does not answer).
     """
-    if not task.source_root.is_dir():
-        raise PipelineError(f"{task.source_root}: no such folder on {platform.node()}; every node must see the corpus")
+    if not job.source.is_dir():
+        raise PipelineError(f"{job.source}: no such folder on {platform.node()}; every node must see the corpus")
     tally = _new_tally(codec, log_mel)
-    rows: list[dict] = []
+    manifest_rows: list[dict] = []
     failures: list[dict] = []
-    with publishing(shard_path(task.dataset, task.split, task.shard)) as file:
+    tar = shard_path(job.dataset, task.split, task.shard)
+    with publishing(tar) as file:
         writer = ShardWriter(file)
-        audio = [_read_source(task, plan_row) for plan_row in task.rows]
-        aligned = align_recordings(audio, codec, log_mel, task.segment_frames)
-        for plan_row, segments in zip(task.rows, aligned, strict=True):
+        sources = [SourceReader(job, row, row["path"] in task.given_up) for row in rows]
+        aligned = align_recordings([source.blocks() for source in sources], codec, log_mel, job.segment_frames)
+        for source, segments in zip(sources, aligned, strict=True):
             mark, own = writer.mark(), _new_tally(codec, log_mel)
             try:
-                own_rows = _write_recording(task, plan_row, segments, codec, writer, own)
+                own_rows = _write_recording(task, source, segments, codec, writer, own)
             except AudioError as error:
                 writer.rollback(mark)
-                failures.append(_failure_row(plan_row, error))
+                failures.append(_failure_row(source.row, error))
             else:
-                rows += own_rows
+                manifest_rows += own_rows
                 tally.merge(own)
-            yield plan_row["seconds"]
+            yield source.row["seconds"]
         digest = writer.close()
         size = file.tell()
-    failures_path(task.dataset, task.shard).unlink(missing_ok=True)  # an earlier attempt's
+    if not manifest_rows:  # readers of tars want none without a sample
+        tar.unlink(missing_ok=True)
+        digest, size = "", 0
+    failures_path(job.dataset, task.shard).unlink(missing_ok=True)  # an earlier attempt's
     if failures:
-        publish_bytes(failures_path(task.dataset, task.shard), failures_bytes(failures))
+        publish_bytes(failures_path(job.dataset, task.shard), failures_bytes(failures))
     record = ShardRecord(
         shard=task.shard,
         split=task.split,
         sha256=digest,
         size_bytes=size,
-        fingerprint=task.fingerprint,
-        samples=len(rows),
+        fingerprint=job.fingerprint,
+        plan_sha256=task.plan_sha256,
+        samples=len(manifest_rows),
         frames=tally.frames,
         seconds=tally.seconds,
         mel_sums=tally.mel_sums,
         code_counts=tally.code_counts,
     )
-    publish_bytes(fragment_path(task.dataset, task.shard), fragment_bytes(rows, record))
+    publish_bytes(fragment_path(job.dataset, task.shard), fragment_bytes(manifest_rows, record))
 
 
-def _read_source(task: ShardTask, plan_row: dict) -> Iterator[np.ndarray]:
-    """The audio of one source in blocks. Raises `AudioError`, for what the scan found too."""
-    if plan_row["scan_error"]:
-        raise AudioError("scan", plan_row["scan_error"])
-    yield from stream_mono(task.source_root / plan_row["path"])
+def try_sources(job: ShardJob, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> None:
+    """Do all that `make_shard` does with the sources of `rows`, but write nothing."""
+    sources = [SourceReader(job, row) for row in rows]
+    for segments in align_recordings([source.blocks() for source in sources], codec, log_mel, job.segment_frames):
+        with contextlib.suppress(AudioError):
+            for _ in segments:
+                pass
 
 
 def _write_recording(
-    task: ShardTask, plan_row: dict, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
+    task: ShardTask, source: SourceReader, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
 ) -> list[dict]:
     """Add all segments of one source to the shard → their manifest rows. Raises `AudioError`."""
-    rows = []
+    rows, plan_row = [], source.row
     for index, segment in enumerate(segments):
         meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
         sample = Sample(meta, segment.codes, segment.mel)
         spans = writer.add(sample)
         tally.add(segment, codec.sample_rate)
         rows.append(_manifest_row(sample, segment, spans, task.shard))
-    path = task.source_root / plan_row["path"]
-    info = probe(path)
-    source = {
+    described = {
         "source": plan_row["path"],
-        "source_sha256": _file_sha256(path),
-        "source_rate": info.sample_rate,
-        "source_channels": info.channels,
+        "source_sha256": source.sha256,
+        "source_rate": plan_row["sample_rate"],
+        "source_channels": plan_row["channels"],
     }
-    return [row | source for row in rows]
+    return [row | described for row in rows]
 
 
 def _meta(recording: Recording, corpus: str, index: int, segment: Segment, codec: Codec) -> SampleMeta:
@@ -155,15 +160,15 @@ def _manifest_row(sample: Sample, segment: Segment, spans: dict[str, Span], shar
 
 
 def _failure_row(plan_row: dict, error: AudioError) -> dict:
-    cause = error.__cause__ or error
     return {
         "source": plan_row["path"],
         "corpus": plan_row["corpus"],
         "split": plan_row["split"],
         "seconds": plan_row["seconds"],
         "stage": error.stage,
-        "error": type(cause).__name__,
+        "error": error.kind or type(error.__cause__ or error).__name__,
         "message": str(error),
+        "attempts": plan_row["attempt"],
     }
 
 
@@ -174,11 +179,3 @@ def _new_tally(codec: Codec, log_mel: LogMel) -> _Tally:
         mel_sums=np.zeros((2, log_mel.config.bands)),
         code_counts=np.zeros((codec.codebooks, codec.codebook_size), np.int64),
     )
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AudioError("decode", error.strerror or str(error)) from error

@@ -221,7 +221,7 @@ def _new_model(config: Config, info: DatasetInfo) -> HybridLM:
 
 def _order(config: Config, info: DatasetInfo) -> dict[str, Any]:
     """What decides the order of the windows, so that a place in it means anything."""
-    return {"seed": config.seed, "plan_sha256": info.plan_sha256}
+    return {"seed": config.seed, "plans_sha256": info.plans_sha256}
 
 
 def _resume(
@@ -230,7 +230,7 @@ def _resume(
     folder = newest_checkpoint(config.out)
     state = read_state(folder)
     require_same_data(state.data, data, config.out, config.dataset)
-    if state.order["plan_sha256"] != info.plan_sha256:
+    if state.order["plans_sha256"] != info.plans_sha256:
         raise JobError(f"{folder} was trained on another dataset than {config.dataset}; pass that one")
     if state.order["seed"] != config.seed:
         raise JobError(

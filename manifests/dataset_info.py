@@ -1,18 +1,19 @@
 """`dataset.json`: what a dataset is, what it was made with, and its totals per split."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.fragments import ShardRecord
+from pipeline.location import Location
 
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"
-FORMAT = "whisper-gpt dataset 1"
+FORMAT = "whisper-gpt dataset 2"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class DatasetInfo:
     """The content of `dataset.json`.
 
     `codec` and `mel` are their fingerprints, `fingerprint` the hash of both; `mel_mean` and `mel_std` `[M]` are those
-    of the training split, or of all splits where there is none.
+    of the training split, or of all splits where there is none. `plans_sha256` are the hashes of the plan's parts, in
+    their order.
     """
 
     corpus: str
@@ -38,7 +40,7 @@ class DatasetInfo:
     codec: dict[str, Any]
     mel: dict[str, Any]
     segment_frames: int
-    plan_sha256: str
+    plans_sha256: list[str]
     splits: dict[str, SplitTotals]
     failed_sources: int
     failed_seconds: float
@@ -47,30 +49,39 @@ class DatasetInfo:
     mel_std: list[float]
 
 
-def split_totals(records: Sequence[ShardRecord]) -> dict[str, SplitTotals]:
-    """Totals per split, in the order train, validation, test."""
-    totals = {}
-    for split in ("train", "validation", "test"):
-        own = [r for r in records if r.split == split]
-        if own:
-            totals[split] = SplitTotals(
-                samples=sum(r.samples for r in own),
-                seconds=round(sum(r.seconds for r in own), 6),
-                frames=sum(r.frames for r in own),
-                shards=len(own),
-            )
-    return totals
+@dataclass
+class Totals:
+    """Sums over the records of a dataset; `mel_sums` float64 `[2, M]` and `frames` are by split."""
+
+    splits: dict[str, SplitTotals]
+    mel_sums: dict[str, np.ndarray]
+    code_counts: np.ndarray | None
+
+    def mel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation `[M]` of the mel over the training split (over everything where it is empty)."""
+        frames = {split: totals.frames for split, totals in self.splits.items() if totals.frames}
+        own = ["train"] if "train" in frames else list(frames)
+        if not own:
+            return [], []
+        total, squares = np.sum([self.mel_sums[split] for split in own], axis=0) / sum(frames[split] for split in own)
+        deviation = np.sqrt(np.maximum(squares - total**2, 1e-8))
+        return [round(float(x), 6) for x in total], [round(float(x), 6) for x in deviation]
 
 
-def mel_statistics(records: Sequence[ShardRecord]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation `[M]` of the mel over the training split (over everything where it is empty)."""
-    own = [r for r in records if r.split == "train" and r.frames] or [r for r in records if r.frames]
-    if not own:
-        return [], []
-    frames = sum(r.frames for r in own)
-    total, squares = np.sum([r.mel_sums for r in own], axis=0) / frames
-    deviation = np.sqrt(np.maximum(squares - total**2, 1e-8))
-    return [round(float(x), 6) for x in total], [round(float(x), 6) for x in deviation]
+def add_up(records: Iterable[ShardRecord]) -> Totals:
+    """The totals of `records`, of which one is held at a time; splits in the order train, validation, test."""
+    sums: dict[str, SplitTotals] = {}
+    mel_sums: dict[str, np.ndarray] = {}
+    code_counts = None
+    for r in records:
+        own = sums.get(r.split, SplitTotals(0, 0.0, 0, 0))
+        sums[r.split] = SplitTotals(
+            own.samples + r.samples, own.seconds + r.seconds, own.frames + r.frames, own.shards + (r.samples > 0)
+        )
+        mel_sums[r.split] = mel_sums[r.split] + r.mel_sums if r.split in mel_sums else r.mel_sums
+        code_counts = r.code_counts if code_counts is None else code_counts + r.code_counts
+    splits = {split: replace(sums[split], seconds=round(sums[split].seconds, 6)) for split in SPLITS if split in sums}
+    return Totals(splits, mel_sums, code_counts)
 
 
 def info_bytes(info: DatasetInfo) -> bytes:
@@ -78,7 +89,7 @@ def info_bytes(info: DatasetInfo) -> bytes:
     return (json.dumps({"format": FORMAT, **asdict(info)}, indent=1) + "\n").encode()
 
 
-def read_info(dataset: Path) -> DatasetInfo:
+def read_info(dataset: Location) -> DatasetInfo:
     """Read `dataset.json`. Raises `ManifestError` where there is none, or it is not one of ours."""
     path = dataset / FILE_NAME
     if not path.is_file():

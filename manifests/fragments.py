@@ -4,12 +4,15 @@ The rows are the shard's samples; the footer holds the `ShardRecord`: the shard'
 dataset's statistics are added up without reading a single tar.
 """
 
+import fnmatch
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +20,12 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
-from manifests.schema import FAILURES, SAMPLES
+from manifests.schema import SAMPLES
+from pipeline.location import Location, is_remote, list_files
 
 MANIFEST_FOLDER = "manifest"
-FAILURES_FOLDER = "failures"
+_READERS = 16
+_UNREADABLE = (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, zlib.error)
 _RECORD_KEY, _SUMS_KEY, _COUNTS_KEY = (
     b"whisper_gpt_shard",
     b"whisper_gpt_mel_sums",
@@ -32,7 +37,9 @@ _RECORD_KEY, _SUMS_KEY, _COUNTS_KEY = (
 class ShardRecord:
     """What a fragment says of its shard as a whole.
 
-    `mel_sums` float64 `[2, M]`: sums of the mel values and of their squares; `code_counts` int64 `[K, codebook_size]`.
+    `plan_sha256` is that of the plan's part that holds the shard, `fingerprint` the dataset's. A shard none of whose
+    sources could be used has no tar: 0 bytes, and no hash. `mel_sums` float64 `[2, M]`: sums of the mel values and of
+    their squares; `code_counts` int64 `[K, codebook_size]`.
     """
 
     shard: str
@@ -40,6 +47,7 @@ class ShardRecord:
     sha256: str
     size_bytes: int
     fingerprint: str
+    plan_sha256: str
     samples: int
     frames: int
     seconds: float
@@ -55,98 +63,109 @@ def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
         _SUMS_KEY: record.mel_sums.astype("<f8").tobytes(),
         _COUNTS_KEY: zlib.compress(record.code_counts.astype("<i8").tobytes(), 6),
     }
-    return _parquet_bytes(pa.Table.from_pylist(list(rows), schema=SAMPLES.with_metadata(metadata)))
+    return parquet_bytes(pa.Table.from_pylist(list(rows), schema=SAMPLES.with_metadata(metadata)))
 
 
-def failures_bytes(rows: Sequence[dict]) -> bytes:
-    """The failures of one shard as a Parquet file."""
-    return _parquet_bytes(pa.Table.from_pylist(list(rows), schema=FAILURES))
-
-
-def fragment_path(dataset: Path, shard: str) -> Path:
+def fragment_path(dataset: Location, shard: str) -> Location:
     """Where the fragment of a shard lies."""
     return dataset / MANIFEST_FOLDER / f"{shard}.parquet"
 
 
-def failures_path(dataset: Path, shard: str) -> Path:
-    """Where the failures of a shard lie, if there were any."""
-    return dataset / FAILURES_FOLDER / f"{shard}.parquet"
-
-
-def committed_shards(dataset: Path) -> set[str]:
+def committed_shards(dataset: Location) -> set[str]:
     """The shards of `dataset` that are whole: a readable fragment, and a tar of the length that it says."""
-    whole = set()
-    for path in (dataset / MANIFEST_FOLDER).glob("*.parquet"):
+    sizes = list_files(dataset)
+
+    def whole(path: Location) -> bool:
         try:
-            record = read_record(path)
-        except ManifestError:
-            continue
-        tar = dataset / record.split / f"{record.shard}.tar"
-        if tar.is_file() and tar.stat().st_size == record.size_bytes:
-            whole.add(path.stem)
-    return whole
+            plain = _plain(_metadata(path))
+            return plain["size_bytes"] == sizes.get(f"{plain['split']}/{plain['shard']}.tar", 0)
+        except _UNREADABLE:
+            return False
+
+    paths = [dataset / name for name in sizes if fnmatch.fnmatch(name, f"{MANIFEST_FOLDER}/*.parquet")]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return {path.stem for path, found in zip(paths, pool.map(whole, paths), strict=True) if found}
 
 
-def read_record(path: Path) -> ShardRecord:
+def read_record(path: Location) -> ShardRecord:
     """The record in a fragment's footer. Raises `ManifestError` for a file that is not a fragment."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        plain = json.loads(metadata[_RECORD_KEY])
+        metadata = _metadata(path)
+        plain = _plain(metadata)
         shape = plain.pop("code_shape")
         return ShardRecord(
             **plain,
             mel_sums=np.frombuffer(metadata[_SUMS_KEY], "<f8").reshape(2, -1),
             code_counts=np.frombuffer(zlib.decompress(metadata[_COUNTS_KEY]), "<i8").reshape(shape),
         )
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise _broken(path, error) from error
 
 
-def read_fragment(path: Path) -> tuple[ShardRecord, list[dict]]:
+def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
     """A fragment's record and rows. Raises `ManifestError` for a file that is not a whole fragment."""
     record = read_record(path)
     try:
-        return record, pq.read_table(path, schema=SAMPLES).to_pylist()
+        return record, pq.read_table(io.BytesIO(path.read_bytes()), schema=SAMPLES).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(path, error) from error
 
 
-def read_records(dataset: Path) -> list[ShardRecord]:
-    """The records of all whole shards, by name."""
-    return [read_record(path) for path in sorted((dataset / MANIFEST_FOLDER).glob("*.parquet"))]
+def read_records(dataset: Location) -> Iterator[ShardRecord]:
+    """The records of all whole shards, by name; a few are read ahead of the one that is asked for."""
+    names = sorted(name for name in list_files(dataset / MANIFEST_FOLDER) if name.endswith(".parquet"))
+    with ThreadPoolExecutor(_READERS) as pool:
+        ahead: deque[Future[ShardRecord]] = deque()
+        for name in names:
+            ahead.append(pool.submit(read_record, dataset / MANIFEST_FOLDER / name))
+            if len(ahead) > 2 * _READERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def read_samples(dataset: Path, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+def read_samples(dataset: Location, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """The manifest's rows, of one split or of all, ordered by shard and place within it.
 
     Raises `ManifestError` where the dataset has no manifest or a fragment cannot be read.
     """
     pattern = f"{split}-*.parquet" if split else "*.parquet"
-    return _read_folder(dataset, MANIFEST_FOLDER, pattern, SAMPLES, columns)
+    return read_table(joined(dataset, MANIFEST_FOLDER, pattern, SAMPLES), columns)
 
 
-def read_failures(dataset: Path, shard: str = "*") -> pa.Table:
-    """The failure rows of one shard or of all, ordered by shard."""
-    return _read_folder(dataset, FAILURES_FOLDER, f"{shard}.parquet", FAILURES)
+def joined(dataset: Location, folder: str, pattern: str, schema: pa.Schema) -> pads.Dataset:
+    """All Parquet files of `folder` that match, in the order of their names, as one table that is not read yet."""
+    names = fnmatch.filter(list_files(dataset / folder), pattern)
+    if not names:
+        return pads.dataset(pa.Table.from_pylist([], schema=schema))
+    root, filesystem = (dataset.path, dataset.fs) if is_remote(dataset) else (str(dataset), None)
+    return pads.dataset([f"{root}/{folder}/{name}" for name in names], schema, "parquet", filesystem)
 
 
-def _broken(path: Path, error: Exception) -> ManifestError:
-    return ManifestError(f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess")
-
-
-def _read_folder(
-    dataset: Path, folder: str, pattern: str, schema: pa.Schema, columns: Sequence[str] | None = None
-) -> pa.Table:
-    paths = sorted(str(path) for path in (dataset / folder).glob(pattern))
-    if not paths:
-        return pa.Table.from_pylist([], schema=schema).select(list(columns or schema.names))
+def read_table(data: pads.Dataset, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of `joined` files. Raises `ManifestError` for a file that cannot be read."""
     try:
-        return pads.dataset(paths, schema=schema, format="parquet").to_table(columns=list(columns or schema.names))
+        return data.to_table(columns=list(columns or data.schema.names))
     except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"{dataset / folder}: a file cannot be read ({error}); see whisper-gpt verify") from error
+        raise ManifestError(f"a file of the dataset cannot be read ({error}); see whisper-gpt verify") from error
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """`table` as a Parquet file; equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _metadata(path: Location) -> dict[bytes, bytes]:
+    with path.open("rb") as file:
+        return pq.read_schema(file).metadata or {}
+
+
+def _plain(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """The fields of a record that are no arrays, and `code_shape`."""
+    return json.loads(metadata[_RECORD_KEY])
+
+
+def _broken(path: Location, error: Exception) -> ManifestError:
+    return ManifestError(f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess")

@@ -54,5 +54,6 @@ FAILURES = pa.schema(
         pa.field("stage", pa.string(), nullable=False),  # scan, decode, resample, encode
         pa.field("error", pa.string(), nullable=False),  # the exception's type
         pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int16(), nullable=False),  # plans that held it: the first, then each --retry-failed
     ]
 )

@@ -1,15 +1,14 @@
 """The rows of one split, held against what `dataset.json` says of it."""
 
-from pathlib import Path
-
 import pyarrow as pa
 
 from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
 from manifests.fragments import read_samples
+from pipeline.location import Location
 
 
-def read_split(dataset: Path, info: DatasetInfo, split: str) -> pa.Table:
+def read_split(dataset: Location, info: DatasetInfo, split: str) -> pa.Table:
     """The manifest's rows of `split`, in the order of the shards.
 
     Raises `ManifestError` where the dataset has no such split, or its manifest has lost some of it.

@@ -7,8 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.fragments import ShardRecord
-
 DURATION_EDGES_S = (0, 1, 2, 5, 10, 15, 20, 25, 30, 60, float("inf"))
 LEVEL_EDGES_DBFS = (-120, -60, -50, -40, -35, -30, -25, -20, -15, -10, -5, 0.01)
 
@@ -70,12 +68,7 @@ def histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
     return Histogram(list(edges), [int(n) for n in np.histogram(clipped, edges)[0]])
 
 
-def code_usage(records: Sequence[ShardRecord]) -> list[CodeUsage]:
-    """Usage of each codebook over all shards."""
-    return usage_of_counts(np.sum([r.code_counts for r in records], axis=0)) if records else []
-
-
-def usage_of_counts(code_counts: np.ndarray) -> list[CodeUsage]:
+def code_usage(code_counts: np.ndarray) -> list[CodeUsage]:
     """Usage of each codebook whose codewords occur `code_counts` `[K, codebook_size]` times."""
     usage = []
     for k, counts in enumerate(code_counts):

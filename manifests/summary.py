@@ -1,11 +1,11 @@
 """Everything `inspect` says of a dataset, gathered once: the text, the JSON and the page are three views of it."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from manifests.dataset_info import DatasetInfo, SplitTotals, read_info
-from manifests.fragments import read_failures, read_records, read_samples
+from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, read_info
+from manifests.failures import open_failures
+from manifests.fragments import read_records, read_samples
 from manifests.statistics import (
     DURATION_EDGES_S,
     LEVEL_EDGES_DBFS,
@@ -18,6 +18,7 @@ from manifests.statistics import (
     groups,
     histogram,
 )
+from pipeline.location import Location
 
 _COLUMNS = ("key", "duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
 
@@ -53,10 +54,11 @@ class Summary:
         return content
 
 
-def summarise(dataset: Path) -> Summary:
+def summarise(dataset: Location) -> Summary:
     """Read the records, manifest and failures of `dataset`. Raises `ManifestError` where it is not a dataset."""
     info: DatasetInfo = read_info(dataset)
     samples = read_samples(dataset, columns=_COLUMNS)
+    counts = add_up(read_records(dataset)).code_counts
     return Summary(
         corpus=info.corpus,
         fingerprint=info.fingerprint,
@@ -70,8 +72,8 @@ def summarise(dataset: Path) -> Summary:
         peak_dbfs=histogram(samples["peak_dbfs"], LEVEL_EDGES_DBFS),
         rms_dbfs=histogram(samples["rms_dbfs"], LEVEL_EDGES_DBFS),
         samples_clipped=sum(share > 0 for share in samples["clipped_share"].to_pylist()),
-        codes=code_usage(read_records(dataset)),
-        failures=failure_groups(read_failures(dataset)),
+        codes=code_usage(counts) if counts is not None else [],
+        failures=failure_groups(open_failures(dataset)),
         failed_sources=info.failed_sources,
         failed_seconds=info.failed_seconds,
         absent_sources=info.absent_sources,

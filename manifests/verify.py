@@ -10,13 +10,15 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
-from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_failures, read_fragment
+from manifests.failures import read_failures
+from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_fragment
+from pipeline.location import Location, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
 _JSON_TYPES = (str, int, float)
@@ -32,19 +34,28 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class PlannedShard:
+    """What the plan promises of a shard: its sources, and the hash of the plan's part that it stands in."""
+
+    sources: set[str]
+    plan_sha256: str
+
+
+@dataclass(frozen=True)
 class Planned:
-    """What the plan promises: the plan's hash, and the sources of each shard."""
+    """What the plan promises: the hashes of its parts, in order, and every shard by its name."""
 
-    sha256: str
-    sources: dict[str, set[str]]
+    sha256s: list[str]
+    shards: dict[str, PlannedShard]
 
 
-def verify_dataset(dataset: Path, info: DatasetInfo, plan: Planned) -> Iterator[tuple[str, list[Problem]]]:
+def verify_dataset(dataset: Location, info: DatasetInfo, plan: Planned) -> Iterator[tuple[str, list[Problem]]]:
     """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`)."""
     keys: Counter[str] = Counter()
     totals: dict[str, list[int]] = {}
-    fragments = {path.stem: path for path in (dataset / MANIFEST_FOLDER).glob("*.parquet")}
-    for shard in sorted(plan.sources.keys() | fragments.keys()):
+    names = [name for name in list_files(dataset / MANIFEST_FOLDER) if name.endswith(".parquet")]
+    fragments = {name.removesuffix(".parquet"): dataset / MANIFEST_FOLDER / name for name in names}
+    for shard in sorted(plan.shards.keys() | fragments.keys()):
         manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
         if shard not in fragments:
             yield shard, [Problem(manifest, "", "missing: the shard was never finished")]
@@ -57,31 +68,35 @@ def verify_dataset(dataset: Path, info: DatasetInfo, plan: Planned) -> Iterator[
             continue
         keys.update(row["key"] for row in rows)
         sums = totals.setdefault(record.split, [0, 0, 0])
-        totals[record.split] = [sums[0] + record.samples, sums[1] + record.frames, sums[2] + 1]
-        sources = _check_sources(manifest, plan.sources.get(shard), {row["source"] for row in rows}, failed)
+        totals[record.split] = [sums[0] + record.samples, sums[1] + record.frames, sums[2] + bool(rows)]
+        sources = _check_sources(manifest, plan.shards.get(shard), record, {row["source"] for row in rows}, failed)
         yield shard, [*sources, *_check_shard(dataset, info, record, rows)]
     yield "", list(_check_whole(dataset, info, plan, totals, keys))
 
 
-def _check_sources(manifest: str, planned: set[str] | None, done: set[str], failed: list[str]) -> Iterator[Problem]:
+def _check_sources(
+    manifest: str, shard: PlannedShard | None, record: ShardRecord, done: set[str], failed: list[str]
+) -> Iterator[Problem]:
     """Every planned source is in the manifest or in the failures, and in one of them only."""
-    if planned is None:
+    if shard is None:
         yield Problem(manifest, "", "not in the plan")
         return
-    for source in sorted(planned - done - set(failed)):
+    if record.plan_sha256 != shard.plan_sha256:
+        yield Problem(manifest, "", "made for another plan than the one that lies here")
+    for source in sorted(shard.sources - done - set(failed)):
         yield Problem(manifest, "", f"{source} is planned, but neither in the manifest nor in the failures")
-    for source in sorted((done | set(failed)) - planned):
+    for source in sorted((done | set(failed)) - shard.sources):
         yield Problem(manifest, "", f"{source} is not in the plan")
     for source in sorted(done & set(failed)):
         yield Problem(manifest, "", f"{source} is in the manifest and in the failures")
 
 
 def _check_whole(
-    dataset: Path, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
+    dataset: Location, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
 ) -> Iterator[Problem]:
     """What no single shard shows: totals, unique keys, the plan's hash, tars that no manifest knows."""
-    if plan.sha256 != info.plan_sha256:
-        yield Problem("plan.parquet", "", "not the plan that dataset.json was written for")
+    if plan.sha256s != info.plans_sha256:
+        yield Problem("plan.parquet", "", "not the plan, or not all parts of it, that dataset.json was written for")
     declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
     for split in sorted(declared.keys() | totals.keys()):
         if declared.get(split) != totals.get(split):
@@ -89,36 +104,35 @@ def _check_whole(
             yield Problem("dataset.json", "", found)
     for key in sorted(key for key, count in keys.items() if count > 1):
         yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
-    for tar in sorted(dataset.glob("*/*.tar")):
-        if tar.stem not in plan.sources:
-            yield Problem(f"{tar.parent.name}/{tar.name}", "", "a tar that is not in the plan")
+    for name in list_files(dataset):
+        if name.endswith(".tar") and PurePosixPath(name).stem not in plan.shards:
+            yield Problem(name, "", "a tar that is not in the plan")
 
 
-def _check_shard(dataset: Path, info: DatasetInfo, record: ShardRecord, rows: list[dict]) -> Iterator[Problem]:
+def _check_shard(dataset: Location, info: DatasetInfo, record: ShardRecord, rows: list[dict]) -> Iterator[Problem]:
     file = f"{record.split}/{record.shard}.tar"
     path = dataset / file
+    if record.fingerprint != info.fingerprint:
+        yield Problem(file, "", "made with another codec or mel than dataset.json says")
+    if not record.samples and not rows and not path.is_file():
+        return  # none of its sources could be used
     if not path.is_file():
         yield Problem(file, "", "missing")
         return
-    if record.fingerprint != info.fingerprint:
-        yield Problem(file, "", "made with another codec or mel than dataset.json says")
-    size = path.stat().st_size
-    with path.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if size != record.size_bytes:
-        yield Problem(file, "", f"{size} bytes long, the manifest says {record.size_bytes}")
-    elif digest != record.sha256:
+    data = path.read_bytes()
+    if len(data) != record.size_bytes:
+        yield Problem(file, "", f"{len(data)} bytes long, the manifest says {record.size_bytes}")
+    elif hashlib.sha256(data).hexdigest() != record.sha256:
         yield Problem(file, "", "its sha256 is not the manifest's")
     if len(rows) != record.samples or sum(row["frames"] for row in rows) != record.frames:
         yield Problem(file, "", f"{len(rows)} manifest rows do not add up to the {record.samples} samples recorded")
-    yield from _check_members(path, file, rows)
-    data = path.read_bytes()
+    yield from _check_members(data, file, rows)
     for row in rows:
         for what in _check_sample(data, row, info):
             yield Problem(file, row["key"], what)
 
 
-def _check_members(path: Path, file: str, rows: list[dict]) -> Iterator[Problem]:
+def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem]:
     """The tar's members must be exactly those of the manifest, in its order and at its offsets."""
     expected = [
         (f"{row['key']}.{extension}", row[f"{member}_offset"], row[f"{member}_size"])
@@ -126,7 +140,7 @@ def _check_members(path: Path, file: str, rows: list[dict]) -> Iterator[Problem]
         for member, extension in _MEMBERS.items()
     ]
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             found = [(member.name, member.offset_data, member.size) for member in tar]
     except (tarfile.TarError, OSError) as error:
         yield Problem(file, "", f"not a whole tar: {error}")

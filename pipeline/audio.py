@@ -1,8 +1,10 @@
 """Reading audio: any file libsndfile knows → one 24 kHz mono float32 signal, in blocks of constant size."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -15,7 +17,9 @@ EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
 
 # Outside this range a header is lying, and a resampler told to believe it would fill the memory.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
-_PLAUSIBLE_FRAMES = 2**40  # months of audio
+_UNKNOWN_FRAMES = 2**40
+# FLAC's best case: silence, in blocks of 65,535 samples that take 11 bytes each.
+_MOST_SAMPLES_A_BYTE = 6_000
 _BLOCK_S = 5.0
 
 
@@ -33,20 +37,40 @@ class AudioInfo:
 
 
 def probe(path: Path) -> AudioInfo:
-    """Read the header of `path`. Raises `AudioError` (stage `scan`) where there is nothing usable."""
+    """Read the header of the file `path`. Raises `AudioError` (stage `scan`) where there is nothing usable."""
     try:
-        info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, OSError) as error:
+        with path.open("rb") as file:
+            return probe_file(file)
+    except OSError as error:
         raise AudioError("scan", _reason(path, error)) from error
+
+
+def probe_file(file: BinaryIO) -> AudioInfo:
+    """Read the header of an open file, wherever it lies. Raises `AudioError` (stage `scan`) where there is nothing
+    usable, and what the file itself raises."""
+    size = file.seek(0, io.SEEK_END)
+    if size == 0:
+        raise AudioError("scan", "the file is empty")
+    file.seek(0)
+    reading = _Reading(file)
+    try:
+        info = soundfile.info(reading)
+    except soundfile.LibsndfileError as error:
+        if reading.error is None:
+            raise AudioError("scan", _words(error)) from error
+    if reading.error is not None:
+        raise reading.error
     if info.samplerate not in _PLAUSIBLE_RATES:
         raise AudioError("scan", f"sample rate {info.samplerate} Hz is outside 4 kHz to 768 kHz")
     if info.channels > 2:
         raise AudioError("scan", f"{info.channels} channels: only mono and stereo are read; downmix it first")
     if info.frames <= 0:
         raise AudioError("scan", "the file holds no samples")
-    if info.frames > _PLAUSIBLE_FRAMES:
+    if info.frames > _UNKNOWN_FRAMES:
         raise AudioError("scan", "the header does not say how long it is (a FLAC written to a pipe?); write it again")
-    if info.format == "MP3" and not _mp3_declares_its_length(path):
+    if info.frames > size * _MOST_SAMPLES_A_BYTE:
+        raise AudioError("scan", f"the header declares {info.frames} samples, far more than {size} bytes can hold")
+    if info.format == "MP3" and not _mp3_declares_its_length(file):
         raise AudioError("scan", "an MP3 without a Xing, Info or VBRI header, whose length is a guess; convert it")
     return AudioInfo(info.samplerate, info.channels, info.frames)
 
@@ -95,16 +119,30 @@ def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
         raise AudioError("decode", f"ends after {frames_read} of the {info.frames} samples its header declares")
 
 
-def _mp3_declares_its_length(path: Path) -> bool:
+class _Reading:
+    """A file for libsndfile, through which no exception could pass: the first one is kept, and the file ends there."""
+
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self.error: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            return b"" if self.error else self._file.read(size)
+        except Exception as error:
+            self.error = error
+            return b""
+
+
+def _mp3_declares_its_length(file: BinaryIO) -> bool:
     """Whether the first frame is a Xing, Info or VBRI header. Without one libsndfile guesses the length from the size,
     and silently stops reading there."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3":  # a tag before the audio; its size is four bytes of seven bits
-            file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10]))))
-        else:
-            file.seek(0)
-        frame = file.read(4096)
+    file.seek(0)
+    head = file.read(10)
+    # A tag may lie before the audio; its size is four bytes of seven bits.
+    tagged = head[:3] == b"ID3"
+    file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10]))) if tagged else 0)
+    frame = file.read(4096)
     return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
 
 
@@ -116,13 +154,16 @@ def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> 
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """libsndfile's own words, without the path: a failure row names its source in another column."""
-    if not path.exists():
+    """Why a file cannot be read, without its path: a failure row names its source in another column."""
+    if isinstance(error, FileNotFoundError) or not path.exists():
         return "no such file"
-    if path.is_file() and path.stat().st_size == 0:
-        return "the file is empty"
     if isinstance(error, soundfile.LibsndfileError):
-        if "Format not recognised" in error.error_string:
-            return f"not audio that can be read ({', '.join(EXTENSIONS)})"
-        return error.error_string
+        return _words(error)
     return (getattr(error, "strerror", None) or str(error)).replace(str(path), path.name)
+
+
+def _words(error: soundfile.LibsndfileError) -> str:
+    """libsndfile's own words, but for a file in which it found no format."""
+    if "Format not recognised" in error.error_string:
+        return f"not audio that can be read ({', '.join(EXTENSIONS)})"
+    return error.error_string

@@ -8,9 +8,9 @@ class PipelineError(Exception):
 class AudioError(PipelineError):
     """One recording that cannot be used; becomes a row in `failures/`.
 
-    `stage` is one of `scan`, `decode`, `resample`, `encode`.
+    `stage` is one of `scan`, `decode`, `resample`, `encode`; `kind` the error's name where no exception stands for it.
     """
 
-    def __init__(self, stage: str, message: str):
+    def __init__(self, stage: str, message: str, kind: str = ""):
         super().__init__(message)
-        self.stage = stage
+        self.stage, self.kind = stage, kind

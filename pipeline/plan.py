@@ -1,26 +1,31 @@
-"""The plan: every source file and the shard it goes to, decided before any work and never changed by a resume.
+"""The plan: every source file and the shard it goes to, decided before any work and never changed after it.
 
 A pure function of the source's listing and the settings, so that the same corpus gives the same shards, byte for
-byte, however many workers make them and however often they are interrupted.
+byte, however many workers make them and however often they are interrupted. A dataset that grows, or tries failed
+sources again, gets further parts beside the first: plan.parquet, plan-000001.parquet, …
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.audio import AudioInfo
 from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.corpora.recording import SPLITS, Recording
-from pipeline.errors import AudioError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.mel_config import MelConfig
 from pipeline.shards import shard_name
+from pipeline.source import Source
 
 PLAN_FILE = "plan.parquet"
+_ROW_GROUP = 4096  # of which one, or two, are read for a shard
 _SETTINGS_KEY = b"whisper_gpt_settings"
 # A sample's JSON, the three tar headers and the padding between them, roughly.
 _SAMPLE_OVERHEAD_BYTES = 4_000
@@ -51,21 +56,37 @@ class PlanSettings:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A recording as it was found: its size and header, or why the header could not be read."""
+class SourceChanges:
+    """Paths of sources that a plan and a later listing do not agree on.
 
-    recording: Recording
-    size_bytes: int
-    info: AudioInfo | AudioError
+    `changed`: another size or other content; `described`: other words in the corpus' own tables, or another split.
+    """
+
+    added: list[str]
+    gone: list[str]
+    changed: list[str]
+    described: list[str]
+
+    def in_words(self) -> list[str]:
+        """A clause for each kind of change; empty where there is none."""
+        kinds = (
+            ("new", self.added),
+            ("gone", self.gone),
+            ("changed", self.changed),
+            ("described otherwise by the corpus' tables", self.described),
+        )
+        return [f"{len(paths)} source files are {what}, {min(paths)} among them" for what, paths in kinds if paths]
 
 
-def plan_table(sources: Sequence[Source], settings: PlanSettings) -> pa.Table:
+def plan_table(
+    sources: Sequence[Source], settings: PlanSettings, first_shards: Mapping[str, int] | None = None
+) -> pa.Table:
     """Assign every source to a shard → the plan, one row a source, in the order of the shards.
 
     Within a split the sources are ordered by a hash of their id, so that each shard is a fair sample of the corpus,
     and cut into as many shards of equal duration as `shard_mb` asks for. A source is never cut in two.
     A source with an unreadable header is planned at the mean duration of the others: its failure is found, and
-    written down, by the shard it belongs to.
+    written down, by the shard it belongs to. `first_shards`: where each split's numbers begin, 0 if not given.
     """
     readable = [s.info.duration_s for s in sources if isinstance(s.info, AudioInfo)]
     assumed_s = sum(readable) / len(readable) if readable else 0.0
@@ -73,37 +94,58 @@ def plan_table(sources: Sequence[Source], settings: PlanSettings) -> pa.Table:
     for split in SPLITS:
         members = sorted((s for s in sources if s.recording.split == split), key=_shuffled_order)
         seconds = [s.info.duration_s if isinstance(s.info, AudioInfo) else assumed_s for s in members]
+        first = (first_shards or {}).get(split, 0)
         for source, planned_s, index in zip(members, seconds, _shard_of_each(seconds, settings), strict=True):
-            rows.append(_row(source, settings.corpus, planned_s, shard_name(split, index)))
+            rows.append(_row(source, settings.corpus, planned_s, shard_name(split, first + index)))
     metadata = {_SETTINGS_KEY: json.dumps(asdict(settings), sort_keys=True)}
     return pa.Table.from_pylist(rows, schema=_PLAN.with_metadata(metadata))
+
+
+def part_name(index: int) -> str:
+    """The file name of a plan's part, counted from 0."""
+    return f"plan-{index:06d}.parquet" if index else PLAN_FILE
 
 
 def plan_bytes(plan: pa.Table) -> bytes:
     """The plan as a Parquet file; equal plans give equal bytes."""
     buffer = io.BytesIO()
-    pq.write_table(plan, buffer, compression="zstd")
+    pq.write_table(plan, buffer, compression="zstd", row_group_size=_ROW_GROUP)
     return buffer.getvalue()
 
 
-def plan_differences(stored: pa.Table, new: pa.Table) -> list[str]:
-    """What a resume would change, in words; empty where the two plans are one and the same."""
-    before, now = _flat_settings(stored), _flat_settings(new)
-    changed = [
+def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
+    """What `settings` would change in the dataset of `plan`, in words; empty where they are its own."""
+    before, now = (
+        _flat(json.loads(plan.schema.metadata[_SETTINGS_KEY])),
+        _flat(json.loads(json.dumps(asdict(settings)))),
+    )
+    return [
         f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    if changed or stored.equals(new):
-        return changed
-    old_sources = dict(zip(stored["path"].to_pylist(), stored["size_bytes"].to_pylist(), strict=True))
-    new_sources = dict(zip(new["path"].to_pylist(), new["size_bytes"].to_pylist(), strict=True))
-    gone, added = old_sources.keys() - new_sources.keys(), new_sources.keys() - old_sources.keys()
-    resized = {path for path in old_sources.keys() & new_sources.keys() if old_sources[path] != new_sources[path]}
-    for what, paths in (("gone", gone), ("new", added), ("of another size", resized)):
-        if paths:
-            changed.append(f"{len(paths)} source files are {what}, {min(paths)} among them")
-    return changed or ["the corpus' tables or the headers of its files differ"]
+
+
+def source_changes(plan: pa.Table, found: Sequence[Source]) -> SourceChanges:
+    """Hold a listing against the plan's parts, in their order: of a source planned twice, the later row counts."""
+    columns = ["path", "content_id", *_DESCRIPTION]
+    before = {
+        path: (content, words) for path, content, *words in zip(*(plan[c].to_pylist() for c in columns), strict=True)
+    }
+    now = {s.recording.path: (s.content_id, [getattr(s.recording, c) for c in _DESCRIPTION]) for s in found}
+    both = before.keys() & now.keys()
+    return SourceChanges(
+        added=sorted(now.keys() - before.keys()),
+        gone=sorted(before.keys() - now.keys()),
+        changed=sorted(path for path in both if before[path][0] != now[path][0]),
+        described=sorted(path for path in both if before[path][1] != now[path][1]),
+    )
+
+
+def next_shards(plan: pa.Table) -> dict[str, int]:
+    """Of each split in `plan`, the number after that of its last shard."""
+    last = plan.group_by("split").aggregate([("shard", "max")]).to_pylist()
+    return {row["split"]: int(row["shard_max"].rpartition("-")[2]) + 1 for row in last}
 
 
 def read_plan(data: bytes, name: str) -> pa.Table:
@@ -115,6 +157,11 @@ def read_plan(data: bytes, name: str) -> pa.Table:
     if not plan.schema.equals(_PLAN) or _SETTINGS_KEY not in (plan.schema.metadata or {}):
         raise PipelineError(f"{name}: the plan of another version of whisper-gpt; write to a new folder")
     return plan
+
+
+def read_shard_rows(file: BinaryIO, shard: str) -> list[dict]:
+    """The rows of one shard of the plan in an open Parquet file; row groups without it are not read."""
+    return pq.read_table(file, filters=pc.field("shard") == shard).to_pylist()
 
 
 def recording_of(row: dict) -> Recording:
@@ -150,25 +197,30 @@ def _row(source: Source, corpus: str, planned_s: float, shard: str) -> dict:
         **asdict(source.recording),
         "corpus": corpus,
         "shard": shard,
+        "attempt": source.attempt,
         "size_bytes": source.size_bytes,
+        "content_id": source.content_id,
         "seconds": planned_s,
         **header,
     }
 
 
-def _flat_settings(plan: pa.Table) -> dict[str, object]:
+def _flat(settings: dict) -> dict[str, object]:
     flat: dict[str, object] = {}
-    for name, value in json.loads(plan.schema.metadata[_SETTINGS_KEY]).items():
+    for name, value in settings.items():
         flat.update({f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value})
     return flat
 
 
+_DESCRIPTION = [f.name for f in fields(Recording) if f.name != "path"]
 _PLAN = pa.schema(
     [
         *(pa.field(f.name, pa.int16() if f.type is int else pa.string(), nullable=False) for f in fields(Recording)),
         pa.field("corpus", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
+        pa.field("attempt", pa.int16(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("content_id", pa.string(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),  # planned: declared by the header, or assumed
         pa.field("sample_rate", pa.int32(), nullable=False),
         pa.field("channels", pa.int16(), nullable=False),

@@ -1,21 +1,50 @@
 """Atomic publishing: a file is either not there, or whole."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from upath import UPath
+
+from pipeline.errors import PipelineError
+from pipeline.location import Location, file_sha256, is_remote
+
 TEMPORARY_SUFFIX = ".tmp"
+_UPLOADS = 3
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[BufferedRandom]:
-    """Open a temporary file beside `path` for writing and reading; on success fsync it and rename it to `path`.
+def publishing(path: Location) -> Iterator[BufferedRandom]:
+    """Open a temporary file for writing and reading; on success it becomes `path`, in one step.
 
-    Where the block raises, nothing is published and the temporary file is removed.
+    Local: a file beside `path`, synced and renamed. In an object store: a file of this machine, put there in one piece
+    and read back. Where the block raises, nothing is published and the temporary file is removed.
     """
+    with _uploading(path) if is_remote(path) else _renaming(path) as file:
+        yield file
+
+
+def publish_bytes(path: Location, data: bytes) -> None:
+    """Write `data` to `path` in one atomic step."""
+    with publishing(path) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _renaming(path: Path) -> Iterator[BufferedRandom]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
     try:
@@ -30,16 +59,23 @@ def publishing(path: Path) -> Iterator[BufferedRandom]:
     sync_folder(path.parent)
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one atomic step."""
-    with publishing(path) as file:
-        file.write(data)
+@contextmanager
+def _uploading(path: UPath) -> Iterator[BufferedRandom]:
+    with tempfile.TemporaryDirectory(prefix="whisper-gpt-") as folder:
+        aside = Path(folder, path.name)
+        with aside.open("w+b") as file:
+            yield file
+        _upload(aside, path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _upload(file: Path, path: UPath) -> None:
+    """Put `file` at `path` and read it back. (The store's client has its own retries; these are for what it let pass.)
+
+    Raises `PipelineError` where the store keeps holding something else.
+    """
+    wanted = file_sha256(file)
+    for _ in range(_UPLOADS):
+        path.fs.put_file(str(file), path.path)
+        if file_sha256(path) == wanted:
+            return
+    raise PipelineError(f"{path}: uploaded {_UPLOADS} times, and each time the store gave back something else")

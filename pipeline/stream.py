@@ -17,6 +17,7 @@ import torch
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
 from pipeline.errors import PipelineError
+from pipeline.location import Location, is_remote
 from pipeline.order import EpochOrder, WindowTable, cut_windows
 from pipeline.sample import npy_view
 from pipeline.shards import shard_path
@@ -124,7 +125,7 @@ class RaiseErrors(BaseNode[Batch]):
 class ShardReader:
     """Cuts windows out of memory-mapped shards; only the bytes of a window are touched."""
 
-    def __init__(self, dataset: Path, samples: pa.Table, table: WindowTable):
+    def __init__(self, dataset: Location, samples: pa.Table, table: WindowTable):
         self._dataset = dataset
         self._table = table
         self._columns = {
@@ -179,6 +180,8 @@ class ShardReader:
     def _map_shard(self, split: str, shard: str) -> memoryview:
         path = shard_path(self._dataset, split, shard)
         try:
+            if is_remote(path):
+                return memoryview(path.read_bytes())
             with path.open("rb") as file:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError) as error:  # ValueError: the file is empty

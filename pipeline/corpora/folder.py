@@ -2,29 +2,24 @@
 
 import fnmatch
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.audio import EXTENSIONS
 from pipeline.corpora.recording import Recording, Scan, make_id
 from pipeline.errors import PipelineError
+from pipeline.location import Location, list_files
 
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.05
 
 
-def scan(root: Path, corpus: str = "folder") -> Scan:
+def scan(root: Location, corpus: str = "folder") -> Scan:
     """List the audio below `root`; a file keeps its split whatever else is added or removed.
 
-    Links to folders are not followed. Raises `PipelineError` for no audio file, or a folder that cannot be read.
+    Raises `PipelineError` for no audio file, or a folder that cannot be read.
     """
-    paths = [
-        (Path(folder) / name).relative_to(root).as_posix()
-        for folder, _, names in os.walk(root, onerror=_unreadable)
-        for name in names
-        if name.lower().endswith(EXTENSIONS)
-    ]
+    paths = [path for path in list_files(root) if path.lower().endswith(EXTENSIONS)]
     if not paths:
         raise PipelineError(f"{root}: no audio file ({', '.join(EXTENSIONS)}) in here or below")
     recordings = [Recording(id=make_id(corpus, path, path), split=_split(path), path=path) for path in paths]
@@ -34,10 +29,6 @@ def scan(root: Path, corpus: str = "folder") -> Scan:
 def matches(path: Path, patterns: Sequence[str]) -> bool:
     """Whether `path` matches one of the shell `patterns`, in which * stands for slashes too."""
     return any(fnmatch.fnmatch(str(path), pattern) for pattern in patterns)
-
-
-def _unreadable(error: OSError) -> None:
-    raise PipelineError(f"{error.filename}: {error.strerror}; make it readable, or move it out of the way") from error
 
 
 def _split(path: str) -> str:

@@ -4,13 +4,15 @@ Splits follow the subset's name: train-* → train, dev-* → validation, test-*
 transcripts (an incomplete download) still works: those fields stay empty, and one warning says so.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from pipeline.corpora.recording import Recording, Scan, make_id
 from pipeline.errors import PipelineError
+from pipeline.location import Location, list_files
 
 _SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "test": "test"}
+_READERS = 32
 
 
 @dataclass(frozen=True)
@@ -25,51 +27,67 @@ class _Chapter:
     book: str
 
 
-def scan(root: Path, corpus: str = "librispeech") -> Scan:
+@dataclass
+class _ChapterFiles:
+    audio: dict[str, str] = field(default_factory=dict)  # by utterance
+    transcripts: list[str] = field(default_factory=list)
+
+
+def scan(root: Location, corpus: str = "librispeech") -> Scan:
     """List the utterances below `root`, the folder that holds the subsets or the one that holds LibriSpeech/.
 
     `corpus` begins every id. Raises `PipelineError` where there is no LibriSpeech subset.
     """
-    home = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-    subsets = [
-        folder
-        for folder in sorted(home.iterdir())
-        if folder.is_dir() and folder.name.partition("-")[0] in _SPLIT_OF_PREFIX
-    ]
-    if not subsets:
-        raise PipelineError(f"{root}: no LibriSpeech subset (train-*, dev-*, test-*) in here; pass the unpacked folder")
-    speakers = _read_speakers(home / "SPEAKERS.TXT")
-    chapters = _read_chapters(home / "CHAPTERS.TXT")
+    listing = list_files(root)
+    within = "LibriSpeech/" if any(path.startswith("LibriSpeech/") for path in listing) else ""
+    chapters = _chapter_folders(listing, within)
+    if not any(files.audio for files in chapters.values()):
+        raise PipelineError(
+            f"{root}: no .flac of a LibriSpeech subset (train-*, dev-*, test-*); pass the unpacked folder"
+        )
+    speaker_table = _read_speakers(root, f"{within}SPEAKERS.TXT", listing)
+    chapter_table = _read_chapters(root, f"{within}CHAPTERS.TXT", listing)
+    with ThreadPoolExecutor(_READERS) as pool:  # one small file a chapter: in an object store, mostly waiting
+        transcripts = list(pool.map(lambda files: _read_transcripts(root, files.transcripts), chapters.values()))
     recordings: list[Recording] = []
     absent: dict[str, str] = {}
-    for subset in subsets:
-        split = _SPLIT_OF_PREFIX[subset.name.partition("-")[0]]
-        for chapter_folder in sorted(subset.glob("*/*/")):
-            transcripts = _read_transcripts(chapter_folder)
-            files = {file.stem: file for file in sorted(chapter_folder.glob("*.flac"))}
-            for utterance in transcripts.keys() - files.keys():
-                absent[(chapter_folder / f"{utterance}.flac").relative_to(root).as_posix()] = split
-            for utterance, file in files.items():
-                speaker_id, chapter_id = chapter_folder.parent.name, chapter_folder.name
-                speaker, chapter = speakers.get(speaker_id), chapters.get(chapter_id)
-                path = file.relative_to(root).as_posix()
-                recordings.append(
-                    Recording(
-                        id=make_id(corpus, f"{subset.name}_{utterance}", path),
-                        split=split,
-                        path=path,
-                        speaker=speaker_id,
-                        speaker_name=speaker.name if speaker else "",
-                        sex=speaker.sex if speaker else "",
-                        chapter=chapter_id,
-                        book=chapter.book if chapter else "",
-                        title=chapter.title if chapter else "",
-                        text=transcripts.get(utterance, ""),
-                    )
+    for (folder, files), texts in zip(chapters.items(), transcripts, strict=True):
+        subset, speaker_id, chapter_id = folder.removeprefix(within).split("/")
+        split = _SPLIT_OF_PREFIX[subset.partition("-")[0]]
+        absent |= {f"{folder}/{utterance}.flac": split for utterance in texts.keys() - files.audio.keys()}
+        speaker, chapter = speaker_table.get(speaker_id), chapter_table.get(chapter_id)
+        for utterance, path in files.audio.items():
+            recordings.append(
+                Recording(
+                    id=make_id(corpus, f"{subset}_{utterance}", path),
+                    split=split,
+                    path=path,
+                    speaker=speaker_id,
+                    speaker_name=speaker.name if speaker else "",
+                    sex=speaker.sex if speaker else "",
+                    chapter=chapter_id,
+                    book=chapter.book if chapter else "",
+                    title=chapter.title if chapter else "",
+                    text=texts.get(utterance, ""),
                 )
-    if not recordings:
-        raise PipelineError(f"{root}: LibriSpeech subsets without a single .flac; pass the unpacked folder")
+            )
     return Scan(corpus, sorted(recordings, key=lambda r: r.id), _warnings(recordings), absent)
+
+
+def _chapter_folders(listing: dict[str, int], within: str) -> dict[str, _ChapterFiles]:
+    """What lies in each SUBSET/SPEAKER/CHAPTER, by that path."""
+    found: dict[str, _ChapterFiles] = {}
+    for path in listing:
+        folder, _, name = path.rpartition("/")
+        parts = folder.removeprefix(within).split("/")
+        if not path.startswith(within) or len(parts) != 3 or parts[0].partition("-")[0] not in _SPLIT_OF_PREFIX:
+            continue
+        files = found.setdefault(folder, _ChapterFiles())
+        if name.endswith(".flac"):
+            files.audio[name.removesuffix(".flac")] = path
+        elif name.endswith(".trans.txt"):
+            files.transcripts.append(path)
+    return found
 
 
 def _warnings(recordings: list[Recording]) -> list[str]:
@@ -83,32 +101,36 @@ def _warnings(recordings: list[Recording]) -> list[str]:
     return [f"of {len(recordings)} utterances, {', '.join(parts)}: those fields stay empty"] if parts else []
 
 
-def _read_speakers(table: Path) -> dict[str, _Speaker]:
+def _read_speakers(root: Location, table: str, listing: dict[str, int]) -> dict[str, _Speaker]:
     # ID | SEX | SUBSET | MINUTES | NAME; the name may itself hold a bar.
-    return {row[0]: _Speaker(sex=row[1], name=row[4]) for row in _read_table(table, columns=5)}
+    return {row[0]: _Speaker(sex=row[1], name=row[4]) for row in _read_table(root, table, listing, columns=5)}
 
 
-def _read_chapters(table: Path) -> dict[str, _Chapter]:
+def _read_chapters(root: Location, table: str, listing: dict[str, int]) -> dict[str, _Chapter]:
     # ID | READER | MINUTES | SUBSET | PROJ. | BOOK ID | CH. TITLE | PROJECT TITLE
-    return {row[0]: _Chapter(title=row[6], book=row[7]) for row in _read_table(table, columns=8)}
+    return {row[0]: _Chapter(title=row[6], book=row[7]) for row in _read_table(root, table, listing, columns=8)}
 
 
-def _read_table(table: Path, columns: int) -> list[list[str]]:
-    if not table.is_file():
+def _read_table(root: Location, table: str, listing: dict[str, int], columns: int) -> list[list[str]]:
+    if table not in listing:
         return []
     rows = []
-    for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _lines(root / table):
         if not line.startswith(";") and line.strip():
             cells = [cell.strip() for cell in line.split("|", columns - 1)]
             rows.append(cells + [""] * (columns - len(cells)))
     return rows
 
 
-def _read_transcripts(chapter_folder: Path) -> dict[str, str]:
+def _read_transcripts(root: Location, paths: list[str]) -> dict[str, str]:
     texts = {}
-    for file in sorted(chapter_folder.glob("*.trans.txt")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for path in paths:
+        for line in _lines(root / path):
             utterance, _, text = line.strip().partition(" ")
             if utterance:
                 texts[utterance] = text
     return texts
+
+
+def _lines(file: Location) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -4,27 +4,31 @@ Rows whose audio is absent are listed, not failed: people keep parts of a 120 GB
 """
 
 import csv
-from pathlib import Path, PurePosixPath
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from pipeline.corpora.recording import SPLITS, Recording, Scan
 from pipeline.errors import PipelineError
+from pipeline.location import Location, list_files
 
 _COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename")
 
 
-def scan(root: Path, corpus: str = "maestro") -> Scan:
+def scan(root: Location, corpus: str = "maestro") -> Scan:
     """List the performances of the csv in `root` (or in its one maestro-v*/ folder).
 
     Ids are year and row of the csv, as MAESTRO's own names are too long for a tar member.
     Raises `PipelineError` for no csv, more than one, or one that is not MAESTRO's.
     """
-    table = _find_table(root)
+    files = list_files(root)
+    table = _find_table(root, files)
+    beside = PurePosixPath(table).parent
     recordings: list[Recording] = []
     absent: dict[str, str] = {}
-    for number, row in enumerate(_read_rows(table), start=1):
-        audio = table.parent / row["audio_filename"]
-        path = audio.relative_to(root).as_posix()
-        if not audio.is_file():
+    for number, row in enumerate(_read_rows(root / table), start=1):
+        path = (beside / row["audio_filename"]).as_posix()
+        if path not in files:
             absent[path] = row["split"]
             continue
         recordings.append(
@@ -39,19 +43,22 @@ def scan(root: Path, corpus: str = "maestro") -> Scan:
             )
         )
     if not recordings:
-        raise PipelineError(f"{table}: none of its {len(absent)} audio files is there; unpack the audio beside it")
+        raise PipelineError(
+            f"{root / table}: none of its {len(absent)} audio files is there; unpack the audio beside it"
+        )
     return Scan(corpus, sorted(recordings, key=lambda r: r.id), absent=absent)
 
 
-def _find_table(root: Path) -> Path:
-    tables = sorted(root.glob("maestro-v*.csv")) or sorted(root.glob("maestro-v*/maestro-v*.csv"))
+def _find_table(root: Location, files: Iterable[str]) -> str:
+    tables = [path for path in files if re.fullmatch(r"(maestro-v[^/]*/)?maestro-v[^/]*\.csv", path)]
+    tables = [path for path in tables if "/" not in path] or tables
     if len(tables) != 1:
-        found = ", ".join(table.name for table in tables) or "none"
+        found = ", ".join(tables) or "none"
         raise PipelineError(f"{root}: expected one maestro-v*.csv in here, found {found}; pass the unpacked folder")
     return tables[0]
 
 
-def _read_rows(table: Path) -> list[dict[str, str]]:
+def _read_rows(table: Location) -> list[dict[str, str]]:
     try:
         with table.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)

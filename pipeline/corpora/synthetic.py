@@ -16,6 +16,7 @@ import soundfile
 from pipeline.corpora import librispeech, maestro
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
+from pipeline.location import Location, is_remote
 
 SPEECH_RATE = 16_000  # LibriSpeech's
 PIANO_RATE = 44_100  # MAESTRO's, stereo
@@ -31,12 +32,14 @@ class SyntheticSize:
     seed: int = 0
 
 
-def scan(root: Path, corpus: str = "synthetic") -> Scan:
+def scan(root: Location, corpus: str = "synthetic") -> Scan:
     """List the made corpora in `root`; where there is nothing yet they are made first, at the default size.
 
     Raises `PipelineError` for a folder that holds anything else.
     """
     if not (root / _MARKER).is_file():
+        if is_remote(root):
+            raise PipelineError(f"{root}: made audio is made in a folder of this machine")
         write(root, SyntheticSize())
     scans = librispeech.scan(root, f"{corpus}-speech"), maestro.scan(root, f"{corpus}-piano")
     recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)

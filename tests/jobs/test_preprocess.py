@@ -14,19 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import soundfile
 
 from jobs import cli, ray_pool
 from jobs.shard_making import make_shard
-from jobs.shard_task import ShardTask
+from jobs.shard_task import ShardJob, ShardTask
 from manifests.dataset_info import read_info
-from manifests.fragments import committed_shards, read_failures, read_samples
+from manifests.failures import read_failures
+from manifests.fragments import committed_shards, read_samples
 from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
 from pipeline.codec.causal import Codec
+from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.codec.weights import save_weights
-from pipeline.corpora.recording import Recording
+from pipeline.corpora.recording import SPLITS, Recording
 from pipeline.errors import PipelineError
 from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
+from pipeline.plan import PlanSettings, plan_table
+from pipeline.source import examine
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -171,17 +177,33 @@ def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
     assert cli.main(["preprocess", "folder", str(damaged_folder), "--out", str(out), *OPTIONS, "--max-failed=0.9"]) == 0
 
 
-def test_a_shard_all_of_whose_sources_fail_is_still_a_shard(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
-    row = {"path": "absent.wav", "corpus": "c", "split": "train", "seconds": 2.5, "scan_error": ""}
-    task = ShardTask("train", "train-000000", [row], tmp_path, tmp_path / "out", "f", 100)
-    assert list(make_shard(task, codec, log_mel)) == [2.5]
-    assert committed_shards(task.dataset) == {"train-000000"}
-    assert read_failures(task.dataset).to_pylist()[0]["stage"] == "scan"
-    assert read_samples(task.dataset).num_rows == 0
+def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple[ShardJob, ShardTask, list[dict]]:
+    """What a worker gets for a shard of the `recordings` below `source`, as they are now."""
+    settings = PlanSettings("c", CodecFingerprint("c", "00", 24_000, 320, 8, 1024), MelConfig(), 100, 1.0, SPLITS)
+    rows = plan_table([examine(source, recording) for recording in recordings], settings).to_pylist()
+    task = ShardTask("plan.parquet", "p", "train", "train-000000", sum(row["seconds"] for row in rows))
+    return ShardJob(source, dataset, "f", 100), task, rows
+
+
+def test_a_shard_all_of_whose_sources_fail_has_no_tar(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+    job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "absent.wav")])
+    assert list(make_shard(job, task, rows, codec, log_mel)) == [0.0]
+    assert committed_shards(job.dataset) == {"train-000000"} and not list(job.dataset.rglob("*.tar"))
+    failure = read_failures(job.dataset).to_pylist()[0]
+    assert (failure["stage"], failure["message"], failure["attempts"]) == ("scan", "no such file", 1)
+    assert read_samples(job.dataset).num_rows == 0
     # The same task again, anywhere, gives the same bytes.
-    again = replace(task, dataset=tmp_path / "again")
-    list(make_shard(again, codec, log_mel))
-    assert committed_files(task.dataset) == committed_files(again.dataset)
+    again = replace(job, dataset=tmp_path / "again")
+    list(make_shard(again, task, rows, codec, log_mel))
+    assert committed_files(job.dataset) == committed_files(again.dataset)
+
+
+def test_a_source_that_changed_since_the_plan_fails(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
+    job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
+    soundfile.write(str(tmp_path / "a.wav"), np.full(16_000, 0.5), 16_000)
+    list(make_shard(job, task, rows, codec, log_mel))
+    assert "changed since it was planned" in read_failures(job.dataset).to_pylist()[0]["message"]
 
 
 def test_maestro_needs_its_audio_only_when_asked(
@@ -253,12 +275,12 @@ def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, t
 def test_a_killed_worker_s_shards_are_made_again(
     made_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL to every worker after the first source is done: the run goes on, and ends in the same bytes."""
+    """SIGKILL to every worker after the first sources are done: the run goes on, and ends in the same bytes."""
     make_shards, killed = ray_pool.make_shards, []
 
     def killing(*arguments: Any) -> Iterator[float]:
         for number, seconds in enumerate(make_shards(*arguments)):
-            if number == 0:
+            if number == 3:
                 for process in Path("/proc").glob("[0-9]*"):
                     with contextlib.suppress(OSError):
                         if (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker"):
@@ -271,29 +293,61 @@ def test_a_killed_worker_s_shards_are_made_again(
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert killed
-    assert list(out.rglob(".*.tmp"))  # what the killed ones were writing: the next run removes it
-    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
-    assert committed_files(out) == committed_files(dataset)
+    assert committed_files(out) == committed_files(dataset)  # and no litter of theirs
+    events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("died") > 0
+
+
+def test_a_file_that_ends_every_worker_is_found_and_given_up(
+    made_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One poison file of two: the shard is searched, and the other file becomes samples."""
+    source = made_corpora / "LibriSpeech"
+    poison, good = sorted(path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac"))
+    alive = ray_pool.ShardWorker
+
+    class Fragile(alive):  # type: ignore[valid-type, misc]
+        def _load(self) -> Any:
+            import jobs.source_reader as reader
+
+            read = reader.file_sha256
+
+            def deadly(path: Path) -> str:
+                if str(path).endswith(poison):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return read(path)
+
+            if not hasattr(reader, "patched"):
+                reader.file_sha256, reader.patched = deadly, True  # type: ignore[attr-defined]
+            return super()._load()
+
+    monkeypatch.setattr(ray_pool, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
+    out = tmp_path / "out"
+    arguments = ["preprocess", "librispeech", str(source), "--out", str(out), *OPTIONS, "--splits", "test"]
+    assert cli.main([*arguments, "--max-failed=1"]) == 0
+    (failure,) = read_failures(out).to_pylist()
+    assert (failure["source"], failure["stage"], failure["error"]) == (poison, "encode", "WorkerDied")
+    assert set(read_samples(out)["source"].to_pylist()) == {good}
+    assert "looking for the file that does it" in capsys.readouterr().err
+    assert cli.main(["verify", str(out)]) == 0
 
 
 def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
     tmp_path: Path, codec: Codec, log_mel: LogMel
 ) -> None:
-    task = ShardTask("train", "train-000000", [], tmp_path / "not mounted", tmp_path / "out", "f", 100)
+    job, task, rows = one_shard(tmp_path / "not mounted", tmp_path / "out", [])
     with pytest.raises(PipelineError, match="every node must see the corpus"):
-        list(make_shard(task, codec, log_mel))
-    assert not task.dataset.exists()
+        list(make_shard(job, task, rows, codec, log_mel))
+    assert not job.dataset.exists()
 
 
 def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
-    row = {"path": "a.wav", "corpus": "c", "split": "train", "seconds": 1.0, "scan_error": ""}
-    row |= vars(Recording("c_a", "train", "a.wav"))
-    task = ShardTask("train", "train-000000", [row], tmp_path, tmp_path / "out", "f", 100)
-    list(make_shard(task, codec, log_mel))
-    assert read_failures(task.dataset).num_rows == 1
+    recordings = [Recording("c_a", "train", "a.wav")]
+    list(make_shard(*one_shard(tmp_path, tmp_path / "out", recordings), codec, log_mel))
+    assert read_failures(tmp_path / "out").num_rows == 1
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
-    list(make_shard(task, codec, log_mel))
-    assert read_failures(task.dataset).num_rows == 0 and read_samples(task.dataset).num_rows == 1
+    list(make_shard(*one_shard(tmp_path, tmp_path / "out", recordings), codec, log_mel))
+    assert read_failures(tmp_path / "out").num_rows == 0 and read_samples(tmp_path / "out").num_rows == 1
 
 
 def test_a_codec_trained_here_is_taken_whatever_it_is_called(

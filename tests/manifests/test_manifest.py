@@ -1,6 +1,7 @@
 """Manifest, statistics and dataset.json of a dataset, and what happens to damaged ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.dataset_info import DatasetInfo, SplitTotals, info_bytes, mel_statistics, read_info
+from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, info_bytes, read_info
 from manifests.errors import ManifestError
 from manifests.fragments import (
     ShardRecord,
@@ -31,6 +32,7 @@ def record(split: str, mel: np.ndarray, counts: np.ndarray) -> ShardRecord:
         sha256="0",
         size_bytes=1,
         fingerprint="f",
+        plan_sha256="p",
         samples=1,
         frames=len(mel),
         seconds=1.0,
@@ -84,17 +86,26 @@ def test_mel_statistics_are_those_of_the_training_mel(dataset: Path) -> None:
 
 def test_statistics_fall_back_to_all_splits() -> None:
     mel = np.array([[1.0, 2.0], [3.0, 6.0]])
-    mean, deviation = mel_statistics([record("test", mel, np.zeros((1, 2), np.int64))])
+    mean, deviation = add_up([record("test", mel, np.zeros((1, 2), np.int64))]).mel_statistics()
     assert mean == [2.0, 4.0] and deviation == [1.0, 2.0]
-    assert mel_statistics([]) == ([], [])
+    assert add_up([]).mel_statistics() == ([], [])
 
 
 def test_code_usage() -> None:
     counts = np.array([[4, 4, 0, 0], [1, 1, 1, 1]])
-    first, second = code_usage([record("train", np.ones((1, 1)), counts)])
+    first, second = code_usage(counts)
     assert (first.used, first.size, first.entropy_bits) == (2, 4, 1.0)
     assert (second.used, second.entropy_bits) == (4, 2.0)
-    assert code_usage([]) == []
+
+
+def test_totals_are_added_up_by_split() -> None:
+    counts, mel = np.ones((1, 2), np.int64), np.ones((3, 2))
+    empty = replace(record("test", mel[:0], 0 * counts), samples=0, seconds=0.0, size_bytes=0)
+    totals = add_up([record("test", mel, counts), record("train", mel, counts), record("train", mel, counts), empty])
+    assert list(totals.splits) == ["train", "test"]
+    assert totals.splits["train"] == SplitTotals(samples=2, seconds=2.0, frames=6, shards=2)
+    assert totals.splits["test"] == SplitTotals(samples=1, seconds=1.0, frames=3, shards=1)  # the empty one has no tar
+    assert totals.code_counts is not None and totals.code_counts.tolist() == [[3, 3]]
 
 
 def test_histograms_count_everything() -> None:
@@ -115,7 +126,7 @@ def test_the_page_stands_alone(dataset: Path) -> None:
 
 def test_dataset_json_is_read_back(tmp_path: Path) -> None:
     info = DatasetInfo(
-        "c", "f", {"name": "x"}, {}, 5, "p", {"train": SplitTotals(1, 2.0, 3, 4)}, 0, 0.0, 0, [0.5], [1.0]
+        "c", "f", {"name": "x"}, {}, 5, ["p"], {"train": SplitTotals(1, 2.0, 3, 4)}, 0, 0.0, 0, [0.5], [1.0]
     )
     (tmp_path / "dataset.json").write_bytes(info_bytes(info))
     assert read_info(tmp_path) == info
@@ -128,7 +139,7 @@ def test_dataset_json_is_read_back(tmp_path: Path) -> None:
         ("{", "not a dataset description"),
         ("[]", "not a dataset description"),
         ('{"format": "other"}', "another version"),
-        ('{"format": "whisper-gpt dataset 1", "splits": {}}', "not a dataset description"),
+        ('{"format": "whisper-gpt dataset 2", "splits": {}}', "not a dataset description"),
     ],
 )
 def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None, words: str) -> None:
@@ -143,10 +154,10 @@ def test_a_damaged_fragment_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "train-000000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(ManifestError, match="train-000000"):
-        read_records(tmp_path)
+        list(read_records(tmp_path))
     pq.write_table(pa.table({"a": [1]}), folder / "train-000000.parquet")
     with pytest.raises(ManifestError, match="not a whole manifest fragment"):
-        read_records(tmp_path)
+        list(read_records(tmp_path))
 
 
 def test_the_summary_is_plain_json(dataset: Path) -> None:

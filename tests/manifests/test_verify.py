@@ -1,6 +1,5 @@
 """`verify` finds every kind of damage, names it, and finds none where there is none."""
 
-import hashlib
 import json
 import random
 import shutil
@@ -13,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
+from jobs.planning import read_parts
+from jobs.verify import planned
 from manifests.dataset_info import read_info
-from manifests.verify import Planned, verify_dataset
-from pipeline.plan import read_plan
+from manifests.verify import verify_dataset
 
 SHARD = "train-000000"
 
@@ -26,16 +26,8 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "dataset"))
 
 
-def planned(dataset: Path) -> Planned:
-    data = (dataset / "plan.parquet").read_bytes()
-    sources: dict[str, set[str]] = {}
-    for row in read_plan(data, "plan").to_pylist():
-        sources.setdefault(row["shard"], set()).add(row["path"])
-    return Planned(hashlib.sha256(data).hexdigest(), sources)
-
-
 def problems(dataset: Path) -> list[str]:
-    found = [p for _, found in verify_dataset(dataset, read_info(dataset), planned(dataset)) for p in found]
+    found = [p for _, found in verify_dataset(dataset, read_info(dataset), planned(read_parts(dataset))) for p in found]
     return [f"{p.file}: {p.key}: {p.what}" for p in found]
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,19 @@ from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel_config import MelConfig
-from pipeline.plan import PlanSettings, Source, plan_bytes, plan_differences, plan_table, read_plan, recording_of
+from pipeline.plan import (
+    PlanSettings,
+    next_shards,
+    part_name,
+    plan_bytes,
+    plan_table,
+    read_plan,
+    read_shard_rows,
+    recording_of,
+    settings_differences,
+    source_changes,
+)
+from pipeline.source import Source
 
 SETTINGS = PlanSettings(
     corpus="made",
@@ -27,7 +40,9 @@ SETTINGS = PlanSettings(
 
 
 def source(name: str, seconds: float, split: str = "train") -> Source:
-    return Source(Recording(name, split, f"{name}.wav"), 1000, AudioInfo(16_000, 1, round(seconds * 16_000)))
+    return Source(
+        Recording(name, split, f"{name}.wav"), 1000, f"id of {name}", AudioInfo(16_000, 1, round(seconds * 16_000))
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 500), st.sampled_from(["train", "validation", "test"])), max_size=60))
@@ -57,7 +72,7 @@ def test_shards_are_balanced_and_of_the_size_asked_for() -> None:
 
 
 def test_unreadable_headers_are_planned_at_the_mean() -> None:
-    broken = Source(Recording("bad", "train", "bad.wav"), 10, AudioError("scan", "no audio"))
+    broken = Source(Recording("bad", "train", "bad.wav"), 10, "", AudioError("scan", "no audio"))
     rows = {row["id"]: row for row in plan_table([source("a", 4), source("b", 8), broken], SETTINGS).to_pylist()}
     assert (rows["bad"]["seconds"], rows["bad"]["scan_error"]) == (6.0, "no audio")
 
@@ -70,18 +85,41 @@ def test_equal_plans_are_equal_bytes_and_read_back() -> None:
     assert recording_of(plan.to_pylist()[0]) in {source("a", 4).recording, source("b", 8).recording}
 
 
-def test_differences_are_named() -> None:
-    sources = [source("a", 4), source("b", 8)]
-    plan = plan_table(sources, SETTINGS)
-    assert plan_differences(plan, plan) == []
-    other_mel = plan_table(sources, replace(SETTINGS, mel=MelConfig(bands=80)))
-    assert plan_differences(plan, other_mel) == ["mel.bands was 64 and is now 80"]
-    assert (
-        "1 source files are new, c.wav" in plan_differences(plan, plan_table([*sources, source("c", 1)], SETTINGS))[0]
-    )
-    assert "gone" in plan_differences(plan, plan_table(sources[:1], SETTINGS))[0]
-    resized = replace(sources[0], size_bytes=5)
-    assert "of another size" in plan_differences(plan, plan_table([resized, sources[1]], SETTINGS))[0]
+def test_other_settings_are_named() -> None:
+    plan = plan_table([source("a", 4)], SETTINGS)
+    assert settings_differences(plan, SETTINGS) == []
+    assert settings_differences(read_plan(plan_bytes(plan), "plan"), SETTINGS) == []
+    assert settings_differences(plan, replace(SETTINGS, mel=MelConfig(bands=80))) == ["mel.bands was 64 and is now 80"]
+
+
+def test_changes_of_the_source_are_named() -> None:
+    a, b, c = source("a", 4), source("b", 8), source("c", 1)
+    plan = plan_table([a, b], SETTINGS)
+    assert source_changes(plan, [b, a]).in_words() == []
+    assert source_changes(plan, [a, b, c]).in_words() == ["1 source files are new, c.wav among them"]
+    assert source_changes(plan, [a]).gone == ["b.wav"]
+    assert source_changes(plan, [replace(a, content_id="another"), b]).changed == ["a.wav"]
+    retold = replace(b, recording=replace(b.recording, text="another text"))
+    assert source_changes(plan, [a, retold]).described == ["b.wav"]
+
+
+def test_further_parts_go_on_counting_and_the_last_row_of_a_source_counts() -> None:
+    a, b, new = source("a", 400), source("b", 400), source("n", 4)
+    first = plan_table([a, b], SETTINGS)
+    assert next_shards(first) == {"train": 2}
+    mended = replace(a, content_id="mended", attempt=2)
+    second = plan_table([mended, new], SETTINGS, next_shards(first))
+    assert min(second["shard"].to_pylist()) == "train-000002" and set(second["attempt"].to_pylist()) == {1, 2}
+    assert source_changes(pa.concat_tables([first, second]), [mended, b, new]).in_words() == []
+    assert [part_name(i) for i in (0, 1)] == ["plan.parquet", "plan-000001.parquet"]
+
+
+def test_the_rows_of_one_shard_are_read_alone(tmp_path: Path) -> None:
+    plan = plan_table([source(f"s{i}", 10) for i in range(500)], SETTINGS)
+    (tmp_path / "plan.parquet").write_bytes(plan_bytes(plan))
+    with (tmp_path / "plan.parquet").open("rb") as file:
+        rows = read_shard_rows(file, "train-000007")
+    assert rows and rows == [row for row in plan.to_pylist() if row["shard"] == "train-000007"]
 
 
 def test_what_is_no_plan_is_refused() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.statistics import usage_of_counts
+from manifests.statistics import code_usage
 from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
 from pipeline.codec.distances import LogMelDistance, noise_to_signal_db, si_sdr_db
 from pipeline.codec.quantizer import ResidualQuantizer, code_counts
@@ -86,7 +86,7 @@ def test_training_revives_dead_codewords(clusters: torch.Tensor) -> None:
     for _ in range(1000):
         trainer(net, latents, depth=3)
     codes = ResidualQuantizer.of(codebooks(net)).encode(latents.mT)
-    assert all(use.share > 0.8 for use in usage_of_counts(code_counts(codes[0].numpy(), 64)))
+    assert all(use.share > 0.8 for use in code_usage(code_counts(codes[0].numpy(), 64)))
 
 
 def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.Tensor) -> None:

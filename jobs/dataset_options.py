@@ -1,0 +1,156 @@
+"""The options that say what dataset is to be made, and what they resolve to: shared by `plan` and `preprocess`."""
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.codec_fingerprint import codec_fingerprint
+from jobs.errors import JobError, UsageError, require
+from jobs.planning import ABSENT_FILE, examine_all, scan_corpus
+from jobs.shard_task import Device, ShardJob, WorkerSetup
+from pipeline.audio import SAMPLE_RATE
+from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
+from pipeline.codec.fingerprint import CodecFingerprint, Precision
+from pipeline.corpora.recording import Scan
+from pipeline.errors import PipelineError
+from pipeline.location import Location, location
+from pipeline.mel_config import HOP_SAMPLES, MelConfig
+from pipeline.plan import PlanSettings
+from pipeline.source import Source
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Options that `whisper-gpt plan` and `whisper-gpt preprocess` share."""
+
+    corpus: Positional[Literal["librispeech", "maestro", "folder", "synthetic"]]
+    """How the source is laid out."""
+    source: Positional[UPath | None] = None
+    """Folder of the corpus, or its s3:// or gs:// prefix (synthetic: a new folder to make it in, else OUT.source)."""
+    out: UPath = field(kw_only=True)
+    """Folder, or s3:// or gs:// prefix, of the dataset to write, or to resume."""
+    codec: str = OFFICIAL_NAME
+    """encodec_24khz; encodec_24khz_small, which comes along; or the .safetensors file of a codec trained here.
+    (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
+    codec_weights: Path | None = None
+    """File with encodec_24khz's official weights, as .th or in Hugging Face's .safetensors (else
+    $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
+    codebooks: int = 8
+    """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
+    precision: Precision = "fp32"
+    """Of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ: it makes another dataset."""
+    device: Device = "cpu"
+    """Where workers encode; with cuda each takes one GPU."""
+    mels: int = 64
+    """Mel bands."""
+    mel_window: int = 1024
+    """Length of the mel window in samples at 24 kHz; it ends with the frame."""
+    segment_s: float = 30.0
+    """Longest sample in seconds; longer recordings become several samples."""
+    shard_mb: float = 8.0
+    """About how large a shard becomes, in megabytes: the unit of work, of retry and of reading."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    """Which splits to make."""
+    workers: int | None = None
+    """Workers, one core each; all cores of the cluster (with --device cuda all GPUs) if not given."""
+    require_complete: bool = False
+    """Refuse a corpus whose own tables name files that are not there."""
+    extend: bool = False
+    """Take what is new in the source into the dataset that is there, as further shards."""
+    retry_failed: bool = False
+    """Try what failed again, into further shards."""
+
+
+def check(options: DatasetOptions) -> None:
+    """Raise `UsageError` for values that make no sense, whatever the data."""
+    needs_source = options.corpus != "synthetic"
+    require(options.source is not None or not needs_source, f"{options.corpus} needs the folder of the corpus")
+    for name in ("segment_s", "shard_mb"):
+        value = getattr(options, name)
+        require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+    require(bool(options.splits), "--splits needs at least one of train, validation, test")
+    require(options.workers is None or options.workers >= 1, f"--workers {options.workers}: must be at least 1")
+    require(options.codebooks >= 1, f"--codebooks {options.codebooks}: must be at least 1")
+    try:
+        MelConfig(bands=options.mels, window_samples=options.mel_window)
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the options come to: the corpus as it was found, and everything that decides the bytes of its dataset."""
+
+    root: Location
+    weights: Path
+    settings: PlanSettings
+    scan: Scan
+    sources: list[Source]
+
+
+def prepare(options: DatasetOptions, console: Console) -> Prepared:
+    """Scan the corpus and look at its files, while another process takes the codec's fingerprint.
+
+    Raises `JobError` or `PipelineError` for a source or a codec that is not there, and where nothing is in the source.
+    """
+    root = _source_root(options)
+    weights = weights_file(options.codec, options.codec_weights)
+    # In a process of its own: this one stays without torch and codec, three quarters of what it would hold.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        fingerprint = pool.submit(codec_fingerprint, weights, options.codebooks, options.precision)
+        scan = scan_corpus(options.corpus, root, options.splits)
+        if scan.absent and options.require_complete:
+            example = min(scan.absent)
+            raise JobError(f"{len(scan.absent)} files of the corpus are absent, {example} among them; complete it")
+        for warning in _warnings(scan, options):
+            console.print(f"warning: {warning}")
+        sources = examine_all(scan, root)
+        settings = _plan_settings(options, fingerprint.result())
+    return Prepared(root, weights, settings, scan, sources)
+
+
+def worker_setup(options: DatasetOptions, prepared: Prepared) -> WorkerSetup:
+    """What workers need to make the dataset's shards."""
+    settings = prepared.settings
+    job = ShardJob(prepared.root, location(options.out), settings.fingerprint, settings.segment_frames)
+    own = options.codec == SMALL_NAME  # which every node has, wherever it is installed there
+    return WorkerSetup(job, settings.codec, None if own else prepared.weights, settings.mel, options.device)
+
+
+def _source_root(options: DatasetOptions) -> Location:
+    if options.source is None:
+        out = location(options.out)
+        return out.with_name(f"{out.name}.source")
+    source = location(options.source)
+    if options.corpus != "synthetic" and not source.is_dir():
+        raise JobError(f"{options.source}: no such folder; pass the folder of the unpacked corpus")
+    return source
+
+
+def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:
+    return PlanSettings(
+        corpus=options.corpus,
+        codec=codec,
+        mel=MelConfig(bands=options.mels, window_samples=options.mel_window),
+        segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
+        shard_mb=options.shard_mb,
+        splits=tuple(options.splits),
+    )
+
+
+def _warnings(scan: Scan, options: DatasetOptions) -> list[str]:
+    warnings = list(scan.warnings)
+    if scan.absent:
+        listed = options.out / ABSENT_FILE
+        warnings.append(f"{len(scan.absent)} files that the corpus' own tables name are not there (listed in {listed})")
+    empty = [split for split in options.splits if all(recording.split != split for recording in scan.recordings)]
+    if empty:
+        warnings.append(f"no recordings in the splits {', '.join(empty)}")
+    return warnings

@@ -1,0 +1,64 @@
+"""How long a plan will take, from a few seconds of its own work on this machine."""
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.shard_task import WorkerSetup
+from jobs.source_reader import SourceReader
+
+_MOST_SOURCES = 2_000  # of each process: more than it can encode
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of audio that one worker encodes in a second, while `workers` of them do so side by side."""
+
+    speed: float
+    workers: int
+
+
+def own_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: float) -> Measured:
+    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as there will be workers here."""
+    shares = [list(rows[i::workers][:_MOST_SOURCES]) for i in range(workers)]
+    shares = [share for share in shares if share]
+    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
+    return Measured(sum(audio for audio, _ in found) / sum(elapsed for _, elapsed in found), len(shares))
+
+
+def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
+    """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
+    from jobs.encoder import load_encoder
+    from pipeline.align import align_recordings
+    from pipeline.errors import AudioError
+
+    codec, log_mel = load_encoder(setup)
+    samples, begun = 0, time.monotonic()
+
+    def blocks(row: dict) -> Iterator[np.ndarray]:
+        nonlocal samples
+        if time.monotonic() - begun > seconds:
+            return
+        for block in SourceReader(setup.job, row).blocks():
+            if time.monotonic() - begun > seconds:
+                return
+            samples += len(block)
+            yield block
+
+    for segments in align_recordings([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames):
+        with contextlib.suppress(AudioError):
+            for _ in segments:
+                pass
+    return samples / codec.sample_rate, time.monotonic() - begun

@@ -1,0 +1,88 @@
+"""Scan a corpus, write the plan of its dataset, and measure what making it will take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from jobs.dataset_options import DatasetOptions, Prepared, check, prepare, worker_setup
+from jobs.errors import require
+from jobs.estimate import Measured, measure, own_cores
+from jobs.output_lock import output_lock
+from jobs.planning import PlanPart, publish_absent, refuse_foreign_folder, settle_plan, shard_tasks
+from jobs.progress import status_console
+from manifests.fragments import committed_shards
+from pipeline.corpora.recording import SPLITS
+from pipeline.location import location
+
+_MEASURE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Config(DatasetOptions):
+    """Options of `whisper-gpt plan`."""
+
+    measure_s: float = _MEASURE_S
+    """How long to measure for the estimate; 0 leaves it out."""
+
+
+def run(config: Config) -> int:
+    """Write the plan of a dataset, or hold it against the one that is there, and print it → exit code 0."""
+    require(config.measure_s >= 0, f"--measure-s {config.measure_s}: must not be below zero")
+    check(config)
+    write_and_print(config, config.measure_s)
+    return 0
+
+
+def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> None:
+    """What the verb does, for `preprocess --dry-run` too."""
+    prepared = prepare(options, status_console())
+    dataset = location(options.out)
+    refuse_foreign_folder(dataset)
+    with output_lock(dataset):
+        parts = settle_plan(dataset, prepared.sources, prepared.settings, options.extend, options.retry_failed)
+        publish_absent(dataset, prepared.scan.absent)
+    console = Console(highlight=False)
+    console.print(plan_table(parts, prepared))
+    unmade = {task.shard for task in shard_tasks(parts, committed_shards(dataset))}
+    rows = pa.concat_tables([part.rows for part in parts])
+    rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(unmade), pa.string())))
+    if measure_s and rows.num_rows:
+        local = 1 if options.device == "cuda" else min(own_cores(), options.workers or own_cores())
+        measured = measure(worker_setup(options, prepared), rows.to_pylist(), local, measure_s)
+        workers = options.workers or measured.workers
+        console.print(in_words(measured, pc.sum(rows["seconds"]).as_py(), workers, options.device), soft_wrap=True)
+    elif not rows.num_rows:
+        console.print("every shard of the plan is there")
+    console.print(f"plan: {dataset / parts[-1].name}; make it with whisper-gpt preprocess and the same options")
+
+
+def plan_table(parts: Sequence[PlanPart], prepared: Prepared) -> Table:
+    """Sources, hours, shards and gigabytes of each split, and what the headers said that cannot be used."""
+    table = Table("split", *("sources", "hours", "shards", "GB", "unreadable"))
+    rows = pa.concat_tables([part.rows for part in parts])
+    for split in SPLITS:
+        own = rows.filter(pc.equal(rows["split"], split))
+        if own.num_rows:
+            seconds = pc.sum(own["seconds"]).as_py()
+            unreadable = pc.sum(pc.not_equal(own["scan_error"], "")).as_py()
+            gigabytes = prepared.settings.bytes_of(seconds) / 1e9
+            shards = pc.count_distinct(own["shard"]).as_py()
+            cells = (own.num_rows, f"{seconds / 3600:.3f}", shards, f"{gigabytes:.3f}", unreadable)
+            table.add_row(split, *map(str, cells))
+    return table
+
+
+def in_words(measured: Measured, seconds: float, workers: int, device: str) -> str:
+    """The estimate for `seconds` of audio that are still to be made."""
+    unit, hours = ("GPU", "GPU-hours") if device == "cuda" else ("core", "core-hours")
+    alone = seconds / measured.speed
+    return (
+        f"to be made: {seconds / 3600:.2f} h of audio · here {measured.speed:.1f}× real time a {unit}, "
+        f"{measured.workers} at work · {alone / 3600:.2f} {hours} · "
+        f"{timedelta(seconds=round(alone / workers))} with {workers} workers like these, and the start of Ray"
+    )

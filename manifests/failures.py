@@ -1,0 +1,43 @@
+"""Failures: a row for each source that could not be processed, in one Parquet file for each shard that has some."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.fragments import MANIFEST_FOLDER, joined, parquet_bytes, read_table
+from manifests.schema import FAILURES, SAMPLES
+from pipeline.location import Location
+
+FAILURES_FOLDER = "failures"
+
+
+def failures_bytes(rows: Sequence[dict]) -> bytes:
+    """The failures of one shard as a Parquet file."""
+    return parquet_bytes(pa.Table.from_pylist(list(rows), schema=FAILURES))
+
+
+def failures_path(dataset: Location, shard: str) -> Location:
+    """Where the failures of a shard lie, if there were any."""
+    return dataset / FAILURES_FOLDER / f"{shard}.parquet"
+
+
+def read_failures(dataset: Location, shard: str = "*") -> pa.Table:
+    """The failure rows of one shard or of all, ordered by shard: every attempt has its own row."""
+    return read_table(joined(dataset, FAILURES_FOLDER, f"{shard}.parquet", FAILURES))
+
+
+def open_failures(dataset: Location) -> pa.Table:
+    """The last failure of each source that no later attempt has put right."""
+    failures = read_failures(dataset)
+    if not failures.num_rows:
+        return failures
+    sources = list(zip(failures["corpus"].to_pylist(), failures["source"].to_pylist(), strict=True))
+    by_attempt = pc.sort_indices(failures["attempts"]).to_pylist()
+    last = {sources[i]: i for i in by_attempt}
+    samples = joined(dataset, MANIFEST_FOLDER, "*.parquet", SAMPLES)
+    failed = pc.field("source").isin(failures["source"].unique())
+    done = samples.to_table(columns=["corpus", "source"], filter=failed)
+    for source in zip(done["corpus"].to_pylist(), done["source"].to_pylist(), strict=True):
+        last.pop(source, None)
+    return failures.take(sorted(last.values()))

@@ -1,0 +1,62 @@
+"""A source file as the scan finds it: its size, a cheap id of its content, and what its header says."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipeline.audio import AudioInfo, probe_file
+from pipeline.corpora.recording import Recording
+from pipeline.errors import AudioError
+from pipeline.location import Location, is_remote, open_for_seeking
+
+_END_BYTES = 1 << 14
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording as it was found: its size, its content's id, and its header, or why that could not be read.
+
+    `attempt` counts the plans that hold it: from the second on it is tried again.
+    """
+
+    recording: Recording
+    size_bytes: int
+    content_id: str
+    info: AudioInfo | AudioError
+    attempt: int = 1
+
+
+def examine(root: Location, recording: Recording) -> Source:
+    """Look at the file of `recording` below `root`.
+
+    What is the file's own fault becomes part of the result; raises what an object store raises that does not answer.
+    """
+    path = root / recording.path
+    try:
+        with open_for_seeking(path) as file:
+            size, content = content_id(file)
+            try:
+                return Source(recording, size, content, probe_file(file))
+            except AudioError as error:
+                return Source(recording, size, content, error)
+    except FileNotFoundError:
+        return Source(recording, 0, "", AudioError("scan", "no such file"))
+    except OSError as error:
+        if is_remote(path) and not isinstance(error, PermissionError):
+            raise
+        return Source(recording, 0, "", AudioError("scan", error.strerror or str(error)))
+
+
+def content_id(file: BinaryIO) -> tuple[int, str]:
+    """The size of `file`, and 32 hexadecimal digits of a SHA-256 over it and the first and last 16 KiB.
+
+    It tells files apart, and most changes of one file, without reading it: a FLAC's first bytes hold the MD5 of all its
+    samples. (The manifest holds the SHA-256 of every file that was processed.)
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - _END_BYTES))
+    last = file.read(_END_BYTES)
+    file.seek(0)
+    digest = hashlib.sha256(size.to_bytes(8, "little") + file.read(_END_BYTES) + last)
+    return size, digest.hexdigest()[:32]
