@@ -10,7 +10,8 @@ import torch
 
 from jobs import cli
 from manifests.dataset_info import read_info
-from manifests.fragments import read_failures, read_samples
+from manifests.failures import read_failures
+from manifests.fragments import read_samples
 from model.config import ModelConfig
 from model.hybrid import HybridLM
 from pipeline.audio import probe, read_mono
