@@ -18,6 +18,7 @@ VERBS = {
         "jobs.inspect",
         "what a dataset holds: totals, levels, code usage, failures; as text, JSON or HTML",
     ),
+    "query": ("jobs.query", "ask the manifest in SQL: the samples that meet a condition, or any SELECT"),
     "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
     "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
@@ -28,6 +29,9 @@ VERBS = {
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }
+
+# Packages of the object stores' clients, whose errors are not of Python's own kinds.
+_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +79,8 @@ def _user_message(error: Exception) -> str | None:
 
     if isinstance(error, JobError | PipelineError | ManifestError | ModelError):
         return " ".join(str(error).split())
+    if type(error).__module__.partition(".")[0] in _STORE_CLIENTS:
+        return f"the object store does not answer, or refuses: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and error.strerror:  # a full disk, a missing file, a folder that may not be written
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return None

@@ -20,7 +20,7 @@ from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
 from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.location import Location, location
+from pipeline.location import Location, is_folder, location
 from pipeline.mel_config import HOP_SAMPLES, MelConfig
 from pipeline.plan import PlanSettings
 from pipeline.source import Source
@@ -129,7 +129,7 @@ def _source_root(options: DatasetOptions) -> Location:
         out = location(options.out)
         return out.with_name(f"{out.name}.source")
     source = location(options.source)
-    if options.corpus != "synthetic" and not source.is_dir():
+    if options.corpus != "synthetic" and not is_folder(source):
         raise JobError(f"{options.source}: no such folder; pass the folder of the unpacked corpus")
     return source
 

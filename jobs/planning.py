@@ -15,7 +15,7 @@ from manifests.failures import open_failures
 from manifests.fragments import committed_shards
 from pipeline.corpora import folder, librispeech, maestro, synthetic
 from pipeline.corpora.recording import Scan
-from pipeline.location import Location, open_for_seeking
+from pipeline.location import Location, is_file, is_folder, open_for_seeking
 from pipeline.plan import (
     PLAN_FILE,
     PlanSettings,
@@ -72,16 +72,16 @@ def examine_all(scan: Scan, root: Location) -> list[Source]:
 
 def refuse_foreign_folder(dataset: Location) -> None:
     """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
-    if not dataset.exists() or (dataset / PLAN_FILE).is_file():
+    if is_file(dataset / PLAN_FILE):
         return
-    if not dataset.is_dir() or any(path.name != LOGS_FOLDER for path in dataset.iterdir()):
+    if is_file(dataset) or (is_folder(dataset) and any(path.name != LOGS_FOLDER for path in dataset.iterdir())):
         raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
 
 
 def read_parts(dataset: Location) -> list[PlanPart]:
     """The parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` for one that is damaged."""
     parts: list[PlanPart] = []
-    while (path := dataset / part_name(len(parts))).is_file():
+    while is_file(path := dataset / part_name(len(parts))):
         data = path.read_bytes()
         parts.append(PlanPart(path.name, hashlib.sha256(data).hexdigest(), read_plan(data, str(path))))
     return parts

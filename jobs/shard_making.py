@@ -19,6 +19,7 @@ from pipeline.codec.causal import Codec
 from pipeline.codec.quantizer import code_counts
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError, PipelineError
+from pipeline.location import is_folder
 from pipeline.mel import LogMel
 from pipeline.plan import recording_of
 from pipeline.publish import publish_bytes, publishing
@@ -56,7 +57,7 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
     manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
     sources' fault (a full disk, a corpus that is not mounted here, a store that does not answer).
     """
-    if not job.source.is_dir():
+    if not is_folder(job.source):
         raise PipelineError(f"{job.source}: no such folder on {platform.node()}; every node must see the corpus")
     tally = _new_tally(codec, log_mel)
     manifest_rows: list[dict] = []

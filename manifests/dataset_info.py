@@ -9,7 +9,7 @@ import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.fragments import ShardRecord
-from pipeline.location import Location
+from pipeline.location import Location, is_file
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"
@@ -92,8 +92,8 @@ def info_bytes(info: DatasetInfo) -> bytes:
 def read_info(dataset: Location) -> DatasetInfo:
     """Read `dataset.json`. Raises `ManifestError` where there is none, or it is not one of ours."""
     path = dataset / FILE_NAME
-    if not path.is_file():
-        unfinished = (dataset / "plan.parquet").is_file()
+    if not is_file(path):
+        unfinished = is_file(dataset / "plan.parquet")
         advice = "its preprocessing has not finished, rerun it" if unfinished else "is this the folder of a dataset?"
         raise ManifestError(f"{path}: no such file; {advice}")
     try:

@@ -18,7 +18,7 @@ from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
 from manifests.failures import read_failures
 from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_fragment
-from pipeline.location import Location, list_files
+from pipeline.location import Location, is_file, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
 _JSON_TYPES = (str, int, float)
@@ -114,9 +114,9 @@ def _check_shard(dataset: Location, info: DatasetInfo, record: ShardRecord, rows
     path = dataset / file
     if record.fingerprint != info.fingerprint:
         yield Problem(file, "", "made with another codec or mel than dataset.json says")
-    if not record.samples and not rows and not path.is_file():
-        return  # none of its sources could be used
-    if not path.is_file():
+    if not is_file(path):
+        if not record.samples and not rows:
+            return  # none of its sources could be used
         yield Problem(file, "", "missing")
         return
     data = path.read_bytes()

@@ -27,7 +27,11 @@ def location(path: Location | str) -> UPath:
     other machines write there. Raises `PipelineError` for a kind of store whose package is not installed."""
     try:
         found = UPath(path)
-        return UPath(str(found), use_listings_cache=False) if is_remote(found) else found.absolute()
+        if not is_remote(found):
+            return found.absolute()
+        remote = UPath(str(found), use_listings_cache=False)
+        _ = remote.fs  # which imports the package
+        return remote
     except (ImportError, ValueError) as error:
         raise PipelineError(f"{path}: {error}; object stores need pip install 'whisper-gpt[s3]' or [gs]") from error
 
@@ -35,6 +39,16 @@ def location(path: Location | str) -> UPath:
 def is_remote(path: Location) -> TypeIs[UPath]:
     """Whether `path` lies in an object store."""
     return not isinstance(path, Path)
+
+
+def is_file(path: Location) -> bool:
+    """Whether a file is there. Unlike `path.is_file()`, raises what an object store raises that does not answer."""
+    return _kind(path) == "file" if is_remote(path) else path.is_file()
+
+
+def is_folder(path: Location) -> bool:
+    """Whether a folder, or anything below a prefix, is there; see `is_file`."""
+    return _kind(path) == "directory" if is_remote(path) else path.is_dir()
 
 
 def list_files(root: Location) -> dict[str, int]:
@@ -80,6 +94,13 @@ def file_sha256(path: Location) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _kind(path: UPath) -> str:
+    try:
+        return path.fs.info(path.path)["type"]
+    except FileNotFoundError:
+        return ""
 
 
 def _walk(folder: str, seen: set[str]) -> Iterator[os.DirEntry[str]]:

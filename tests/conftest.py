@@ -1,11 +1,19 @@
 """Fixtures shared by all rooms: the small codec, made corpora, and one dataset made once through Ray."""
 
+import logging
 import os
-from collections.abc import Iterator
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from moto.server import DomainDispatcherApplication, create_backend_app
+from upath import UPath
+from werkzeug.serving import make_server
 
 from jobs import cli, ray_pool
 from pipeline.codec.causal import Codec
@@ -37,8 +45,77 @@ def made_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class ObjectStore:
+    """An S3 server on loopback that can be told to fail and to be slow.
+
+    Of its answers a share `failing` is an error 500 or 503, a share `cutting` breaks off; each comes `delay_s` late.
+    """
+
+    def __init__(self, port: int):
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self._random = random.Random(0)
+        self.failing, self.cutting, self.delay_s = 0.0, 0.0, 0.0
+        self.failed = 0
+        logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
+        self.server = make_server("127.0.0.1", port, self._answer, threaded=True)
+        self._buckets = 0
+
+    def bucket(self) -> UPath:
+        """A new bucket."""
+        self._buckets += 1
+        path = UPath(f"s3://bucket-{self._buckets}")
+        path.fs.mkdir(path.path)
+        return path
+
+    def _answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        time.sleep(self.delay_s)
+        drawn = self._random.random()
+        if drawn < self.failing:
+            self.failed += 1
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response(self._random.choice(["503 Slow Down", "500 Internal Server Error"]), [])
+            return [b""]
+        answer = b"".join(self._app(environ, start_response))
+        if drawn < self.failing + self.cutting and len(answer) > 1:
+            self.failed += 1
+            return [answer[: len(answer) // 2]]  # of a length that the header does not say: the connection breaks
+        return [answer]
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def store_port() -> int:
+    """Where the object store will be, made known in the environment before Ray starts and hands that to its workers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    return port
+
+
+@pytest.fixture(scope="session")
+def running_store(store_port: int) -> Iterator[ObjectStore]:
+    """The object store, for the whole session."""
+    store = ObjectStore(store_port)
+    thread = threading.Thread(target=store.server.serve_forever, daemon=True)
+    thread.start()
+    yield store
+    store.server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def store(running_store: ObjectStore) -> Iterator[ObjectStore]:
+    """The object store, well again after the test."""
+    yield running_store
+    running_store.failing, running_store.cutting, running_store.delay_s = 0.0, 0.0, 0.0
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(store_port: int) -> Iterator[None]:
     """One Ray on this machine for all tests that preprocess; they use it as they find it."""
     with ray_pool.cluster(None, workers=2):
         yield

@@ -16,7 +16,7 @@ import soundfile
 from pipeline.corpora import librispeech, maestro
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.location import Location, is_remote
+from pipeline.location import Location, is_file, is_remote
 
 SPEECH_RATE = 16_000  # LibriSpeech's
 PIANO_RATE = 44_100  # MAESTRO's, stereo
@@ -37,7 +37,7 @@ def scan(root: Location, corpus: str = "synthetic") -> Scan:
 
     Raises `PipelineError` for a folder that holds anything else.
     """
-    if not (root / _MARKER).is_file():
+    if not is_file(root / _MARKER):
         if is_remote(root):
             raise PipelineError(f"{root}: made audio is made in a folder of this machine")
         write(root, SyntheticSize())

@@ -1,0 +1,89 @@
+"""Ask a dataset's manifest in SQL: the samples that meet a condition, or any SELECT over samples and failures."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.errors import JobError, require
+from manifests.dataset_info import read_info
+from manifests.query import DEFAULT_COLUMNS, Answer, QueryError, as_sql, ask, is_whole
+from pipeline.location import location
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt query`."""
+
+    dataset: Positional[UPath]
+    """Folder of a dataset that `preprocess` made."""
+    sql: Positional[str]
+    """A condition on the samples, as "speaker = 19 and duration_s > 10", or a query over the tables samples and
+    failures that begins with SELECT, FROM or WITH. It can only read."""
+    columns: tuple[str, ...] | None = None
+    """Columns to show of the samples that meet a condition (by default key, duration_s, speaker, text, source)."""
+    limit: int = 20
+    """Rows to show; 0 for all."""
+    json: bool = False
+    """Print a JSON object a row, for all rows, instead of a table."""
+
+
+def run(config: Config) -> int:
+    """Print the rows that were found → exit code 0."""
+    require(config.limit >= 0, f"--limit {config.limit}: must not be below zero")
+    whole = is_whole(config.sql)
+    require(not (whole and config.columns), "--columns goes with a condition; a whole query names its own columns")
+    dataset = location(config.dataset)
+    read_info(dataset)  # what is no dataset has no tables either: say so
+    try:
+        answer = ask(dataset, as_sql(config.sql, config.columns or DEFAULT_COLUMNS))
+        if config.json:
+            _print_json(answer)
+        else:
+            _print_table(answer, config.limit, Console())
+    except QueryError as error:
+        raise JobError(str(error)) from error
+    return 0
+
+
+def _print_json(answer: Answer) -> None:
+    for row in answer.rows:
+        found = {name: _plain(value) for name, value in zip(answer.columns, row, strict=True)}
+        print(json.dumps(found, ensure_ascii=False, default=str))  # str: dates, decimals
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it: it has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_table(answer: Answer, limit: int, console: Console) -> None:
+    total, shown = 0, []
+    for row in answer.rows:
+        total += 1
+        if not limit or total <= limit:
+            shown.append(row)
+    if shown:
+        table = Table(*(Column(escape(name), overflow="fold") for name in answer.columns))
+        for column, value in zip(table.columns, shown[0], strict=True):
+            column.justify = "right" if isinstance(value, int | float) else "left"
+        for row in shown:
+            table.add_row(*map(_cell, row))
+        console.print(table)
+    counted = f"{total:,} rows"
+    if len(shown) < total:
+        counted = f"{len(shown):,} of {counted}, --limit 0 shows all"
+    console.print(counted, highlight=False)
+
+
+def _cell(value: Any) -> str:
+    """`value` for the eye: three decimals are milliseconds."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
+    return "" if value is None else escape(str(value))

@@ -1,0 +1,109 @@
+"""Datasets in an object store: the bytes of a folder, from a store that works, and from one that fails and is slow."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from upath import UPath
+
+from jobs import cli, output_lock
+from jobs.errors import JobError
+from jobs.output_lock import LOCK_FILE
+from jobs.output_lock import output_lock as lock
+from manifests.fragments import committed_shards
+from pipeline.errors import PipelineError
+from pipeline.location import list_files, location
+from pipeline.publish import publish_bytes, publishing
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+OPTIONS = ["--codec", "encodec_24khz_small", "--shard-mb=0.4", "--segment-s=5", "--workers=2"]
+
+
+def hashes(dataset: Path | UPath) -> dict[str, str]:
+    """SHA-256 of every committed file."""
+    names = [name for name in list_files(dataset) if not name.startswith("logs/")]
+    return {name: hashlib.sha256((dataset / name).read_bytes()).hexdigest() for name in names}
+
+
+def upload(folder: Path, prefix: UPath) -> None:
+    prefix.fs.put(str(folder), prefix.path, recursive=True)
+
+
+def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
+    store: Any, made_corpora: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket = store.bucket()
+    out = location(bucket / "made" / "dataset")
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), *OPTIONS]
+    assert cli.main(arguments) == 0
+    assert hashes(out) == hashes(dataset)
+    assert not (out / LOCK_FILE).exists()
+    assert cli.main(["verify", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["train"]["samples"] == 46
+    # A run that lost a shard, a fragment and its description goes on from there.
+    (out / "dataset.json").unlink()
+    (out / "manifest" / "train-000001.parquet").unlink()
+    (out / "test" / "test-000000.tar").unlink()
+    assert len(committed_shards(out)) == 5
+    assert cli.main(arguments) == 0
+    assert hashes(out) == hashes(dataset)
+
+
+def test_a_source_in_a_store_that_fails_and_is_slow_gives_the_same_bytes(
+    store: Any, made_corpora: Path, dataset: Path
+) -> None:
+    bucket = store.bucket()
+    upload(made_corpora, bucket / "made")
+    out = location(bucket / "out")
+    store.failing, store.cutting, store.delay_s, store.failed = 0.08, 0.05, 0.005, 0
+    assert cli.main(["preprocess", "synthetic", str(bucket / "made"), "--out", str(out), *OPTIONS]) == 0
+    assert store.failed > 10
+    store.failing = store.cutting = 0.0
+    assert hashes(out) == hashes(dataset)
+
+
+def test_an_upload_that_is_not_kept_is_no_success(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = location(store.bucket() / "a" / "file")
+    publish_bytes(path, b"as it should be")
+    assert path.read_bytes() == b"as it should be"
+    monkeypatch.setattr(path.fs, "put_file", lambda local, remote: path.fs.pipe_file(remote, b"cut o"))
+    with pytest.raises(PipelineError, match="gave back something else"):
+        publish_bytes(path, b"cut off")
+
+
+def test_what_fails_while_it_is_written_is_not_there(store: Any) -> None:
+    path = location(store.bucket() / "a" / "file")
+    with pytest.raises(ZeroDivisionError), publishing(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not path.exists()
+
+
+def test_one_run_at_a_time_and_a_dead_one_is_replaced(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_lock, "_RENEWED_EVERY_S", 0.2)
+    monkeypatch.setattr(output_lock, "_STALE_AFTER_S", 1.5)
+    dataset = location(store.bucket() / "dataset")
+    with lock(dataset), pytest.raises(JobError, match=r"another run is writing here \(process"), lock(dataset):
+        pass
+    assert not (dataset / LOCK_FILE).exists()
+    (dataset / LOCK_FILE).write_bytes(b'{"id": "1", "who": "a dead run", "renewed": ""}')
+    begun = time.monotonic()
+    with lock(dataset):
+        assert time.monotonic() - begun > 1.5
+    with pytest.raises(JobError, match="another run took this one for dead"), lock(dataset):
+        (dataset / LOCK_FILE).write_bytes(b'{"id": "2", "who": "another", "renewed": ""}')
+        time.sleep(0.5)
+    assert json.loads((dataset / LOCK_FILE).read_bytes())["id"] == "2"  # which is not ours to remove
+
+
+def test_a_store_without_the_bucket_is_one_line(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["preprocess", "librispeech", "s3://no-such-bucket/x", "--out", out, *OPTIONS]) == 1
+    text = capsys.readouterr().err
+    assert "s3://no-such-bucket/x: no such folder" in text and text.count("\n") == 1
