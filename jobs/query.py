@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -55,11 +56,13 @@ def run(config: Config) -> int:
 def _print_json(answer: Answer) -> None:
     for row in answer.rows:
         found = {name: _plain(value) for name, value in zip(answer.columns, row, strict=True)}
-        print(json.dumps(found, ensure_ascii=False, default=str))  # str: dates, decimals
+        print(json.dumps(found, ensure_ascii=False, default=str))  # str: dates
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: it has no NaN and no infinity."""
+    """`value` as JSON knows it: it has no decimals (as DuckDB's 1.5 is one), no NaN and no infinity."""
+    if isinstance(value, Decimal):
+        return float(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -72,11 +75,11 @@ def _print_table(answer: Answer, limit: int, console: Console) -> None:
     if shown:
         table = Table(*(Column(escape(name), overflow="fold") for name in answer.columns))
         for column, value in zip(table.columns, shown[0], strict=True):
-            column.justify = "right" if isinstance(value, int | float) else "left"
+            column.justify = "right" if isinstance(value, int | float | Decimal) else "left"
         for row in shown:
             table.add_row(*map(_cell, row))
         console.print(table)
-    counted = f"{total:,} rows"
+    counted = "1 row" if total == 1 else f"{total:,} rows"
     if len(shown) < total:
         counted = f"{len(shown):,} of {counted}, --limit 0 shows all"
     console.print(counted, highlight=False)

@@ -4,6 +4,7 @@ The rows are the shard's samples; the footer holds the `ShardRecord`: the shard'
 dataset's statistics are added up without reading a single tar.
 """
 
+import base64
 import fnmatch
 import io
 import json
@@ -60,8 +61,9 @@ def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
     plain = {k: v for k, v in vars(record).items() if k not in ("mel_sums", "code_counts")}
     metadata = {
         _RECORD_KEY: json.dumps(plain | {"code_shape": record.code_counts.shape}, sort_keys=True).encode(),
-        _SUMS_KEY: record.mel_sums.astype("<f8").tobytes(),
-        _COUNTS_KEY: zlib.compress(record.code_counts.astype("<i8").tobytes(), 6),
+        # Parquet has text for values here, and some readers (polars) open no file with anything else.
+        _SUMS_KEY: base64.b64encode(record.mel_sums.astype("<f8").tobytes()),
+        _COUNTS_KEY: base64.b64encode(zlib.compress(record.code_counts.astype("<i8").tobytes(), 6)),
     }
     return parquet_bytes(pa.Table.from_pylist(list(rows), schema=SAMPLES.with_metadata(metadata)))
 
@@ -95,8 +97,8 @@ def read_record(path: Location) -> ShardRecord:
         shape = plain.pop("code_shape")
         return ShardRecord(
             **plain,
-            mel_sums=np.frombuffer(metadata[_SUMS_KEY], "<f8").reshape(2, -1),
-            code_counts=np.frombuffer(zlib.decompress(metadata[_COUNTS_KEY]), "<i8").reshape(shape),
+            mel_sums=np.frombuffer(base64.b64decode(metadata[_SUMS_KEY]), "<f8").reshape(2, -1),
+            code_counts=np.frombuffer(zlib.decompress(base64.b64decode(metadata[_COUNTS_KEY])), "<i8").reshape(shape),
         )
     except _UNREADABLE as error:
         raise _broken(path, error) from error

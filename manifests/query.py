@@ -100,11 +100,11 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _explained(error: duckdb.Error) -> QueryError:
     """DuckDB's own words in one line, without its drawing of the place, and what helps."""
     words = " ".join(re.split(r"\n+LINE \d+:", str(error))[0].split())
-    if isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+    if isinstance(error, duckdb.BinderException) and "not found" in words:
         tables = (f"{name}: {', '.join(schema.names)}" for name, (_, schema) in _TABLES.items())
         return QueryError(f"{words}; columns of {'; of '.join(tables)}")
-    if isinstance(error, duckdb.ParserException):
-        return QueryError(f"{words}; a query is a condition on samples, or begins with SELECT, FROM or WITH")
+    if isinstance(error, duckdb.CatalogException | duckdb.ParserException):
+        return QueryError(f"{words}; ask a condition on samples, or SELECT, FROM or WITH over samples and failures")
     if isinstance(error, duckdb.ConversionException):
         return QueryError(f"{words}; text, as in speaker and chapter, is compared with quoted text: speaker = '19'")
     if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):

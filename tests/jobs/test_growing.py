@@ -1,0 +1,149 @@
+"""A dataset that is planned, grows, and has its failures tried again: old shards are never touched."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs import cli
+from manifests.dataset_info import read_info
+from manifests.failures import open_failures, read_failures
+from manifests.fragments import read_samples
+from pipeline.location import list_files
+
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--shard-mb=0.1", "--max-failed=1"]
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    """All committed files."""
+    return {name: (dataset / name).read_bytes() for name in list_files(dataset) if not name.startswith("logs/")}
+
+
+def sound(path: Path, seed: int, seconds: float = 1.5) -> None:
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * 16_000)) * 0.1
+    soundfile.write(str(path), noise, 16_000)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Ten sounds, one file that is none, and one that is cut off."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for i in range(10):
+        sound(folder / f"sound {i}.flac", i)
+    (folder / "text.wav").write_text("no audio")
+    sound(folder / "cut.flac", 99)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:9_000])
+    return folder
+
+
+def preprocess(source: Path, out: Path, *options: str) -> int:
+    return cli.main(["preprocess", "folder", str(source), "--out", str(out), *OPTIONS, *options])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert preprocess(source, out) == 0
+    before, samples = contents(out), read_samples(out)
+    for i in range(10, 15):
+        sound(source / f"sound {i}.flac", i)
+    (source / "sound 3.flac").unlink()  # what was made may go
+    assert preprocess(source, out) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "source files are new" in line and "gone" in line and "--extend" in line
+    assert contents(out) == before
+    assert preprocess(source, out, "--extend") == 0
+    after = contents(out)
+    assert {name: data for name, data in after.items() if name in before and name != "dataset.json"} == {
+        name: data for name, data in before.items() if name != "dataset.json"
+    }
+    assert {name.split("/")[0] for name in after.keys() - before.keys()} == {"plan-000001.parquet", "manifest", "train"}
+    grown = read_samples(out)
+    assert set(samples["source"].to_pylist()) < set(grown["source"].to_pylist())
+    assert sum(split.samples for split in read_info(out).splits.values()) == grown.num_rows > samples.num_rows
+    assert cli.main(["verify", str(out)]) == 0
+    # The same command again adds nothing.
+    assert preprocess(source, out, "--extend") == 0
+    assert contents(out) == after
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert preprocess(source, out) == 0
+    before = contents(out)
+    assert {row["source"] for row in open_failures(out).to_pylist()} == {"cut.flac", "text.wav"}
+    sound(source / "cut.flac", 99)  # mended; the other is not
+    assert preprocess(source, out) == 0 and contents(out) == before  # a plain rerun does not mind
+    assert preprocess(source, out, "--retry-failed") == 0
+    after = contents(out)
+    assert all(after[name] == data for name, data in before.items() if name != "dataset.json")
+    (failure,) = open_failures(out).to_pylist()
+    assert (failure["source"], failure["attempts"], failure["stage"]) == ("text.wav", 2, "scan")
+    assert read_failures(out).num_rows == 3 and read_info(out).failed_sources == 1
+    assert "cut.flac" in read_samples(out)["source"].to_pylist()
+    assert cli.main(["verify", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["failed_sources"] == 1
+    # Cut short, the same command first finishes what it had planned, and plans no third attempt.
+    (out / "dataset.json").unlink()
+    gone = max((out / "manifest").iterdir())
+    gone.unlink()
+    assert preprocess(source, out, "--retry-failed") == 0
+    assert contents(out) == after
+
+
+def test_the_plan_comes_first_and_is_the_one_that_is_made(
+    ray_cluster: None, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["plan", "folder", str(source), "--out", str(out), *OPTIONS[:-1], "--measure-s=1"]) == 0
+    said = capsys.readouterr().out
+    assert "core-hours" in said and "real time a core" in said and "with 2 workers" in said
+    planned = contents(out)
+    assert planned.keys() == {"plan.parquet", "absent.txt"}
+    assert preprocess(source, out, "--dry-run") == 0 and contents(out) == planned
+    assert preprocess(source, out) == 0
+    assert contents(out)["plan.parquet"] == planned["plan.parquet"]
+    capsys.readouterr()
+    assert preprocess(source, out, "--dry-run") == 0
+    assert "every shard of the plan is there" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(ray_cluster: None, tmp_path: Path) -> None:
+    """By Ctrl-C, then by a cluster's SIGTERM: within 5 s, without litter, and in the end an undisturbed run's bytes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(6):
+        sound(source / f"{i}.flac", i, seconds=60)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert preprocess(source, whole, "--shard-mb=2") == 0
+    stop_when_begun(source, stopped, signal.SIGINT)
+    stop_when_begun(source, stopped, signal.SIGTERM)
+    assert preprocess(source, stopped, "--shard-mb=2") == 0
+    assert contents(stopped) == contents(whole)
+
+
+def stop_when_begun(source: Path, stopped: Path, signal_number: int) -> None:
+    """Run the command in a process of its own, and stop that when the first shard is begun."""
+    command = [sys.executable, "-m", "jobs.cli", "preprocess", "folder", str(source), "--out", str(stopped), *OPTIONS]
+    (stopped / "logs" / "events.jsonl").unlink(missing_ok=True)
+    with subprocess.Popen([*command, "--shard-mb=2"], stderr=subprocess.PIPE, text=True) as process:
+        while not (stopped / "logs" / "events.jsonl").is_file() or not (stopped / "logs" / "events.jsonl").read_text():
+            time.sleep(0.05)
+            assert process.poll() is None
+        time.sleep(0.3)
+        process.send_signal(signal_number)
+        begun = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 5
+    assert process.returncode != 0 and "Traceback" not in said
+    assert not (stopped / "dataset.json").exists() and not list(stopped.rglob("*.tmp"))
