@@ -19,6 +19,7 @@ VERBS = {
         "what a dataset holds: totals, levels, code usage, failures; as text, JSON or HTML",
     ),
     "query": ("jobs.query", "ask the manifest in SQL: the samples that meet a condition, or any SELECT"),
+    "merge": ("jobs.merge", "join datasets of one codec and mel, without rewriting a tar"),
     "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
     "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),

@@ -103,8 +103,7 @@ def settle_plan(
     parts = read_parts(dataset)
     if not parts:
         return [_publish(dataset, 0, plan_table(found, settings))]
-    differences = settings_differences(parts[0].rows, settings)
-    if differences:
+    if differences := [words for part in parts for words in settings_differences(part.rows, settings)]:
         raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
     planned = pa.concat_tables([part.rows for part in parts])
     failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}

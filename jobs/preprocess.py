@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 
@@ -15,9 +16,9 @@ from jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, sh
 from jobs.progress import audio_progress, status_console
 from jobs.run_log import LOGS_FOLDER, run_log
 from jobs.shard_queue import ShardQueue
-from manifests.dataset_info import FILE_NAME, DatasetInfo, add_up, info_bytes
-from manifests.failures import open_failures
-from manifests.fragments import committed_shards, read_records
+from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
+from manifests.describe import describe
+from manifests.fragments import committed_shards
 from pipeline.location import Location
 from pipeline.plan import PlanSettings
 from pipeline.publish import publish_bytes
@@ -66,31 +67,22 @@ def run(config: Config) -> int:
                 with ray_pool.cluster(config.ray_address, config.workers, config.device) as workers:
                     for seconds in ray_pool.make_shards(queue, setup, workers, log):
                         advance(seconds)
-        info = describe(dataset, settings, hashes, len(absent))
+        info = describe(dataset, **_making(settings), plans_sha256=hashes, absent_sources=len(absent))
         publish_bytes(dataset / FILE_NAME, info_bytes(info))
 
     console.print(_summary(info, dataset))
     return _exit_code(info, dataset, config.max_failed, console)
 
 
-def describe(dataset: Location, settings: PlanSettings, plans_sha256: list[str], absent: int) -> DatasetInfo:
-    """Add up the dataset's fragments and failures."""
-    totals, failures = add_up(read_records(dataset)), open_failures(dataset)
-    mean, deviation = totals.mel_statistics()
-    return DatasetInfo(
-        corpus=settings.corpus,
-        fingerprint=settings.fingerprint,
-        codec=asdict(settings.codec),
-        mel=asdict(settings.mel),
-        segment_frames=settings.segment_frames,
-        plans_sha256=plans_sha256,
-        splits=totals.splits,
-        failed_sources=failures.num_rows,
-        failed_seconds=round(float(sum(failures["seconds"].to_pylist())), 6),
-        absent_sources=absent,
-        mel_mean=mean,
-        mel_std=deviation,
-    )
+def _making(settings: PlanSettings) -> dict[str, Any]:
+    """What `dataset.json` says of how the dataset was made."""
+    return {
+        "corpus": settings.corpus,
+        "fingerprint": settings.fingerprint,
+        "codec": asdict(settings.codec),
+        "mel": asdict(settings.mel),
+        "segment_frames": settings.segment_frames,
+    }
 
 
 def _exit_code(info: DatasetInfo, dataset: Location, max_failed: float, console: Console) -> int:

@@ -12,9 +12,9 @@ from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.errors import JobError, require
+from jobs.errors import require
 from manifests.dataset_info import read_info
-from manifests.query import DEFAULT_COLUMNS, Answer, QueryError, as_sql, ask, is_whole
+from manifests.query import DEFAULT_COLUMNS, Answer, as_sql, ask, is_whole
 from pipeline.location import location
 
 
@@ -42,14 +42,11 @@ def run(config: Config) -> int:
     require(not (whole and config.columns), "--columns goes with a condition; a whole query names its own columns")
     dataset = location(config.dataset)
     read_info(dataset)  # what is no dataset has no tables either: say so
-    try:
-        answer = ask(dataset, as_sql(config.sql, config.columns or DEFAULT_COLUMNS))
-        if config.json:
-            _print_json(answer)
-        else:
-            _print_table(answer, config.limit, Console())
-    except QueryError as error:
-        raise JobError(str(error)) from error
+    answer = ask(dataset, as_sql(config.sql, config.columns or DEFAULT_COLUMNS))
+    if config.json:
+        _print_json(answer)
+    else:
+        _print_table(answer, config.limit, Console())
     return 0
 
 

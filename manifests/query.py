@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from manifests.errors import ManifestError
 from manifests.failures import FAILURES_FOLDER
 from manifests.fragments import MANIFEST_FOLDER, joined
 from manifests.schema import FAILURES, SAMPLES
@@ -37,7 +38,7 @@ _NUMBER_AGAINST_TEXT = re.compile(
 )
 
 
-class QueryError(Exception):
+class QueryError(ManifestError):
     """A query cannot be answered: the message says in one line why, and what there is to ask."""
 
 

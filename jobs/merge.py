@@ -1,0 +1,199 @@
+"""Join datasets of one codec and one mel into a new one; their tars are linked or copied as they are."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+from rich.progress import track
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.errors import JobError, require
+from jobs.output_lock import output_lock
+from jobs.planning import ABSENT_FILE, PlanPart, read_parts, refuse_foreign_folder
+from jobs.progress import status_console
+from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
+from manifests.describe import describe
+from manifests.failures import failures_path
+from manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
+from pipeline.location import Location, is_file, is_remote, location
+from pipeline.plan import part_name, plan_bytes
+from pipeline.publish import TEMPORARY_SUFFIX, publish_bytes, publishing
+from pipeline.shards import shard_name, shard_path
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt merge`."""
+
+    datasets: Positional[tuple[UPath, ...]]
+    """Two or more finished datasets, of one fingerprint and with no source in common."""
+    out: UPath = field(kw_only=True)
+    """Folder, or s3:// or gs:// prefix, of the dataset to make."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the datasets to join: its description, its plan, and the names its shards will have."""
+
+    dataset: Location
+    info: DatasetInfo
+    parts: list[PlanPart]
+    names: dict[str, str]
+
+
+def run(config: Config) -> int:
+    """Join the datasets; a rerun goes on where this was interrupted → exit code 0."""
+    require(len(config.datasets) > 1, "merge needs two datasets or more")
+    console, out = status_console(), location(config.out)
+    members = _members([location(dataset) for dataset in config.datasets])
+    _refuse_other_fingerprints(members)
+    _refuse_shared_sources(members)
+    parts = [_renamed(part, member.names) for member in members for part in member.parts]
+    hashes = [hashlib.sha256(part).hexdigest() for part in parts]
+    refuse_foreign_folder(out)
+    with output_lock(out):
+        _publish_plan(out, parts)
+        absent = "".join((member.dataset / ABSENT_FILE).read_text(encoding="utf-8") for member in members)
+        publish_bytes(out / ABSENT_FILE, absent.encode())
+        done = committed_shards(out)
+        shards = [shard for shard in _shards(members, hashes) if shard.name not in done]
+        for shard in track(shards, "joining", console=console, transient=True):
+            _take_over(shard, out)
+        info = _description(out, members, hashes)
+        publish_bytes(out / FILE_NAME, info_bytes(info))
+    samples = sum(totals.samples for totals in info.splits.values())
+    console.print(f"{out}: {samples} samples of {len(members)} datasets")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard to take over: where from, its name there and here, and the hash of the plan's part that holds it here."""
+
+    dataset: Location
+    old_name: str
+    name: str
+    plan_sha256: str
+
+
+def _members(datasets: Sequence[Location]) -> list[Member]:
+    """Read the datasets, and count their shards on. Raises `JobError` for one that is not finished."""
+    members: list[Member] = []
+    taken: dict[str, int] = {}
+    for dataset in datasets:
+        info, parts = read_info(dataset), read_parts(dataset)
+        shards = [shard for part in parts for shard in part.rows["shard"].unique().to_pylist()]
+        if missing := set(shards) - committed_shards(dataset):
+            raise JobError(
+                f"{dataset}: {len(missing)} shards are missing, {min(missing)} among them; finish it first"
+            )
+        names = {}
+        for shard in shards:
+            split = shard.rpartition("-")[0]
+            names[shard] = shard_name(split, taken.get(split, 0))
+            taken[split] = taken.get(split, 0) + 1
+        members.append(Member(dataset, info, parts, names))
+    return members
+
+
+def _refuse_other_fingerprints(members: Sequence[Member]) -> None:
+    first = members[0].info
+    for member in members[1:]:
+        for part in ("codec", "mel"):
+            own, other = getattr(first, part), getattr(member.info, part)
+            for name in sorted(own.keys() | other.keys()):
+                if own.get(name) != other.get(name):
+                    what = f"{part}.{name} is {own.get(name)!r} in one and {other.get(name)!r} in the other"
+                    raise JobError(f"{members[0].dataset} and {member.dataset} cannot be joined: {what}")
+
+
+def _refuse_shared_sources(members: Sequence[Member]) -> None:
+    """Ids stem from corpus and path, and are what samples' keys begin with."""
+    seen: dict[str, Location] = {}
+    for member in members:
+        ids = {source for part in member.parts for source in part.rows["id"].to_pylist()}
+        if shared := ids & seen.keys():
+            one = min(shared)
+            raise JobError(f"{seen[one]} and {member.dataset} both hold {one}, {len(shared)} in all; join others")
+        seen |= dict.fromkeys(ids, member.dataset)
+
+
+def _renamed(part: PlanPart, names: dict[str, str]) -> bytes:
+    """The part of a plan with the shards' new names."""
+    column = part.rows.schema.get_field_index("shard")
+    renamed = pa.array([names[shard] for shard in part.rows["shard"].to_pylist()], pa.string())
+    return plan_bytes(part.rows.set_column(column, part.rows.schema.field(column), renamed))
+
+
+def _publish_plan(out: Location, parts: Sequence[bytes]) -> None:
+    for i, data in enumerate(parts):
+        path = out / part_name(i)
+        if not is_file(path):
+            publish_bytes(path, data)
+        elif path.read_bytes() != data:
+            raise JobError(f"{out} holds another dataset; write to another --out")
+    if is_file(out / part_name(len(parts))):
+        raise JobError(f"{out} holds another dataset; write to another --out")
+
+
+def _shards(members: Sequence[Member], hashes: Sequence[str]) -> Iterator[_Shard]:
+    at = iter(hashes)
+    for member in members:
+        for part in member.parts:
+            plan_sha256 = next(at)
+            for shard in part.rows["shard"].unique().to_pylist():
+                yield _Shard(member.dataset, shard, member.names[shard], plan_sha256)
+
+
+def _take_over(shard: _Shard, out: Location) -> None:
+    """The tar, the failures, and last the fragment with the shard's new name in it."""
+    record, rows = read_fragment(fragment_path(shard.dataset, shard.old_name))
+    if record.samples:
+        _link_or_copy(
+            shard_path(shard.dataset, record.split, shard.old_name), shard_path(out, record.split, shard.name)
+        )
+    failures = failures_path(shard.dataset, shard.old_name)
+    if is_file(failures):
+        publish_bytes(failures_path(out, shard.name), failures.read_bytes())
+    record = replace(record, shard=shard.name, plan_sha256=shard.plan_sha256)
+    fragment = fragment_bytes([row | {"shard": shard.name} for row in rows], record)
+    publish_bytes(fragment_path(out, shard.name), fragment)
+
+
+def _link_or_copy(old: Location, new: Location) -> None:
+    """The same bytes at `new`: by a hard link where the file system lets us, since a shard never changes."""
+    if not is_remote(old) and not is_remote(new) and _linked(old, new):
+        return
+    with old.open("rb") as source, publishing(new) as target:
+        shutil.copyfileobj(source, target, 1 << 22)
+
+
+def _linked(old: Path, new: Path) -> bool:
+    new.parent.mkdir(parents=True, exist_ok=True)
+    aside = new.with_name(f".{new.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+    try:
+        os.link(old, aside)
+    except OSError:  # another file system, or one without links
+        return False
+    aside.replace(new)
+    return True
+
+
+def _description(out: Location, members: Sequence[Member], hashes: list[str]) -> DatasetInfo:
+    infos = [member.info for member in members]
+    return describe(
+        out,
+        corpus=" + ".join(dict.fromkeys(info.corpus for info in infos)),
+        fingerprint=infos[0].fingerprint,
+        codec=infos[0].codec,
+        mel=infos[0].mel,
+        segment_frames=max(info.segment_frames for info in infos),
+        plans_sha256=hashes,
+        absent_sources=sum(info.absent_sources for info in infos),
+    )

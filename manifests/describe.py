@@ -1,0 +1,38 @@
+"""A finished dataset's description, added up from its fragments and failures."""
+
+from typing import Any
+
+from manifests.dataset_info import DatasetInfo, add_up
+from manifests.failures import open_failures
+from manifests.fragments import read_records
+from pipeline.location import Location
+
+
+def describe(
+    dataset: Location,
+    *,
+    corpus: str,
+    fingerprint: str,
+    codec: dict[str, Any],
+    mel: dict[str, Any],
+    segment_frames: int,
+    plans_sha256: list[str],
+    absent_sources: int,
+) -> DatasetInfo:
+    """The content of `dataset.json`: what is given, with the totals of what lies in the dataset."""
+    totals, failures = add_up(read_records(dataset)), open_failures(dataset)
+    mean, deviation = totals.mel_statistics()
+    return DatasetInfo(
+        corpus=corpus,
+        fingerprint=fingerprint,
+        codec=codec,
+        mel=mel,
+        segment_frames=segment_frames,
+        plans_sha256=plans_sha256,
+        splits=totals.splits,
+        failed_sources=failures.num_rows,
+        failed_seconds=round(float(sum(failures["seconds"].to_pylist())), 6),
+        absent_sources=absent_sources,
+        mel_mean=mean,
+        mel_std=deviation,
+    )

@@ -1,0 +1,87 @@
+"""Joining datasets: nothing rewritten, nothing lost, one fingerprint, and what cannot be joined is said."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs import cli
+from manifests.dataset_info import read_info
+from manifests.failures import open_failures
+from manifests.fragments import read_samples
+from pipeline.location import list_files
+
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--max-failed=1"]
+
+
+@pytest.fixture(scope="module")
+def other(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three sounds and a file that is none."""
+    source, out = tmp_path_factory.mktemp("other"), tmp_path_factory.mktemp("datasets") / "other"
+    for i in range(3):
+        noise = np.random.default_rng(i).standard_normal(24_000) * 0.1
+        soundfile.write(str(source / f"sound {i}.flac"), noise, 16_000)
+    (source / "text.wav").write_text("no audio")
+    assert cli.main(["preprocess", "folder", str(source), "--out", str(out), *OPTIONS]) == 0
+    return out
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    return {name: (dataset / name).read_bytes() for name in list_files(dataset) if not name.startswith("logs/")}
+
+
+def test_two_datasets_become_one(dataset: Path, other: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = contents(dataset), contents(other)
+    assert cli.main(["merge", str(dataset), str(other), "--out", str(out)]) == 0
+    assert cli.main(["verify", str(out)]) == 0
+    assert (contents(dataset), contents(other)) == before
+    rows = read_samples(out)
+    assert rows.num_rows == read_samples(dataset).num_rows + read_samples(other).num_rows
+    assert open_failures(out).equals(open_failures(other))
+    info = read_info(out)
+    assert info.corpus == "synthetic + folder" and info.failed_sources == 1
+    tars = {path.read_bytes() for path in out.rglob("*.tar")}
+    assert tars == {path.read_bytes() for old in (dataset, other) for path in old.rglob("*.tar")}
+    assert (out / "train" / "train-000000.tar").samefile(dataset / "train" / "train-000000.tar")  # linked
+    # Interrupted, it goes on to the same bytes.
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    for name in ("dataset.json", "manifest/train-000002.parquet", "test/test-000000.tar"):
+        (again / name).unlink()
+    assert cli.main(["merge", str(dataset), str(other), "--out", str(again)]) == 0
+    assert contents(again) == contents(out)
+
+
+def test_what_cannot_be_joined_is_said(
+    dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*datasets: Path) -> str:
+        assert cli.main(["merge", *map(str, datasets), "--out", str(tmp_path / "out")]) == 1
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "both hold synthetic-piano_2004_0001" in refusal(dataset, dataset)
+    fewer = tmp_path / "fewer"
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(str(source / "a.flac"), np.zeros(16_000), 16_000)
+    assert cli.main(["preprocess", "folder", str(source), "--out", str(fewer), *OPTIONS, "--codebooks=4"]) == 0
+    assert "codec.codebooks is 8 in one and 4 in the other" in refusal(dataset, fewer)
+    unfinished = Path(shutil.copytree(other, tmp_path / "unfinished"))
+    next((unfinished / "manifest").iterdir()).unlink()
+    assert "finish it first" in refusal(dataset, unfinished)
+    assert cli.main(["merge", str(dataset), "--out", str(tmp_path / "out")]) == 2
+
+
+def test_a_joined_dataset_is_not_taken_for_one_of_its_parts(
+    made_corpora: Path, dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["merge", str(dataset), str(other), "--out", str(out)]) == 0
+    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), *OPTIONS]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5"]) == 1
+    assert "corpus was 'folder' and is now 'synthetic'" in capsys.readouterr().err
+    assert cli.main(["merge", str(other), str(dataset), "--out", str(out)]) == 1
+    assert "holds another dataset" in capsys.readouterr().err
