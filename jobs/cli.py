@@ -28,6 +28,7 @@ VERBS = {
     "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),
     "verify-codec": ("jobs.verify_codec", "check the official codec's weights on a recording with known codes"),
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
+    "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "what preprocess costs beside decoding and encoding"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
-    verb, *rest = arguments
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb not in VERBS:
         print(f"whisper-gpt: {verb!r} is not a verb; use one of {', '.join(VERBS)}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,46 +86,46 @@ def check(options: DatasetOptions) -> None:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the options come to: the corpus as it was found, and everything that decides the bytes of its dataset."""
+class Survey:
+    """A corpus as it was found: what is in it, and how each of its files looks."""
 
-    root: Location
-    weights: Path
-    settings: PlanSettings
     scan: Scan
     sources: list[Source]
 
 
-def prepare(options: DatasetOptions, console: Console) -> Prepared:
-    """Scan the corpus and look at its files, while another process takes the codec's fingerprint.
+def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
+    """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
+    scan = scan_corpus(options.corpus, root, options.splits)
+    if scan.absent and options.require_complete:
+        raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
+    for warning in _warnings(scan, options):
+        console.print(f"warning: {warning}")
+    return Survey(scan, examine_all(scan, root))
 
-    Raises `JobError` or `PipelineError` for a source or a codec that is not there, and where nothing is in the source.
+
+def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
+    """Begin to take the codec's fingerprint → a function that waits for it and gives the settings of the plan.
+
+    It is taken in a process of its own: this one stays without torch and codec, three quarters of what it would hold.
+    Raises `PipelineError` for a codec that is not there.
     """
-    root = _source_root(options)
     weights = weights_file(options.codec, options.codec_weights)
-    # In a process of its own: this one stays without torch and codec, three quarters of what it would hold.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        fingerprint = pool.submit(codec_fingerprint, weights, options.codebooks, options.precision)
-        scan = scan_corpus(options.corpus, root, options.splits)
-        if scan.absent and options.require_complete:
-            example = min(scan.absent)
-            raise JobError(f"{len(scan.absent)} files of the corpus are absent, {example} among them; complete it")
-        for warning in _warnings(scan, options):
-            console.print(f"warning: {warning}")
-        sources = examine_all(scan, root)
-        settings = _plan_settings(options, fingerprint.result())
-    return Prepared(root, weights, settings, scan, sources)
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    fingerprint = pool.submit(codec_fingerprint, weights, options.codebooks, options.precision)
+    pool.shutdown(wait=False)
+    return lambda: _plan_settings(options, fingerprint.result())
 
 
-def worker_setup(options: DatasetOptions, prepared: Prepared) -> WorkerSetup:
+def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
     """What workers need to make the dataset's shards."""
-    settings = prepared.settings
-    job = ShardJob(prepared.root, location(options.out), settings.fingerprint, settings.segment_frames)
+    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames)
     own = options.codec == SMALL_NAME  # which every node has, wherever it is installed there
-    return WorkerSetup(job, settings.codec, None if own else prepared.weights, settings.mel, options.device)
+    weights = None if own else weights_file(options.codec, options.codec_weights)
+    return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
 
 
-def _source_root(options: DatasetOptions) -> Location:
+def source_root(options: DatasetOptions) -> Location:
+    """Where the corpus lies. Raises `JobError` where there is nothing."""
     if options.source is None:
         out = location(options.out)
         return out.with_name(f"{out.name}.source")

@@ -90,9 +90,7 @@ def _members(datasets: Sequence[Location]) -> list[Member]:
         info, parts = read_info(dataset), read_parts(dataset)
         shards = [shard for part in parts for shard in part.rows["shard"].unique().to_pylist()]
         if missing := set(shards) - committed_shards(dataset):
-            raise JobError(
-                f"{dataset}: {len(missing)} shards are missing, {min(missing)} among them; finish it first"
-            )
+            raise JobError(f"{dataset}: {len(missing)} shards are missing, {min(missing)} among them; finish it first")
         names = {}
         for shard in shards:
             split = shard.rpartition("-")[0]

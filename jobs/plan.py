@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from jobs.dataset_options import DatasetOptions, Prepared, check, prepare, worker_setup
+from jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
 from jobs.errors import require
 from jobs.estimate import Measured, measure, own_cores
 from jobs.output_lock import output_lock
@@ -18,6 +18,7 @@ from jobs.progress import status_console
 from manifests.fragments import committed_shards
 from pipeline.corpora.recording import SPLITS
 from pipeline.location import location
+from pipeline.plan import PlanSettings
 
 _MEASURE_S = 20.0
 
@@ -40,20 +41,22 @@ def run(config: Config) -> int:
 
 def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> None:
     """What the verb does, for `preprocess --dry-run` too."""
-    prepared = prepare(options, status_console())
     dataset = location(options.out)
     refuse_foreign_folder(dataset)
+    root, when_taken = source_root(options), begin_settings(options)
+    found = survey(options, root, status_console())
+    settings = when_taken()
     with output_lock(dataset):
-        parts = settle_plan(dataset, prepared.sources, prepared.settings, options.extend, options.retry_failed)
-        publish_absent(dataset, prepared.scan.absent)
+        parts = settle_plan(dataset, found.sources, settings, options.extend, options.retry_failed)
+        publish_absent(dataset, found.scan.absent)
     console = Console(highlight=False)
-    console.print(plan_table(parts, prepared))
+    console.print(plan_table(parts, settings))
     unmade = {task.shard for task in shard_tasks(parts, committed_shards(dataset))}
     rows = pa.concat_tables([part.rows for part in parts])
     rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(unmade), pa.string())))
     if measure_s and rows.num_rows:
         local = 1 if options.device == "cuda" else min(own_cores(), options.workers or own_cores())
-        measured = measure(worker_setup(options, prepared), rows.to_pylist(), local, measure_s)
+        measured = measure(worker_setup(options, root, settings), rows.to_pylist(), local, measure_s)
         workers = options.workers or measured.workers
         console.print(in_words(measured, pc.sum(rows["seconds"]).as_py(), workers, options.device), soft_wrap=True)
     elif not rows.num_rows:
@@ -61,7 +64,7 @@ def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> N
     console.print(f"plan: {dataset / parts[-1].name}; make it with whisper-gpt preprocess and the same options")
 
 
-def plan_table(parts: Sequence[PlanPart], prepared: Prepared) -> Table:
+def plan_table(parts: Sequence[PlanPart], settings: PlanSettings) -> Table:
     """Sources, hours, shards and gigabytes of each split, and what the headers said that cannot be used."""
     table = Table("split", *("sources", "hours", "shards", "GB", "unreadable"))
     rows = pa.concat_tables([part.rows for part in parts])
@@ -70,7 +73,7 @@ def plan_table(parts: Sequence[PlanPart], prepared: Prepared) -> Table:
         if own.num_rows:
             seconds = pc.sum(own["seconds"]).as_py()
             unreadable = pc.sum(pc.not_equal(own["scan_error"], "")).as_py()
-            gigabytes = prepared.settings.bytes_of(seconds) / 1e9
+            gigabytes = settings.bytes_of(seconds) / 1e9
             shards = pc.count_distinct(own["shard"]).as_py()
             cells = (own.num_rows, f"{seconds / 3600:.3f}", shards, f"{gigabytes:.3f}", unreadable)
             table.add_row(split, *map(str, cells))

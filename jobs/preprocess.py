@@ -1,5 +1,6 @@
 """Turn a corpus into shards of aligned mel frames and codec tokens, with manifests; a rerun resumes."""
 
+import contextlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -8,7 +9,7 @@ from rich.console import Console
 
 from jobs import ray_pool
 from jobs.config_files import save_config
-from jobs.dataset_options import DatasetOptions, check, prepare, worker_setup
+from jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
 from jobs.errors import require
 from jobs.output_lock import output_lock
 from jobs.plan import write_and_print
@@ -19,7 +20,7 @@ from jobs.shard_queue import ShardQueue
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from manifests.describe import describe
 from manifests.fragments import committed_shards
-from pipeline.location import Location
+from pipeline.location import Location, is_file, location
 from pipeline.plan import PlanSettings
 from pipeline.publish import publish_bytes
 
@@ -45,29 +46,34 @@ def run(config: Config) -> int:
     if config.dry_run:
         write_and_print(config)
         return 0
-    console = status_console()
-    prepared = prepare(config, console)
-    setup, settings, absent = worker_setup(config, prepared), prepared.settings, prepared.scan.absent
-    dataset = setup.job.dataset
+    console, dataset = status_console(), location(config.out)
     ray_pool.refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
-    with output_lock(dataset), run_log(dataset) as log:
-        parts = settle_plan(dataset, prepared.sources, settings, config.extend, config.retry_failed)
-        del prepared  # what a hundred thousand files look like takes a hundred megabytes
-        publish_absent(dataset, absent)
+    root, when_taken = source_root(config), begin_settings(config)
+    found = survey(config, root, console)
+    with contextlib.ExitStack() as stack:
+        cluster = ray_pool.cluster(config.ray_address, config.workers, config.device)
+        # Ray takes as long to start as the codec's fingerprint to be taken; a finished dataset will hardly need it.
+        workers = None if is_file(dataset / FILE_NAME) else stack.enter_context(cluster)
+        settings = when_taken()
+        stack.enter_context(output_lock(dataset))
+        log = stack.enter_context(run_log(dataset))
+        parts = settle_plan(dataset, found.sources, settings, config.extend, config.retry_failed)
+        publish_absent(dataset, found.scan.absent)
         save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")
+        setup, absent = worker_setup(config, root, settings), len(found.scan.absent)
         everything, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset))
         hashes = [part.sha256 for part in parts]
-        del parts
+        del found, parts  # a hundred thousand files are a hundred megabytes
         total_s, to_do_s = (sum(task.seconds for task in some) for some in (everything, tasks))
         with audio_progress(console, total_s) as advance:
             advance(total_s - to_do_s, resumed=True)
             if tasks:
                 queue = ShardQueue(tasks, partial(source_paths, setup.job), console.print)
-                with ray_pool.cluster(config.ray_address, config.workers, config.device) as workers:
-                    for seconds in ray_pool.make_shards(queue, setup, workers, log):
-                        advance(seconds)
-        info = describe(dataset, **_making(settings), plans_sha256=hashes, absent_sources=len(absent))
+                workers = workers or stack.enter_context(cluster)
+                for seconds in ray_pool.make_shards(queue, setup, workers, log):
+                    advance(seconds)
+        info = describe(dataset, **_making(settings), plans_sha256=hashes, absent_sources=absent)
         publish_bytes(dataset / FILE_NAME, info_bytes(info))
 
     console.print(_summary(info, dataset))

@@ -66,7 +66,8 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
     with publishing(tar) as file:
         writer = ShardWriter(file)
         sources = [SourceReader(job, row, row["path"] in task.given_up) for row in rows]
-        aligned = align_recordings([source.blocks() for source in sources], codec, log_mel, job.segment_frames)
+        blocks, seconds = [source.blocks() for source in sources], [row["seconds"] for row in rows]
+        aligned = align_recordings(blocks, codec, log_mel, job.segment_frames, seconds)
         for source, segments in zip(sources, aligned, strict=True):
             mark, own = writer.mark(), _new_tally(codec, log_mel)
             try:

@@ -34,7 +34,11 @@ class Segment:
 
 
 def align_recordings(
-    recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int
+    recordings: Sequence[Iterable[np.ndarray]],
+    codec: Codec,
+    log_mel: LogMel,
+    segment_frames: int,
+    seconds: Sequence[float] | None = None,
 ) -> Iterator[Iterator[Segment]]:
     """Encode recordings (each in blocks `[n]`) and cut them into segments of `segment_frames` (the last one shorter).
 
@@ -43,9 +47,11 @@ def align_recordings(
 
     A recording is encoded a second at a time from its start, and the codec's and the mel's state run on, so that
     neither the blocks the audio came in nor where it is cut into segments changes a value. Several recordings are
-    encoded side by side, which is faster; what that puts ahead of its turn is kept as segments, not as audio.
+    encoded side by side, which is faster; what that puts ahead of its turn is kept as segments, not as audio. Where
+    their `seconds` are given, the last ones are begun longest first, so that all lanes are busy until the end.
     """
-    lanes = _Lanes(recordings, codec, log_mel, segment_frames)
+    order = _begin_order(seconds or [0.0] * len(recordings), _LANES[codec.device.type])
+    lanes = _Lanes(recordings, order, codec, log_mel, segment_frames)
     for index in range(len(recordings)):
         yield lanes.segments(index)
 
@@ -74,9 +80,16 @@ class _Lane:
 class _Lanes:
     """Recordings encoded in lock step, as many as suit the codec's device, and what of them was not asked for yet."""
 
-    def __init__(self, recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int):
+    def __init__(
+        self,
+        recordings: Sequence[Iterable[np.ndarray]],
+        order: Sequence[int],
+        codec: Codec,
+        log_mel: LogMel,
+        segment_frames: int,
+    ):
         self._codec, self._log_mel, self._segment_frames = codec, log_mel, segment_frames
-        self._waiting = deque(enumerate(recordings))
+        self._waiting = deque((index, recordings[index]) for index in order)
         self._lanes: list[_Lane] = []
         self._most = _LANES[codec.device.type]
         # Of each recording: its segments in order, then None at its end, or the error that ended it.
@@ -155,6 +168,13 @@ class _Lanes:
             lane.start_frame += length
             rest = _cut(whole, length, len(whole.mel), self._codec.hop)
             lane.frames = [rest] if len(rest.mel) else []
+
+
+def _begin_order(seconds: Sequence[float], lanes: int) -> list[int]:
+    """Which recording is begun when: in turn, but the last three of each lane the longest first."""
+    order = list(range(len(seconds)))
+    last = max(0, len(order) - 3 * lanes)
+    return order[:last] + sorted(order[last:], key=lambda index: -seconds[index])
 
 
 def _join(parts: list[_Frames]) -> _Frames:

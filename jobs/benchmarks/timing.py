@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,12 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+    return {name: timing_of(took) for name, took in seconds.items()}
+
+
+def timing_of(values: Sequence[float]) -> Timing:
+    """The median, least and most of some values."""
+    return Timing(statistics.median(values), min(values), max(values))
 
 
 def matrix_flops(rounds: int = 5) -> float:

@@ -1,0 +1,161 @@
+"""What `preprocess` costs beside its work: against processes that only decode and encode the same audio."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from jobs.benchmarks.timing import Timing, timing_of
+from jobs.errors import JobError, require
+from jobs.estimate import own_cores
+from jobs.planning import scan_corpus
+from jobs.progress import status_console
+from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from pipeline.align import align_recordings
+from pipeline.audio import probe, stream_mono
+from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from pipeline.codec.files import weights_file
+from pipeline.codec.loading import read_codec
+from pipeline.codec.weights import save_weights
+from pipeline.corpora.recording import SPLITS
+from pipeline.mel import LogMel
+
+OFFICIAL_SHAPE = "official-shape"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt bench preprocess`."""
+
+    corpus: Positional[Literal["librispeech", "maestro", "folder"]]
+    """How the source is laid out."""
+    source: Positional[Path]
+    """Folder of the corpus; all of it is encoded, in every round, by both."""
+    codec: str = OFFICIAL_SHAPE
+    """official-shape is the 24 kHz model's network with seeded weights: its speed without its weights. Else as for
+    preprocess."""
+    workers: int | None = None
+    """Workers, one core each; all cores if not given."""
+    rounds: int = 3
+    """Rounds, of which the median is taken."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds of wall time, each in a process of its own from its start to its end, and their ratio; `working_s` is
+    what `preprocess` took of it from the first shard's beginning to the last one's end."""
+
+    preprocess_s: Timing
+    bare_s: Timing
+    working_s: Timing
+    ratio: Timing
+    audio_s: float
+    workers: int
+
+
+def run(config: Config) -> int:
+    """Measure and print → exit code 0."""
+    require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
+    workers = config.workers or own_cores()
+    paths = [config.source / r.path for r in scan_corpus(config.corpus, config.source, SPLITS).recordings]
+    console = status_console()
+    preprocess_s, bare_s, working_s = [], [], []
+    with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
+        weights = _weights(config.codec, Path(folder))
+        for number in range(config.rounds):
+            out = Path(folder, f"dataset-{number}")
+            preprocess_s.append(_timed_preprocess(config, weights, workers, out))
+            working_s.append(_working_s(out))
+            bare_s.append(_timed_bare(paths, weights, workers))
+            console.print(f"round {number}: preprocess {preprocess_s[-1]:.1f} s, bare {bare_s[-1]:.1f} s")
+    ratio = timing_of([a / b for a, b in zip(preprocess_s, bare_s, strict=True)])
+    seconds = sum(probe(path).duration_s for path in paths)
+    result = Overhead(timing_of(preprocess_s), timing_of(bare_s), timing_of(working_s), ratio, seconds, workers)
+    if config.json:
+        print(json.dumps({"codec": config.codec, **asdict(result)}))
+    else:
+        _print(config, result)
+    return 0
+
+
+def encode_only(paths: Sequence[Path], weights: Path) -> float:
+    """Decode and encode `paths` on one thread, and nothing else → seconds of audio. For a process of its own."""
+    torch.set_num_threads(1)
+    codec = read_codec(weights, codebooks=8)
+    samples, mel = 0, cast(LogMel, _NoMel())
+    for segments in align_recordings([stream_mono(path) for path in paths], codec, mel, segment_frames=2250):
+        samples += sum(segment.samples for segment in segments)
+    return samples / codec.sample_rate
+
+
+class _NoMel:
+    """Stands in for `LogMel` where mel is to cost nothing."""
+
+    def start(self) -> torch.Tensor:
+        return torch.zeros(0)
+
+    def step(self, context: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(samples) // 320, 1), context
+
+
+def _timed_preprocess(config: Config, weights: Path, workers: int, out: Path) -> float:
+    command = [sys.executable, "-m", "jobs.cli", "preprocess", config.corpus, str(config.source), "--out", str(out)]
+    options = ["--codec", str(weights), "--workers", str(workers)]
+    begun = time.monotonic()
+    done = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise JobError(f"preprocess failed: {done.stderr.strip().splitlines()[-1]}")
+    return time.monotonic() - begun
+
+
+def _timed_bare(paths: Sequence[Path], weights: Path, workers: int) -> float:
+    """The same recordings, dealt out by size, to as many processes."""
+    by_size = sorted(paths, key=lambda path: -path.stat().st_size)
+    shares = [by_size[i::workers] for i in range(workers)]
+    begun = time.monotonic()
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(encode_only, shares, [weights] * workers))
+    return time.monotonic() - begun
+
+
+def _working_s(out: Path) -> float:
+    lines = (out / LOGS_FOLDER / EVENTS_FILE).read_text().splitlines()
+    times = [datetime.fromisoformat(json.loads(line)["at"]) for line in lines]
+    return (max(times) - min(times)).total_seconds()
+
+
+def _weights(codec: str, folder: Path) -> Path:
+    """A file that holds the codec."""
+    if codec != OFFICIAL_SHAPE:
+        return weights_file(codec)
+    net = build_network(CodecArchitecture())
+    seed_weights(net, seed=0)
+    save_weights(folder / "official-shape.safetensors", OFFICIAL_SHAPE, net)
+    return folder / "official-shape.safetensors"
+
+
+def _print(config: Config, result: Overhead) -> None:
+    console = Console(highlight=False)
+    console.print(f"{result.audio_s:.0f} s of audio, {result.workers} workers, codec {config.codec}")
+    table = Table("", "median", "least", "most")
+    for name in ("preprocess_s", "bare_s", "working_s", "ratio"):
+        numbers = vars(getattr(result, name)).values()
+        table.add_row(name.replace("_", " "), *(f"{number:.3f}" for number in numbers))
+    console.print(table)
+    speeds = [result.audio_s / timing.median for timing in (result.preprocess_s, result.bare_s)]
+    console.print(f"preprocess {speeds[0]:.1f}× real time, bare {speeds[1]:.1f}×")
