@@ -28,6 +28,8 @@ VERBS = {
     "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),
     "verify-codec": ("jobs.verify_codec", "check the official codec's weights on a recording with known codes"),
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
+    "bench chaos": ("jobs.benchmarks.chaos", "kill and damage preprocess at random, and compare what it ends with"),
+    "bench manifest": ("jobs.benchmarks.manifest_scale", "inspect and query on a manifest of a million rows"),
     "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "what preprocess costs beside decoding and encoding"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }

@@ -106,7 +106,8 @@ def _start(address: str | None, workers: int | None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         # What passes through the object store are tasks and numbers; the shards are written by the workers.
-        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, **quiet)
+        # "local": one of its own, even where another Ray runs on this machine.
+        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, **quiet)
         return
     try:
         ray.init(address=address, **quiet)

@@ -1,0 +1,258 @@
+"""Kill and damage a run at random moments, again and again, and compare what it ends with to an undisturbed one."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from jobs.benchmarks.chaos_cluster import ChaosCluster
+from jobs.benchmarks.chaos_ledger import Ledger
+from jobs.errors import JobError, require
+from jobs.progress import status_console
+from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from pipeline.codec.files import SMALL_NAME
+from pipeline.corpora import synthetic
+from pipeline.location import Location, file_sha256, list_files, location
+
+_WORKERS = 2
+_OPTIONS = ("--codec", SMALL_NAME, "--shard-mb", "0.3", "--segment-s", "5")
+_TMPFS_MB = 64
+# What a run may take that nobody disturbs; one that takes longer hangs.
+_PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt bench chaos`."""
+
+    source: Positional[Path | None] = None
+    """Folder of audio to preprocess; made speech and piano if not given."""
+    rounds: int = 50
+    """How often to do harm."""
+    seed: int = 0
+    """Of what is done when."""
+    store: str | None = None
+    """Prefix in an object store (s3://…) to which the dataset is made once too, for comparison."""
+    json: bool = False
+    """Print JSON instead of lines."""
+
+
+@dataclass(frozen=True)
+class Survived:
+    """What the rounds came to. `redone` counts shards that were begun again; `equal` compares, byte for byte, every
+    committed file of one worker's undisturbed run with those of others: two workers', two nodes', the store's, and each
+    of the disturbed `datasets`."""
+
+    rounds: int
+    harms: dict[str, int]
+    not_tried: dict[str, str]
+    runs: int
+    datasets: int
+    shards: int
+    files: int
+    redone: int
+    redone_most: float
+    equal: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every dataset was the undisturbed one, and no harm cost more than a shard a worker."""
+        return all(self.equal.values()) and self.redone_most <= _WORKERS
+
+
+def run(config: Config) -> int:
+    """Do harm, print what came of it → exit code 0, or 1 where bytes differ or more was redone than may be."""
+    require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
+    survived = survive(config.source, config.rounds, config.seed, config.store, status_console())
+    if config.json:
+        print(json.dumps(asdict(survived)))
+    else:
+        _print(survived)
+    return 0 if survived.passed else 1
+
+
+def survive(source: Path | None, rounds: int, seed: int, store: str | None, console: Console) -> Survived:
+    """Make the reference, then disturb runs on a cluster of two nodes until `rounds` harms are done."""
+    with tempfile.TemporaryDirectory(prefix="whisper-gpt-chaos-") as name, ChaosCluster(_WORKERS) as cluster:
+        folder = Path(name)
+        if source is None:
+            source = folder / "made"
+            synthetic.write(source, synthetic.SyntheticSize(utterances=60, pieces=10, piece_s=20.0))
+        reference = folder / "reference"
+        _finish(source, reference, "--workers=1")
+        wanted = hashes(reference)
+        equal = {}
+        others: list[tuple[str, Location, list[str]]] = [
+            ("2 workers", folder / "two-workers", ["--workers=2"]),
+            ("2 nodes", folder / "two-nodes", ["--ray-address", cluster.address]),
+        ]
+        if store:
+            others.append(("object store", location(store), ["--workers=2"]))
+        for what, out, options in others:
+            _finish(source, out, *options)
+            equal[what] = hashes(out) == wanted
+        with _small_disk(folder / "disk") as disk_full:
+            chaos = _Chaos(source, folder / "disk", cluster, random.Random(seed), disk_full is None)
+            datasets = 0
+            while chaos.ledger.rounds < rounds:
+                chaos.make_dataset(rounds)
+                datasets += 1
+                same = equal[f"dataset {datasets}"] = hashes(chaos.out) == wanted
+                chaos.ledger.close(chaos.events())
+                console.print(f"{chaos.ledger.rounds} rounds, {datasets} datasets, {'equal' if same else 'DIFFERENT'}")
+                shutil.rmtree(chaos.out)
+        ledger = chaos.ledger
+        return Survived(
+            rounds=ledger.rounds,
+            harms=dict(sorted(ledger.harms.items())),
+            not_tried={"disk full": disk_full} if disk_full else {},
+            runs=chaos.runs,
+            datasets=datasets,
+            shards=sum(name.startswith("manifest/") for name in wanted),
+            files=len(wanted),
+            redone=ledger.redone,
+            redone_most=ledger.redone_most,
+            equal=equal,
+        )
+
+
+def hashes(dataset: Location) -> dict[str, str]:
+    """SHA-256 of every committed file of a dataset: all but the runs' own logs."""
+    names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))
+    return {name: file_sha256(dataset / name) for name in names}
+
+
+class _Chaos:
+    """Runs of one command, and harm done to them."""
+
+    def __init__(self, source: Path, disk: Path, cluster: ChaosCluster, dice: random.Random, may_fill: bool):
+        self.out = disk / "dataset"
+        self.ledger = Ledger()
+        self.runs = 0
+        self._source, self._disk, self._cluster, self._dice = source, disk, cluster, dice
+        self._harms = {
+            "worker killed": lambda _: self._cluster.kill_worker(self._dice),
+            "driver killed": self._kill_driver,
+            "node lost": lambda _: self._cluster.lose_node(self._dice),
+            "temporary file cut": lambda _: self._cut_temporary_file(),
+        }
+        if may_fill:
+            self._harms["disk full"] = self._fill_disk
+
+    def make_dataset(self, rounds: int) -> None:
+        """Run the command until the dataset is there, doing harm on the way until there were enough `rounds`."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            with _started(self._source, self.out, "--ray-address", self._cluster.address) as driver:
+                self.runs += 1
+                while driver.poll() is None:
+                    if self._work_is_begun(driver) and self.ledger.rounds < rounds:
+                        time.sleep(self._dice.uniform(0, 2.5))
+                        self._do_harm(driver)
+                    time.sleep(0.05)
+                    if time.monotonic() > until:
+                        raise JobError(f"a run in {self.out} hangs after {self.ledger.rounds} rounds")
+            if driver.returncode == 0:
+                return
+
+    def events(self) -> list[dict]:
+        """What the runs' log says, of all runs on the dataset; a line that a full disk cut is left out."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.out / LOGS_FOLDER / EVENTS_FILE).read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
+        return found
+
+    def _work_is_begun(self, driver: subprocess.Popen) -> bool:
+        """Whether the driver has seen a worker begin: before that there is little to harm."""
+        return self._cluster.is_working() and driver.poll() is None
+
+    def _do_harm(self, driver: subprocess.Popen) -> None:
+        what = self._dice.choice(list(self._harms))
+        if self._harms[what](driver):
+            self.ledger.add(what)
+
+    def _kill_driver(self, driver: subprocess.Popen) -> bool:
+        driver.kill()
+        return True
+
+    def _cut_temporary_file(self) -> bool:
+        """Cut one of the files that are being written to a random length."""
+        files = [path for path in self.out.rglob(".*.tmp") if path.is_file()]
+        if not files:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            path = self._dice.choice(files)
+            os.truncate(path, self._dice.randrange(path.stat().st_size + 1))
+            return True
+        return False
+
+    def _fill_disk(self, driver: subprocess.Popen) -> bool:
+        """Fill the small disk for a second."""
+        filler = self._disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            driver.wait(timeout=1)
+        filler.unlink()
+        return True
+
+
+@contextlib.contextmanager
+def _started(source: Path, out: Location, *options: str) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", "jobs.cli", "preprocess", "folder", str(source), "--out", str(out)]
+    with subprocess.Popen([*command, *_OPTIONS, *options], stdout=-3, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _finish(source: Path, out: Location, *options: str) -> None:
+    """A run that nobody disturbs."""
+    with _started(source, out, *options) as process:
+        said = process.communicate(timeout=_PATIENCE_S)[1].decode()
+    if process.returncode:
+        raise JobError(f"an undisturbed run failed: {said.strip().splitlines()[-1]}")
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[str | None]:
+    """A disk that can be filled without harm to others: a tmpfs at `folder`, or why there is none."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_TMPFS_MB}m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        reason = mounted.stderr.strip() if mounted.returncode else None
+    except OSError as error:
+        reason = str(error)
+    try:
+        yield f"no tmpfs could be mounted: {reason}" if reason else None
+    finally:
+        if reason is None:
+            subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def _print(survived: Survived) -> None:
+    console = Console(highlight=False)
+    harms = ", ".join(f"{what} {count}×" for what, count in survived.harms.items())
+    console.print(f"{survived.rounds} rounds ({harms}), {survived.runs} runs, {survived.datasets} datasets finished")
+    for what, why in survived.not_tried.items():
+        console.print(f"not tried: {what} ({why})")
+    different = [what for what, same in survived.equal.items() if not same]
+    console.print(f"{survived.files} files each; different from the undisturbed ones: {', '.join(different) or 'none'}")
+    most = f"at most {survived.redone_most:.3g} for one harm, may be {_WORKERS}"
+    console.print(f"shards begun again: {survived.redone} in {survived.rounds} rounds, {most}")

@@ -1,0 +1,67 @@
+"""A Ray cluster of several nodes on this machine, whose workers can be killed and whose nodes can be lost."""
+
+import contextlib
+import logging
+import os
+import random
+import types
+from collections.abc import Iterator
+from typing import Any, Self
+
+import psutil
+from ray.cluster_utils import Cluster
+
+_WORKER_TITLE = "ray::ShardWorker"
+
+
+class ChaosCluster:
+    """A head that makes no shards and `nodes` of one core each; a context, at whose end all of it is gone."""
+
+    def __init__(self, nodes: int):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._nodes: list[Any] = [self._cluster.add_node(num_cpus=1) for _ in range(nodes)]
+
+    @property
+    def address(self) -> str:
+        """For `--ray-address`."""
+        return self._cluster.address
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        self._cluster.shutdown()
+
+    def is_working(self) -> bool:
+        """Whether a worker is about to make, or is making, a shard."""
+        return any(True for _ in self._workers())
+
+    def kill_worker(self, dice: random.Random) -> bool:
+        """SIGKILL to one of the workers; False where there is none."""
+        workers = sorted(self._workers(), key=lambda process: process.pid)
+        if not workers:
+            return False
+        with contextlib.suppress(psutil.NoSuchProcess):
+            dice.choice(workers).kill()
+            return True
+        return False
+
+    def lose_node(self, dice: random.Random) -> bool:
+        """A node goes, without a word, and another comes."""
+        node = self._nodes.pop(dice.randrange(len(self._nodes)))
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.append(self._cluster.add_node(num_cpus=1))
+        return True
+
+    def _workers(self) -> Iterator[psutil.Process]:
+        for node in self._nodes:
+            for raylet in node.all_processes["raylet"]:
+                with contextlib.suppress(psutil.Error):
+                    for process in psutil.Process(raylet.process.pid).children():
+                        with contextlib.suppress(psutil.Error):
+                            if process.cmdline()[:1] and process.cmdline()[0].startswith(_WORKER_TITLE):
+                                yield process

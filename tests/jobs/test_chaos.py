@@ -1,0 +1,31 @@
+"""Runs that are killed and damaged at random moments end with the bytes of an undisturbed one: the short form."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from jobs.benchmarks.chaos import survive
+from jobs.benchmarks.chaos_ledger import Ledger
+from jobs.progress import status_console
+
+
+def test_killed_at_random_and_still_the_same_bytes(store: Any, made_corpora: Path) -> None:
+    """One worker, two workers, two nodes, an object store, and runs that lose workers, drivers, nodes and files."""
+    survived = survive(made_corpora, 6, 3, str(store.bucket() / "dataset"), status_console())
+    assert survived.passed, survived
+    assert survived.rounds == 6 and survived.equal.keys() >= {"2 workers", "2 nodes", "object store", "dataset 1"}
+
+
+def test_what_a_harm_cost_is_what_was_begun_again_after_it() -> None:
+    start, ledger = datetime.fromisoformat("2026-01-01T00:00:00+00:00"), Ledger()
+
+    def at(seconds: float, shard: str, event: str = "begun") -> dict:
+        return {"at": (start + timedelta(seconds=seconds)).isoformat(), "event": event, "shard": shard}
+
+    for what, seconds in (("worker killed", 10), ("node lost", 20), ("driver killed", 21)):
+        ledger.add(what)
+        ledger._times[-1] = start + timedelta(seconds=seconds)
+    ledger.close([at(1, "a"), at(2, "b"), at(11, "a"), at(12, "a", "died"), at(15, "b"), at(22, "a"), at(23, "b")])
+    assert (ledger.rounds, ledger.redone, ledger.redone_most) == (3, 4, 2.0)
+    ledger.close([at(1, "a"), at(2, "b")])
+    assert ledger.redone == 4
