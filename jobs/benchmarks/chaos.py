@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -181,8 +182,9 @@ class _Chaos:
 
     def _do_harm(self, driver: subprocess.Popen) -> None:
         what = self._dice.choice(list(self._harms))
+        begun = datetime.now(UTC)
         if self._harms[what](driver):
-            self.ledger.add(what)
+            self.ledger.add(what, begun)
 
     def _kill_driver(self, driver: subprocess.Popen) -> bool:
         driver.kill()

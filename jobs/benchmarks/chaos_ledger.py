@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 
 class Ledger:
@@ -19,10 +19,10 @@ class Ledger:
         """Harms done so far."""
         return self.harms.total()
 
-    def add(self, what: str) -> None:
-        """A harm was done, now."""
+    def add(self, what: str, at: datetime) -> None:
+        """A harm was done, begun at a time."""
         self.harms[what] += 1
-        self._times.append(datetime.now(UTC))
+        self._times.append(at)
 
     def close(self, events: Sequence[dict]) -> None:
         """A dataset is finished: the `events` of all its runs, in order, say what the harms since the last one cost."""

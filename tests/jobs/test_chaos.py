@@ -23,8 +23,7 @@ def test_what_a_harm_cost_is_what_was_begun_again_after_it() -> None:
         return {"at": (start + timedelta(seconds=seconds)).isoformat(), "event": event, "shard": shard}
 
     for what, seconds in (("worker killed", 10), ("node lost", 20), ("driver killed", 21)):
-        ledger.add(what)
-        ledger._times[-1] = start + timedelta(seconds=seconds)
+        ledger.add(what, start + timedelta(seconds=seconds))
     ledger.close([at(1, "a"), at(2, "b"), at(11, "a"), at(12, "a", "died"), at(15, "b"), at(22, "a"), at(23, "b")])
     assert (ledger.rounds, ledger.redone, ledger.redone_most) == (3, 4, 2.0)
     ledger.close([at(1, "a"), at(2, "b")])

@@ -1,0 +1,92 @@
+"""On a Ray cluster of two nodes: submitted as a job, while one of the nodes goes."""
+
+import contextlib
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from jobs import cli
+from manifests.fragments import read_samples
+from pipeline.location import list_files
+
+OPTIONS = ["--codec", "encodec_24khz_small"]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head with the dashboard that takes jobs and no core for shards, and two nodes of one core."""
+    ports = {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "gcs_server_port")}
+    head = {"num_cpus": 0, "include_dashboard": True, **ports}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> str:
+    """`ray job submit` of the command; a node goes when half the shards are there → what the job said."""
+    command = [sys.executable, "-m", "jobs.cli", "preprocess", corpus, str(source), "--out", str(out), *OPTIONS]
+    job = JobSubmissionClient(f"http://{cluster.webui_url}")
+    identity, lost = submit(job, shlex.join([*command, *options])), False
+    until = time.monotonic() + 120
+    while not (status := job.get_job_status(identity)).is_terminal() and time.monotonic() < until:
+        planned = read_planned(out)
+        if not lost and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned // 2:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            lost = True
+        time.sleep(0.1)
+    said = job.get_job_logs(identity)
+    assert status == JobStatus.SUCCEEDED and lost, said
+    return said
+
+
+def submit(job: JobSubmissionClient, command: str) -> str:
+    """What `ray job submit` does, again and again until the new cluster can take jobs."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(RuntimeError):  # no agent is there yet
+            return job.submit_job(entrypoint=command)
+        time.sleep(0.5)
+    raise AssertionError("the cluster takes no jobs")
+
+
+def read_planned(out: Path) -> int:
+    """How many shards the dataset will have; 0 while nobody knows."""
+    from jobs.planning import read_parts, shard_tasks
+
+    return len(shard_tasks(read_parts(out))) if (out / "manifest").is_dir() else 0
+
+
+def contents(dataset: Path) -> dict[str, bytes]:
+    return {name: (dataset / name).read_bytes() for name in list_files(dataset) if not name.startswith("logs/")}
+
+
+def test_a_submitted_job_outlives_a_node(
+    ray_cluster: None, cluster: Cluster, made_corpora: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["--shard-mb=0.4", "--segment-s=5", "--workers=2"]
+    said = submit_and_lose_a_node(cluster, made_corpora, "synthetic", out, *options)
+    assert contents(out) == contents(dataset)
+    assert "its worker died" in said and '"died"' in (out / "logs" / "events.jsonl").read_text()
+
+
+def test_a_submitted_job_on_real_speech_outlives_a_node(cluster: Cluster, real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    submit_and_lose_a_node(cluster, real_data / "LibriSpeech", "librispeech", out, "--shard-mb=1", "--workers=2")
+    assert cli.main(["verify", str(out)]) == 0
+    flac = list((real_data / "LibriSpeech").rglob("*.flac"))
+    assert len(set(read_samples(out)["source"].to_pylist())) == len(flac)
