@@ -129,9 +129,9 @@ def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog
         while queue or running:
             while queue and len(running) < workers:
                 worker = idle.pop() if idle else worker_class.remote(setup)
-                begun = _begin(worker, queue.take())
-                running[begun.stream] = begun
-                del worker
+                current = _begin(worker, queue.take())
+                running[current.stream] = current
+                del worker, current  # a handle left over would keep a worker's core, when it has nothing more to do
             stream: Any = ray.wait(list(running), num_returns=1)[0][0]
             current = running[stream]
             try:
