@@ -108,7 +108,9 @@ def settle_plan(
     planned = pa.concat_tables([part.rows for part in parts])
     failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
     changes = source_changes(planned, found)
-    changes = replace(changes, changed=[path for path in changes.changed if path not in failed])  # mended, perhaps
+    # What failed may have been mended since, or taken away.
+    changed, gone = ([path for path in paths if path not in failed] for paths in (changes.changed, changes.gone))
+    changes = replace(changes, changed=changed, gone=gone)
     if extend:
         new, changes = set(changes.added), replace(changes, added=[], gone=[])
     else:

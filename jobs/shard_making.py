@@ -84,9 +84,11 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
     if not manifest_rows:  # readers of tars want none without a sample
         tar.unlink(missing_ok=True)
         digest, size = "", 0
-    failures_path(job.dataset, task.shard).unlink(missing_ok=True)  # an earlier attempt's
+    # Replaced, never first removed: a worker that outlived its driver may have committed the shard meanwhile.
     if failures:
         publish_bytes(failures_path(job.dataset, task.shard), failures_bytes(failures))
+    else:
+        failures_path(job.dataset, task.shard).unlink(missing_ok=True)
     record = ShardRecord(
         shard=task.shard,
         split=task.split,

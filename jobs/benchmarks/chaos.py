@@ -51,7 +51,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Survived:
-    """What the rounds came to. `redone` counts shards that were begun again; `equal` compares, byte for byte, every
+    """What the rounds came to. `redone` counts shards that were begun again, `redone_most` those of one harm, and
+    `unexplained` those lost without any; `equal` compares, byte for byte, every
     committed file of one worker's undisturbed run with those of others: two workers', two nodes', the store's, and each
     of the disturbed `datasets`."""
 
@@ -63,13 +64,14 @@ class Survived:
     shards: int
     files: int
     redone: int
-    redone_most: float
+    redone_most: int
+    unexplained: int
     equal: dict[str, bool] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Whether every dataset was the undisturbed one, and no harm cost more than a shard a worker."""
-        return all(self.equal.values()) and self.redone_most <= _WORKERS
+        return all(self.equal.values()) and self.redone_most <= _WORKERS and not self.unexplained
 
 
 def run(config: Config) -> int:
@@ -124,6 +126,7 @@ def survive(source: Path | None, rounds: int, seed: int, store: str | None, cons
             files=len(wanted),
             redone=ledger.redone,
             redone_most=ledger.redone_most,
+            unexplained=ledger.unexplained,
             equal=equal,
         )
 
@@ -184,7 +187,7 @@ class _Chaos:
         what = self._dice.choice(list(self._harms))
         begun = datetime.now(UTC)
         if self._harms[what](driver):
-            self.ledger.add(what, begun)
+            self.ledger.add(what, begun, datetime.now(UTC))
 
     def _kill_driver(self, driver: subprocess.Popen) -> bool:
         driver.kill()
@@ -256,5 +259,5 @@ def _print(survived: Survived) -> None:
         console.print(f"not tried: {what} ({why})")
     different = [what for what, same in survived.equal.items() if not same]
     console.print(f"{survived.files} files each; different from the undisturbed ones: {', '.join(different) or 'none'}")
-    most = f"at most {survived.redone_most:.3g} for one harm, may be {_WORKERS}"
+    most = f"at most {survived.redone_most} for one harm, may be {_WORKERS}; {survived.unexplained} without any harm"
     console.print(f"shards begun again: {survived.redone} in {survived.rounds} rounds, {most}")
