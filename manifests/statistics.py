@@ -57,8 +57,8 @@ class FailureGroup:
 def groups(samples: pa.Table, column: str) -> list[Group]:
     """Samples and seconds for each value of `column` that is not empty, the longest first."""
     named = samples.filter(pc.not_equal(samples[column], ""))
-    totals = named.group_by(column).aggregate([("key", "count"), ("duration_s", "sum")])
-    rows = [Group(row[column], row["key_count"], round(row["duration_s_sum"], 3)) for row in totals.to_pylist()]
+    totals = named.group_by(column).aggregate([("duration_s", "count"), ("duration_s", "sum")])
+    rows = [Group(row[column], row["duration_s_count"], round(row["duration_s_sum"], 3)) for row in totals.to_pylist()]
     return sorted(rows, key=lambda g: (-g.seconds, g.name))
 
 

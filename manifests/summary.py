@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, read_info
 from manifests.failures import open_failures
 from manifests.fragments import read_records, read_samples
@@ -20,7 +22,7 @@ from manifests.statistics import (
 )
 from pipeline.location import Location
 
-_COLUMNS = ("key", "duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
+_COLUMNS = ("duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def summarise(dataset: Location) -> Summary:
         durations_s=histogram(samples["duration_s"], DURATION_EDGES_S),
         peak_dbfs=histogram(samples["peak_dbfs"], LEVEL_EDGES_DBFS),
         rms_dbfs=histogram(samples["rms_dbfs"], LEVEL_EDGES_DBFS),
-        samples_clipped=sum(share > 0 for share in samples["clipped_share"].to_pylist()),
+        samples_clipped=pc.sum(pc.greater(samples["clipped_share"], 0)).as_py() or 0,
         codes=code_usage(counts) if counts is not None else [],
         failures=failure_groups(open_failures(dataset)),
         failed_sources=info.failed_sources,
