@@ -35,7 +35,7 @@ VERBS = {
 }
 
 # Packages of the object stores' clients, whose errors are not of Python's own kinds.
-_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
+_STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "fsspec", "gcsfs", "google")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +86,9 @@ def _user_message(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if type(error).__module__.partition(".")[0] in _STORE_CLIENTS:
         return f"the object store does not answer, or refuses: {' '.join(str(error).split())}"
-    if isinstance(error, OSError) and error.strerror:  # a full disk, a missing file, a folder that may not be written
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, OSError):  # a full disk, a missing file, a folder or a bucket that may not be written
+        words = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return f"{error.filename}: {words}" if error.filename else words
     return None
 
 

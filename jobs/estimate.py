@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +30,20 @@ def own_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: float) -> Measured:
-    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as there will be workers here."""
+def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: float) -> Measured | None:
+    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as there will be workers here.
+
+    None where none of them can be encoded, or one ends the process that tries.
+    """
     shares = [list(rows[i::workers][:_MOST_SOURCES]) for i in range(workers)]
     shares = [share for share in shares if share]
     with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
-        found = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
-    return Measured(sum(audio for audio, _ in found) / sum(elapsed for _, elapsed in found), len(shares))
+        try:
+            found = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
+        except BrokenProcessPool:
+            return None
+    audio_s, took_s = (sum(column) for column in zip(*found, strict=True))
+    return Measured(audio_s / took_s, len(shares)) if audio_s else None
 
 
 def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:

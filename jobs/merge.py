@@ -51,7 +51,9 @@ def run(config: Config) -> int:
     """Join the datasets; a rerun goes on where this was interrupted → exit code 0."""
     require(len(config.datasets) > 1, "merge needs two datasets or more")
     console, out = status_console(), location(config.out)
-    members = _members([location(dataset) for dataset in config.datasets])
+    datasets = [location(dataset) for dataset in config.datasets]
+    require(out not in datasets, f"--out {config.out}: is one of the datasets to join; write to another")
+    members = _members(datasets)
     _refuse_other_fingerprints(members)
     _refuse_shared_sources(members)
     parts = [_renamed(part, member.names) for member in members for part in member.parts]

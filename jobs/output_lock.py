@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from upath import UPath
@@ -24,19 +24,20 @@ _STALE_AFTER_S = 20.0
 
 
 @contextlib.contextmanager
-def output_lock(dataset: Location) -> Iterator[None]:
+def output_lock(dataset: Location) -> Iterator[Callable[[], None]]:
     """Hold `dataset` for the length of a block; temporary files of killed runs and workers are removed around it.
 
     Raises `JobError` where a living run holds it. In a folder the lock is the operating system's (flock): it ends with
     its process, however that ends. In an object store it is an object that its run renews every few seconds; one that
-    is watched for 20 s and does not change is a dead run's.
+    is watched for 20 s and does not change is a dead run's. Yields a function that raises `JobError` where the lock was
+    lost to another run, which took this one for dead: to be called before anything that cannot be done twice.
     """
-    with _lease(dataset / LOCK_FILE, dataset) if is_remote(dataset) else _flock(dataset):
-        yield
+    with _lease(dataset / LOCK_FILE, dataset) if is_remote(dataset) else _flock(dataset) as require_held:
+        yield require_held
 
 
 @contextlib.contextmanager
-def _flock(dataset: Path) -> Iterator[None]:
+def _flock(dataset: Path) -> Iterator[Callable[[], None]]:
     path = dataset / LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
@@ -50,7 +51,7 @@ def _flock(dataset: Path) -> Iterator[None]:
         file.flush()
         _sweep(dataset)
         try:
-            yield
+            yield lambda: None
         finally:
             _sweep(dataset)
 
@@ -61,29 +62,37 @@ def _sweep(dataset: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lease(path: UPath, dataset: UPath) -> Iterator[None]:
+def _lease(path: UPath, dataset: UPath) -> Iterator[Callable[[], None]]:
     own = uuid.uuid4().hex
     _take(path, dataset, own)
     released, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
+        renewed = time.monotonic()
         while not released.wait(_RENEWED_EVERY_S):
-            if _holder(path).get("id") != own:
+            with contextlib.suppress(Exception):  # a store that does not answer now may do so the next time
+                if _holder(path).get("id") != own:
+                    lost.set()
+                    return
+                path.write_bytes(_content(own))
+                renewed = time.monotonic()
+            if time.monotonic() - renewed > _STALE_AFTER_S - _RENEWED_EVERY_S:
                 lost.set()
                 return
-            path.write_bytes(_content(own))
+
+    def require_held() -> None:
+        if lost.is_set():
+            raise JobError(f"{dataset}: the lock was lost to another run, or to a store that did not answer; rerun")
 
     renewal = threading.Thread(target=renew, daemon=True)
     renewal.start()
     try:
-        yield
+        yield require_held
     finally:
         released.set()
         renewal.join()
-        if not lost.is_set():
+        if _holder(path).get("id") == own:
             path.unlink(missing_ok=True)
-    if lost.is_set():
-        raise JobError(f"{dataset}: another run took this one for dead and went on in its place; nothing is damaged")
 
 
 def _take(path: UPath, dataset: UPath, own: str) -> None:
@@ -95,6 +104,8 @@ def _take(path: UPath, dataset: UPath, own: str) -> None:
             time.sleep(1)
             if (now := _holder(path)) and now != holder:
                 raise _held(dataset, now["who"])
+        if _holder(path) != holder:  # another run, watching too, was quicker
+            raise _held(dataset, "begun just now")
         path.unlink(missing_ok=True)
     try:
         path.fs.pipe_file(path.path, _content(own), mode="create")

@@ -57,8 +57,11 @@ def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> N
     if measure_s and rows.num_rows:
         local = 1 if options.device == "cuda" else min(own_cores(), options.workers or own_cores())
         measured = measure(worker_setup(options, root, settings), rows.to_pylist(), local, measure_s)
-        workers = options.workers or measured.workers
-        console.print(in_words(measured, pc.sum(rows["seconds"]).as_py(), workers, options.device), soft_wrap=True)
+        words = "no estimate: of what was tried, nothing could be encoded"
+        if measured:
+            seconds, workers = pc.sum(rows["seconds"]).as_py(), options.workers or measured.workers
+            words = in_words(measured, seconds, workers, options.device)
+        console.print(words, soft_wrap=True)
     elif not rows.num_rows:
         console.print("every shard of the plan is there")
     console.print(f"plan: {dataset / parts[-1].name}; make it with whisper-gpt preprocess and the same options")

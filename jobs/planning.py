@@ -11,8 +11,8 @@ import pyarrow as pa
 from jobs.errors import JobError
 from jobs.run_log import LOGS_FOLDER
 from jobs.shard_task import ShardJob, ShardTask
+from manifests.dataset_info import FILE_NAME, read_info
 from manifests.failures import open_failures
-from manifests.fragments import committed_shards
 from pipeline.corpora import folder, librispeech, maestro, synthetic
 from pipeline.corpora.recording import Scan
 from pipeline.location import Location, is_file, is_folder, open_for_seeking
@@ -28,7 +28,7 @@ from pipeline.plan import (
     settings_differences,
     source_changes,
 )
-from pipeline.publish import publish_bytes
+from pipeline.publish import TEMPORARY_SUFFIX, publish_bytes
 from pipeline.source import Source, examine
 
 ABSENT_FILE = "absent.txt"
@@ -74,7 +74,10 @@ def refuse_foreign_folder(dataset: Location) -> None:
     """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
     if is_file(dataset / PLAN_FILE):
         return
-    if is_file(dataset) or (is_folder(dataset) and any(path.name != LOGS_FOLDER for path in dataset.iterdir())):
+    names = {path.name for path in dataset.iterdir()} if is_folder(dataset) else set()
+    # A run that was killed while it wrote its first file left that aside.
+    own = {LOGS_FOLDER, *(name for name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))}
+    if is_file(dataset) or names - own:
         raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
 
 
@@ -97,8 +100,9 @@ def settle_plan(
     """The plan's parts after this: those that are stored, and where there is something new to plan, one more.
 
     A new dataset is planned from all that was `found`. Of one that is there, the settings must be the same, and so must
-    the source; with `extend` what is new in it is planned, with `retry_failed` what failed (once the plan is done with,
-    so that a run that was cut short and its repetition plan the same). Raises `JobError` where more has changed.
+    the source; with `extend` what is new in it is planned, with `retry_failed` what failed (once a run of the last plan
+    went to its end, so that one that was cut short and its repetition plan the same). Raises `JobError` where more has
+    changed.
     """
     parts = read_parts(dataset)
     if not parts:
@@ -119,7 +123,7 @@ def settle_plan(
         advice = " --extend takes what is new, or write" if changes.added else " Write"
         raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
     chosen = [source for source in found if source.recording.path in new]
-    if retry_failed and not _unmade(parts, committed_shards(dataset)):
+    if retry_failed and _is_described(dataset, parts):
         again = [source for source in found if source.recording.path in failed]
         chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in again]
     if not chosen:
@@ -153,8 +157,10 @@ def source_paths(job: ShardJob, task: ShardTask) -> list[str]:
     return [row["path"] for row in load_rows(job, task)]
 
 
-def _unmade(parts: Sequence[PlanPart], committed: set[str]) -> bool:
-    return any(shard not in committed for part in parts for shard in part.rows["shard"].unique().to_pylist())
+def _is_described(dataset: Location, parts: Sequence[PlanPart]) -> bool:
+    """Whether a run went to its end since the last part was planned."""
+    described = is_file(dataset / FILE_NAME) and read_info(dataset).plans_sha256
+    return described == [part.sha256 for part in parts]
 
 
 def _publish(dataset: Location, index: int, rows: pa.Table) -> PlanPart:

@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs import ray_pool
 from jobs.config_files import save_config
 from jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
-from jobs.errors import require
+from jobs.errors import JobError, require
 from jobs.output_lock import output_lock
 from jobs.plan import write_and_print
 from jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, shard_tasks, source_paths
@@ -19,7 +19,7 @@ from jobs.run_log import LOGS_FOLDER, run_log
 from jobs.shard_queue import ShardQueue
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from manifests.describe import describe
-from manifests.fragments import committed_shards
+from manifests.fragments import committed_shards, listed_shards
 from pipeline.location import Location, is_file, location
 from pipeline.plan import PlanSettings
 from pipeline.publish import publish_bytes
@@ -56,14 +56,14 @@ def run(config: Config) -> int:
         # Ray takes as long to start as the codec's fingerprint to be taken; a finished dataset will hardly need it.
         workers = None if is_file(dataset / FILE_NAME) else stack.enter_context(cluster)
         settings = when_taken()
-        stack.enter_context(output_lock(dataset))
+        require_held = stack.enter_context(output_lock(dataset))
         log = stack.enter_context(run_log(dataset))
         parts = settle_plan(dataset, found.sources, settings, config.extend, config.retry_failed)
         publish_absent(dataset, found.scan.absent)
         save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")
         setup, absent = worker_setup(config, root, settings), len(found.scan.absent)
-        everything, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset))
         hashes = [part.sha256 for part in parts]
+        everything, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset, hashes))
         del found, parts  # a hundred thousand files are a hundred megabytes
         total_s, to_do_s = (sum(task.seconds for task in some) for some in (everything, tasks))
         with audio_progress(console, total_s) as advance:
@@ -71,8 +71,13 @@ def run(config: Config) -> int:
             if tasks:
                 queue = ShardQueue(tasks, partial(source_paths, setup.job), console.print)
                 workers = workers or stack.enter_context(cluster)
-                for seconds in ray_pool.make_shards(queue, setup, workers, log):
-                    advance(seconds)
+                with contextlib.closing(ray_pool.make_shards(queue, setup, workers, log)) as making:
+                    for seconds in making:
+                        require_held()
+                        advance(seconds)
+        if missing := {task.shard for task in everything} - listed_shards(dataset):
+            raise JobError(f"{dataset}: {len(missing)} shards are still missing, {min(missing)} among them; rerun")
+        require_held()
         info = describe(dataset, **_making(settings), plans_sha256=hashes, absent_sources=absent)
         publish_bytes(dataset / FILE_NAME, info_bytes(info))
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ _DEATHS = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.OutOfMemoryError,
 )
+_NODE_GONE = "its node is gone"
 _STILLBORN = 5  # beyond one of each worker: how many in a row may die before they begin anything
 
 
@@ -91,7 +92,9 @@ def cluster(address: str | None, workers: int | None, device: Device = "cpu") ->
 
 def refuse_dead_address(address: str | None) -> None:
     """Raise `JobError` where nothing listens at HOST:PORT: Ray itself would try for minutes before it says so."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if (address or "").startswith("ray://"):
+        raise JobError(f"--ray-address {address}: Ray Client is not used here; run on a node, or with ray job submit")
+    host, _, port = (address or "").rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
@@ -115,7 +118,7 @@ def _start(address: str | None, workers: int | None) -> None:
         raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
-def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog) -> Iterator[float]:
+def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog) -> Generator[float, None, None]:
     """Do all the work of `queue` on up to `workers` actors, one piece in flight on each.
 
     Yields the seconds of audio done with; less than 0 where a worker died and what it had done of a shard is lost.
@@ -149,7 +152,11 @@ def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog
                 stillborn = 0 if current.begun else stillborn + 1
                 if stillborn > workers + _STILLBORN:
                     raise JobError(f"Ray workers die before they begin ({reason}); rerun to go on") from error
-                if current.begun:
+                if getattr(error, "actor_init_failed", False):
+                    raise JobError(f"a Ray worker cannot be made: {_last_line(error)}") from error
+                if reason == _NODE_GONE:
+                    queue.node_lost(current.work)
+                elif current.begun:
                     queue.died(current.work, reason)
                 else:
                     queue.give_back(current.work)
@@ -192,6 +199,11 @@ def _why(error: Exception) -> str:
     text = str(error)
     if "running low on memory" in text or isinstance(error, ray.exceptions.OutOfMemoryError):
         return "out of memory"
-    if isinstance(error, ray.exceptions.NodeDiedError) or "node" in text.split("Worker exit")[0].lower():
-        return "its node is gone"
+    if isinstance(error, ray.exceptions.NodeDiedError) or "node has died" in text or "node was terminated" in text:
+        return _NODE_GONE
     return "killed, or crashed"
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -4,22 +4,20 @@ Ray-free: an actor calls it, a test can call it, a bare loop can call it.
 """
 
 import contextlib
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from jobs.shard_task import ShardJob, ShardTask
-from jobs.source_reader import SourceReader
+from jobs.source_reader import SourceReader, require_corpus
 from manifests.failures import failures_bytes, failures_path
 from manifests.fragments import ShardRecord, fragment_bytes, fragment_path
 from pipeline.align import Segment, align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.codec.quantizer import code_counts
 from pipeline.corpora.recording import Recording
-from pipeline.errors import AudioError, PipelineError
-from pipeline.location import is_folder
+from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 from pipeline.plan import recording_of
 from pipeline.publish import publish_bytes, publishing
@@ -57,8 +55,7 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
     manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
     sources' fault (a full disk, a corpus that is not mounted here, a store that does not answer).
     """
-    if not is_folder(job.source):
-        raise PipelineError(f"{job.source}: no such folder on {platform.node()}; every node must see the corpus")
+    require_corpus(job.source)
     tally = _new_tally(codec, log_mel)
     manifest_rows: list[dict] = []
     failures: list[dict] = []

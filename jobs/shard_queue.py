@@ -12,6 +12,7 @@ from jobs.shard_task import ShardTask
 # Deaths until a shard is searched, and until a single source is given up: workers also die of other things.
 PATIENCE = 3
 _SEARCHES = 2
+_NODES = 10
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,28 @@ class ShardQueue:
         self._sources_of, self._say = sources_of, say
         self._deaths: dict[str, int] = {}
         self._searches: dict[str, int] = {}
+        self._nodes_lost: dict[str, int] = {}
         self._search: dict[str, _Search] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def take(self) -> Work:
-        """The next piece of work; it ends by `done`, `died` or `give_back`."""
+        """The next piece of work; it ends by `done`, `died`, `node_lost` or `give_back`."""
         return self._waiting.pop()
 
     def give_back(self, work: Work) -> None:
         """`work` was not begun."""
+        self._waiting.append(work)
+
+    def node_lost(self, work: Work) -> None:
+        """The node of `work`'s worker is gone, hardly for what it did: that counts only after the tenth of a shard."""
+        shard = work.task.shard
+        self._nodes_lost[shard] = self._nodes_lost.get(shard, 0) + 1
+        if self._nodes_lost[shard] > _NODES:
+            self.died(work, "its node was lost")
+            return
+        self._say(f"{shard}: the node of its worker is gone; it is made again")
         self._waiting.append(work)
 
     def done(self, work: Work) -> None:
@@ -101,14 +113,14 @@ class ShardQueue:
             self._say(f"{shard}: its worker died ({reason}); it is made again")
             self._waiting.append(Make(task))
             return
-        if self._searches.get(shard, 0) == _SEARCHES:
+        sources = tuple(source for source in self._sources_of(task) if source not in task.given_up)
+        if not sources or self._searches.get(shard, 0) == _SEARCHES:
             raise JobError(
                 f"{shard}: its worker dies again and again ({reason}), though of none of its files alone; give workers "
                 "more memory, or make shards smaller in a new --out, then rerun"
             )
         self._say(f"{shard}: its worker died {PATIENCE} times ({reason}); looking for the file that does it")
         self._searches[shard] = self._searches.get(shard, 0) + 1
-        sources = tuple(source for source in self._sources_of(task) if source not in task.given_up)
         pieces = _halves(task, sources)
         self._search[shard] = _Search(open=len(pieces))
         self._waiting += pieces

@@ -1,5 +1,6 @@
 """Reading one planned source in a worker: fetched if it is not here, held against the plan, decoded, hashed."""
 
+import platform
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,9 +8,9 @@ import numpy as np
 from jobs.shard_queue import PATIENCE
 from jobs.shard_task import ShardJob
 from pipeline.audio import stream_mono
-from pipeline.errors import AudioError
-from pipeline.location import file_sha256, is_remote, local_copy
-from pipeline.source import content_id
+from pipeline.errors import AudioError, PipelineError
+from pipeline.location import Location, file_sha256, is_folder, local_copy
+from pipeline.source import content_id, is_files_fault
 
 
 class SourceReader:
@@ -18,7 +19,7 @@ class SourceReader:
     def __init__(self, job: ShardJob, row: dict, given_up: bool = False):
         self.row = row
         self.sha256 = ""
-        self._path = job.source / row["path"]
+        self._root, self._path = job.source, job.source / row["path"]
         self._given_up = given_up
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -35,8 +36,15 @@ class SourceReader:
                 yield from stream_mono(file)
                 self.sha256 = file_sha256(file)
         except FileNotFoundError as error:
+            require_corpus(self._root)
             raise AudioError("scan", "no such file") from error
         except OSError as error:
-            if is_remote(self._path) and not isinstance(error, PermissionError):
+            if not is_files_fault(self._path, error):
                 raise
             raise AudioError("decode", error.strerror or str(error)) from error
+
+
+def require_corpus(root: Location) -> None:
+    """Raise `PipelineError` where the corpus is not there at all, as on a machine that has not mounted it."""
+    if not is_folder(root) or next(iter(root.iterdir()), None) is None:
+        raise PipelineError(f"{root}: nothing there on {platform.node()}; every node must see the corpus")

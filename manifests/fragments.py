@@ -10,10 +10,10 @@ import io
 import json
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
 from manifests.schema import SAMPLES
-from pipeline.location import Location, is_remote, list_files
+from pipeline.location import Location, is_remote, list_files, open_for_seeking
 
 MANIFEST_FOLDER = "manifest"
 _READERS = 16
+_FOOTER_BYTES = 1 << 15  # more than most footers
 _UNREADABLE = (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, zlib.error)
 _RECORD_KEY, _SUMS_KEY, _COUNTS_KEY = (
     b"whisper_gpt_shard",
@@ -73,13 +74,19 @@ def fragment_path(dataset: Location, shard: str) -> Location:
     return dataset / MANIFEST_FOLDER / f"{shard}.parquet"
 
 
-def committed_shards(dataset: Location) -> set[str]:
-    """The shards of `dataset` that are whole: a readable fragment, and a tar of the length that it says."""
+def committed_shards(dataset: Location, plans: Collection[str] | None = None) -> set[str]:
+    """The shards of `dataset` that are whole: a fragment that is one, and a tar of the length that it says.
+
+    With `plans`, the hashes of the plan's parts, only those that were made for one of them.
+    """
     sizes = list_files(dataset)
 
     def whole(path: Location) -> bool:
+        footer = _footer(path)
         try:
-            plain = _plain(_metadata(path))
+            plain = _plain(_metadata(footer))
+            if plans is not None and plain["plan_sha256"] not in plans:
+                return False
             return plain["size_bytes"] == sizes.get(f"{plain['split']}/{plain['shard']}.tar", 0)
         except _UNREADABLE:
             return False
@@ -89,10 +96,17 @@ def committed_shards(dataset: Location) -> set[str]:
         return {path.stem for path, found in zip(paths, pool.map(whole, paths), strict=True) if found}
 
 
+def listed_shards(dataset: Location) -> set[str]:
+    """The shards that have a fragment, whatever is in it."""
+    names = list_files(dataset / MANIFEST_FOLDER)
+    return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+
+
 def read_record(path: Location) -> ShardRecord:
     """The record in a fragment's footer. Raises `ManifestError` for a file that is not a fragment."""
+    footer = _footer(path)
     try:
-        metadata = _metadata(path)
+        metadata = _metadata(footer)
         plain = _plain(metadata)
         shape = plain.pop("code_shape")
         return ShardRecord(
@@ -106,9 +120,9 @@ def read_record(path: Location) -> ShardRecord:
 
 def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
     """A fragment's record and rows. Raises `ManifestError` for a file that is not a whole fragment."""
-    record = read_record(path)
+    record, data = read_record(path), path.read_bytes()
     try:
-        return record, pq.read_table(io.BytesIO(path.read_bytes()), schema=SAMPLES).to_pylist()
+        return record, pq.read_table(io.BytesIO(data), schema=SAMPLES).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(path, error) from error
 
@@ -159,9 +173,22 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _metadata(path: Location) -> dict[bytes, bytes]:
-    with path.open("rb") as file:
-        return pq.read_schema(file).metadata or {}
+def _footer(path: Location) -> bytes:
+    """The end of a Parquet file, with all of its footer. What cannot be read raises: it is no damaged fragment."""
+    with open_for_seeking(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        tail = _read_end(file, size, _FOOTER_BYTES)
+        footer = int.from_bytes(tail[-8:-4], "little") + 8
+        return tail if footer <= len(tail) else _read_end(file, size, footer)
+
+
+def _read_end(file: BinaryIO, size: int, count: int) -> bytes:
+    file.seek(max(0, size - count))
+    return file.read()
+
+
+def _metadata(footer: bytes) -> dict[bytes, bytes]:
+    return pq.read_schema(pa.BufferReader(footer)).metadata or {}
 
 
 def _plain(metadata: dict[bytes, bytes]) -> dict[str, Any]:

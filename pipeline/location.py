@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from typing_extensions import TypeIs
 from upath import UPath
 
 from pipeline.errors import PipelineError
+from pipeline.scratch import scratch_folder
 
 Location = UPath | Path
 # What one request fetches of an object that is read here and there: a header rarely needs a second one.
@@ -73,11 +73,11 @@ def local_copy(path: Location) -> Iterator[Path]:
     if not is_remote(path):
         yield path
         return
-    with tempfile.NamedTemporaryFile(prefix="whisper-gpt-", suffix=path.suffix) as file:
-        with path.open("rb") as remote:
+    with scratch_folder() as folder:
+        copy = folder / f"copy{path.suffix}"
+        with path.open("rb") as remote, copy.open("wb") as file:
             shutil.copyfileobj(remote, file, 1 << 22)
-        file.flush()
-        yield Path(file.name)
+        yield copy
 
 
 def open_for_seeking(path: Location) -> BinaryIO:

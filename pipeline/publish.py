@@ -1,7 +1,6 @@
 """Atomic publishing: a file is either not there, or whole."""
 
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from upath import UPath
 
 from pipeline.errors import PipelineError
 from pipeline.location import Location, file_sha256, is_remote
+from pipeline.scratch import scratch_folder
 
 TEMPORARY_SUFFIX = ".tmp"
 _UPLOADS = 3
@@ -61,8 +61,8 @@ def _renaming(path: Path) -> Iterator[BufferedRandom]:
 
 @contextmanager
 def _uploading(path: UPath) -> Iterator[BufferedRandom]:
-    with tempfile.TemporaryDirectory(prefix="whisper-gpt-") as folder:
-        aside = Path(folder, path.name)
+    with scratch_folder() as folder:
+        aside = folder / path.name
         with aside.open("w+b") as file:
             yield file
         _upload(aside, path)

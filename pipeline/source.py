@@ -1,5 +1,6 @@
 """A source file as the scan finds it: its size, a cheap id of its content, and what its header says."""
 
+import errno
 import hashlib
 import io
 from dataclasses import dataclass
@@ -11,6 +12,17 @@ from pipeline.errors import AudioError
 from pipeline.location import Location, is_remote, open_for_seeking
 
 _END_BYTES = 1 << 14
+_NOT_THE_FILES = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +55,14 @@ def examine(root: Location, recording: Recording) -> Source:
     except FileNotFoundError:
         return Source(recording, 0, "", AudioError("scan", "no such file"))
     except OSError as error:
-        if is_remote(path) and not isinstance(error, PermissionError):
+        if not is_files_fault(path, error):
             raise
         return Source(recording, 0, "", AudioError("scan", error.strerror or str(error)))
+
+
+def is_files_fault(path: Location, error: OSError) -> bool:
+    """Whether a file cannot be read for a reason of its own, rather than the machine's, the mount's or the store's."""
+    return isinstance(error, FileNotFoundError) or (not is_remote(path) and error.errno not in _NOT_THE_FILES)
 
 
 def content_id(file: BinaryIO) -> tuple[int, str]:

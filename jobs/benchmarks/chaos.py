@@ -29,7 +29,7 @@ from pipeline.location import Location, file_sha256, list_files, location
 _WORKERS = 2
 _OPTIONS = ("--codec", SMALL_NAME, "--shard-mb", "0.3", "--segment-s", "5")
 _TMPFS_MB = 64
-# What a run may take that nobody disturbs; one that takes longer hangs.
+# What a run may take; one that takes longer hangs.
 _PATIENCE_S = 300.0
 
 
@@ -156,14 +156,15 @@ class _Chaos:
 
     def make_dataset(self, rounds: int) -> None:
         """Run the command until the dataset is there, doing harm on the way until there were enough `rounds`."""
-        until = time.monotonic() + _PATIENCE_S
         while True:
+            until = time.monotonic() + _PATIENCE_S
             with _started(self._source, self.out, "--ray-address", self._cluster.address) as driver:
                 self.runs += 1
                 while driver.poll() is None:
-                    if self._work_is_begun(driver) and self.ledger.rounds < rounds:
+                    if self._cluster.is_working() and self.ledger.rounds < rounds:
                         time.sleep(self._dice.uniform(0, 2.5))
-                        self._do_harm(driver)
+                        if driver.poll() is None:
+                            self._do_harm(driver)
                     time.sleep(0.05)
                     if time.monotonic() > until:
                         raise JobError(f"a run in {self.out} hangs after {self.ledger.rounds} rounds")
@@ -178,10 +179,6 @@ class _Chaos:
                 with contextlib.suppress(ValueError):
                     found.append(json.loads(line))
         return found
-
-    def _work_is_begun(self, driver: subprocess.Popen) -> bool:
-        """Whether the driver has seen a worker begin: before that there is little to harm."""
-        return self._cluster.is_working() and driver.poll() is None
 
     def _do_harm(self, driver: subprocess.Popen) -> None:
         what = self._dice.choice(list(self._harms))

@@ -37,7 +37,7 @@ class ChaosCluster:
         self._cluster.shutdown()
 
     def is_working(self) -> bool:
-        """Whether a worker is about to make, or is making, a shard."""
+        """Whether there is a worker; it may just have been made, or be that of a dead driver."""
         return any(True for _ in self._workers())
 
     def kill_worker(self, dice: random.Random) -> bool:

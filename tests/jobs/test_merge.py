@@ -73,6 +73,7 @@ def test_what_cannot_be_joined_is_said(
     next((unfinished / "manifest").iterdir()).unlink()
     assert "finish it first" in refusal(dataset, unfinished)
     assert cli.main(["merge", str(dataset), "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["merge", str(dataset), str(other), "--out", str(dataset)]) == 2
 
 
 def test_a_joined_dataset_is_not_taken_for_one_of_its_parts(

@@ -96,10 +96,20 @@ def test_one_run_at_a_time_and_a_dead_one_is_replaced(store: Any, monkeypatch: p
     begun = time.monotonic()
     with lock(dataset):
         assert time.monotonic() - begun > 1.5
-    with pytest.raises(JobError, match="another run took this one for dead"), lock(dataset):
+    with lock(dataset) as require_held:
+        require_held()
         (dataset / LOCK_FILE).write_bytes(b'{"id": "2", "who": "another", "renewed": ""}')
         time.sleep(0.5)
+        with pytest.raises(JobError, match="the lock was lost"):
+            require_held()
     assert json.loads((dataset / LOCK_FILE).read_bytes())["id"] == "2"  # which is not ours to remove
+    (dataset / LOCK_FILE).unlink()
+    with lock(dataset) as require_held:  # a store that does not answer for too long loses it too
+        monkeypatch.setattr(output_lock, "_holder", lambda path: 1 / 0)
+        time.sleep(2)
+        with pytest.raises(JobError, match="the lock was lost"):
+            require_held()
+        monkeypatch.undo()
 
 
 def test_a_store_without_the_bucket_is_one_line(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

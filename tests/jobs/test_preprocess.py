@@ -178,7 +178,9 @@ def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
 
 
 def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple[ShardJob, ShardTask, list[dict]]:
-    """What a worker gets for a shard of the `recordings` below `source`, as they are now."""
+    """What a worker gets for a shard of the `recordings` below `source`, as they are now, and a file beside them."""
+    if source.is_dir():
+        (source / "notes.txt").touch()
     settings = PlanSettings("c", CodecFingerprint("c", "00", 24_000, 320, 8, 1024), MelConfig(), 100, 1.0, SPLITS)
     rows = plan_table([examine(source, recording) for recording in recordings], settings).to_pylist()
     task = ShardTask("plan.parquet", "p", "train", "train-000000", sum(row["seconds"] for row in rows))
@@ -234,6 +236,7 @@ def test_maestro_needs_its_audio_only_when_asked(
             "no Ray cluster answers",
             1,
         ),
+        (["folder", "{made}", "--ray-address", "ray://127.0.0.1:10001"], "Ray Client is not used here", 1),
         (["librispeech", "/nowhere"], "no such folder", 1),
         (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
         (["folder", "{made}", "--codec", "opus"], "is not known", 1),
@@ -339,6 +342,21 @@ def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
     with pytest.raises(PipelineError, match="every node must see the corpus"):
         list(make_shard(job, task, rows, codec, log_mel))
     assert not job.dataset.exists()
+    # Nor is an empty folder where it would be mounted.
+    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
+    _, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
+    (tmp_path / "not mounted").mkdir()
+    with pytest.raises(PipelineError, match="every node must see the corpus"):
+        list(make_shard(job, task, rows, codec, log_mel))
+
+
+def test_a_run_killed_over_its_first_file_can_be_repeated(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".plan.parquet.0123456789ab.tmp").write_bytes(b"half")
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path), *OPTIONS, "--splits", "test"]
+    assert cli.main(arguments) == 0
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:

@@ -85,3 +85,22 @@ def test_what_was_not_begun_counts_for_nothing() -> None:
         queue.give_back(queue.take())
     work = queue.take()
     assert isinstance(work, Make) and not queue
+
+
+def test_lost_nodes_hardly_count() -> None:
+    queue = queue_of(task("a"))
+    for _ in range(10):
+        queue.node_lost(queue.take())
+    work = queue.take()
+    assert isinstance(work, Make) and not queue
+    queue.node_lost(work)
+    queue.died(queue.take(), "killed")
+    queue.died(queue.take(), "killed")
+    assert isinstance(queue.take(), Try)  # from the eleventh on they do: a file that fells nodes is found as well
+
+
+def test_a_shard_all_of_whose_sources_were_given_up_and_still_kills_is_said() -> None:
+    queue = queue_of(task("a"))
+    with pytest.raises(JobError, match="its worker dies again and again"):
+        while queue:
+            queue.died(queue.take(), "killed")

@@ -165,3 +165,12 @@ def test_the_summary_is_plain_json(dataset: Path) -> None:
     assert set(content) >= {"corpus", "codec", "mel", "splits", "failures"}
     assert content["splits"]["train"].keys() == {"samples", "seconds", "frames", "shards"}
     assert content["durations_s"]["edges"][-1] is None
+
+
+def test_what_cannot_be_read_is_not_taken_for_uncommitted(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("manifests.fragments.open_for_seeking", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        committed_shards(dataset)

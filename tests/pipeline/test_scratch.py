@@ -1,0 +1,30 @@
+"""Scratch folders: gone after use, and those of dead processes swept."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.scratch import scratch_folder, sweep_scratch
+
+
+def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as own:
+        (own / "file").touch()
+        dead = own.with_name(own.name.replace(own.name.split("-")[-2], "4999999", 1))
+        dead.mkdir()
+        others = tmp_path / "whisper-gpt-bench-x"
+        others.mkdir()
+        sweep_scratch()
+        assert own.is_dir() and others.is_dir() and not dead.exists()
+    assert not own.exists()
+
+
+def test_no_place_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(PipelineError, match="no place for temporary files"), scratch_folder():
+        pass
