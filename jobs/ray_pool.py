@@ -1,4 +1,4 @@
-"""The only use of Ray: a pool of actors that hold a codec and make shards, a bounded number in flight."""
+"""The use of Ray: a pool of actors that hold a codec and make shards, a bounded number in flight."""
 
 import logging
 import os
