@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from typing_extensions import TypeIs
 from upath import UPath
@@ -18,6 +18,8 @@ from pipeline.errors import PipelineError
 from pipeline.scratch import scratch_folder
 
 Location = UPath | Path
+# S3's client by itself tries three times, which a store that slows down for a moment outlasts.
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}}}}
 # What one request fetches of an object that is read here and there: a header rarely needs a second one.
 _REMOTE_BLOCK = 1 << 16
 
@@ -29,7 +31,7 @@ def location(path: Location | str) -> UPath:
         found = UPath(path)
         if not is_remote(found):
             return found.absolute()
-        remote = UPath(str(found), use_listings_cache=False)
+        remote = UPath(str(found), use_listings_cache=False, **_OPTIONS.get(found.protocol, {}))
         _ = remote.fs  # which imports the package
         return remote
     except (ImportError, ValueError) as error:

@@ -36,8 +36,8 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> str:
-    """`ray job submit` of the command; a node goes when half the shards are there → what the job said."""
+def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> None:
+    """`ray job submit` of the command; a node goes when half the shards are there, and the job succeeds."""
     command = [sys.executable, "-m", "jobs.cli", "preprocess", corpus, str(source), "--out", str(out), *OPTIONS]
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
     identity, lost = submit(job, shlex.join([*command, *options])), False
@@ -50,7 +50,6 @@ def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Pat
         time.sleep(0.1)
     said = job.get_job_logs(identity)
     assert status == JobStatus.SUCCEEDED and lost, said
-    return said
 
 
 def submit(job: JobSubmissionClient, command: str) -> str:
@@ -79,9 +78,8 @@ def test_a_submitted_job_outlives_a_node(
 ) -> None:
     out = tmp_path / "out"
     options = ["--shard-mb=0.4", "--segment-s=5", "--workers=2"]
-    said = submit_and_lose_a_node(cluster, made_corpora, "synthetic", out, *options)
+    submit_and_lose_a_node(cluster, made_corpora, "synthetic", out, *options)
     assert contents(out) == contents(dataset)
-    assert "its worker died" in said and '"died"' in (out / "logs" / "events.jsonl").read_text()
 
 
 def test_a_submitted_job_on_real_speech_outlives_a_node(cluster: Cluster, real_data: Path, tmp_path: Path) -> None:
