@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from jobs.benchmarks.codec_speed import decode_speed, encode_speed
+from jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, decode_speed, encode_speed
 from jobs.benchmarks.mel_speed import mel_speed
 from jobs.benchmarks.timing import Timing
 from jobs.errors import JobError, require
@@ -23,8 +23,6 @@ from pipeline.codec.loading import load_codec
 from pipeline.corpora import folder
 from pipeline.errors import AudioError
 from pipeline.mel_config import HOP_SAMPLES
-
-OFFICIAL_SHAPE = "official-shape"
 
 
 @dataclass(frozen=True)

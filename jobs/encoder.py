@@ -1,12 +1,17 @@
-"""The codec and the mel transform of a worker: on one thread, held against the fingerprint of the plan."""
+"""The codec and the mel transform of a worker: loaded on one thread, held against the plan, and tried."""
 
+import contextlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 import torch
 
 from jobs.shard_task import WorkerSetup
+from pipeline.align import align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.codec.files import SMALL_NAME, weights_file
 from pipeline.codec.loading import read_codec
-from pipeline.errors import PipelineError
+from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import LogMel
 from pipeline.scratch import sweep_scratch
 
@@ -21,3 +26,13 @@ def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:
     if codec.fingerprint != wanted:
         raise PipelineError(f"a worker's codec {codec.fingerprint} is not the plan's {wanted}")
     return codec, LogMel(setup.mel)
+
+
+def encode_for_nothing(
+    recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int
+) -> None:
+    """Encode recordings (each in blocks `[n]`) as a shard's are, and keep nothing; what cannot be read is left out."""
+    for segments in align_recordings(recordings, codec, log_mel, segment_frames):
+        with contextlib.suppress(AudioError):
+            for _ in segments:
+                pass

@@ -1,6 +1,5 @@
 """How long a plan will take, from a few seconds of its own work on this machine."""
 
-import contextlib
 import multiprocessing
 import os
 import time
@@ -48,9 +47,7 @@ def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: flo
 
 def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
     """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
-    from jobs.encoder import load_encoder
-    from pipeline.align import align_recordings
-    from pipeline.errors import AudioError
+    from jobs.encoder import encode_for_nothing, load_encoder
 
     codec, log_mel = load_encoder(setup)
     samples, begun = 0, time.monotonic()
@@ -65,8 +62,5 @@ def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[f
             samples += len(block)
             yield block
 
-    for segments in align_recordings([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames):
-        with contextlib.suppress(AudioError):
-            for _ in segments:
-                pass
+    encode_for_nothing([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames)
     return samples / codec.sample_rate, time.monotonic() - begun

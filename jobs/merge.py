@@ -1,12 +1,9 @@
 """Join datasets of one codec and one mel into a new one; their tars are linked or copied as they are."""
 
 import hashlib
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyarrow as pa
 from rich.progress import track
@@ -23,7 +20,7 @@ from manifests.failures import failures_path
 from manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
 from pipeline.location import Location, is_file, is_remote, location
 from pipeline.plan import part_name, plan_bytes
-from pipeline.publish import TEMPORARY_SUFFIX, publish_bytes, publishing
+from pipeline.publish import linked, publish_bytes, publishing
 from pipeline.shards import shard_name, shard_path
 
 
@@ -59,15 +56,16 @@ def run(config: Config) -> int:
     parts = [_renamed(part, member.names) for member in members for part in member.parts]
     hashes = [hashlib.sha256(part).hexdigest() for part in parts]
     refuse_foreign_folder(out)
-    with output_lock(out):
+    with output_lock(out) as require_held:
         _publish_plan(out, parts)
         absent = "".join((member.dataset / ABSENT_FILE).read_text(encoding="utf-8") for member in members)
         publish_bytes(out / ABSENT_FILE, absent.encode())
-        done = committed_shards(out)
+        done = committed_shards(out, hashes)
         shards = [shard for shard in _shards(members, hashes) if shard.name not in done]
         for shard in track(shards, "joining", console=console, transient=True):
             _take_over(shard, out)
         info = _description(out, members, hashes)
+        require_held()
         publish_bytes(out / FILE_NAME, info_bytes(info))
     samples = sum(totals.samples for totals in info.splits.values())
     console.print(f"{out}: {samples} samples of {len(members)} datasets")
@@ -168,21 +166,10 @@ def _take_over(shard: _Shard, out: Location) -> None:
 
 def _link_or_copy(old: Location, new: Location) -> None:
     """The same bytes at `new`: by a hard link where the file system lets us, since a shard never changes."""
-    if not is_remote(old) and not is_remote(new) and _linked(old, new):
+    if not is_remote(old) and not is_remote(new) and linked(old, new):
         return
     with old.open("rb") as source, publishing(new) as target:
         shutil.copyfileobj(source, target, 1 << 22)
-
-
-def _linked(old: Path, new: Path) -> bool:
-    new.parent.mkdir(parents=True, exist_ok=True)
-    aside = new.with_name(f".{new.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
-    try:
-        os.link(old, aside)
-    except OSError:  # another file system, or one without links
-        return False
-    aside.replace(new)
-    return True
 
 
 def _description(out: Location, members: Sequence[Member], hashes: list[str]) -> DatasetInfo:

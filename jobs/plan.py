@@ -51,7 +51,8 @@ def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> N
         publish_absent(dataset, found.scan.absent)
     console = Console(highlight=False)
     console.print(plan_table(parts, settings))
-    unmade = {task.shard for task in shard_tasks(parts, committed_shards(dataset))}
+    committed = committed_shards(dataset, [part.sha256 for part in parts])
+    unmade = {task.shard for task in shard_tasks(parts, committed)}
     rows = pa.concat_tables([part.rows for part in parts])
     rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(unmade), pa.string())))
     if measure_s and rows.num_rows:

@@ -3,12 +3,12 @@
 Ray-free: an actor calls it, a test can call it, a bare loop can call it.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from jobs.encoder import encode_for_nothing
 from jobs.shard_task import ShardJob, ShardTask
 from jobs.source_reader import SourceReader, require_corpus
 from manifests.failures import failures_bytes, failures_path
@@ -104,11 +104,7 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
 
 def try_sources(job: ShardJob, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> None:
     """Do all that `make_shard` does with the sources of `rows`, but write nothing."""
-    sources = [SourceReader(job, row) for row in rows]
-    for segments in align_recordings([source.blocks() for source in sources], codec, log_mel, job.segment_frames):
-        with contextlib.suppress(AudioError):
-            for _ in segments:
-                pass
+    encode_for_nothing([SourceReader(job, row).blocks() for row in rows], codec, log_mel, job.segment_frames)
 
 
 def _write_recording(

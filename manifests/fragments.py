@@ -129,11 +129,11 @@ def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
 
 def read_records(dataset: Location) -> Iterator[ShardRecord]:
     """The records of all whole shards, by name; a few are read ahead of the one that is asked for."""
-    names = sorted(name for name in list_files(dataset / MANIFEST_FOLDER) if name.endswith(".parquet"))
+    shards = sorted(listed_shards(dataset))
     with ThreadPoolExecutor(_READERS) as pool:
         ahead: deque[Future[ShardRecord]] = deque()
-        for name in names:
-            ahead.append(pool.submit(read_record, dataset / MANIFEST_FOLDER / name))
+        for shard in shards:
+            ahead.append(pool.submit(read_record, fragment_path(dataset, shard)))
             if len(ahead) > 2 * _READERS:
                 yield ahead.popleft().result()
         while ahead:

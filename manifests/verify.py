@@ -17,7 +17,7 @@ import numpy as np
 from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
 from manifests.failures import read_failures
-from manifests.fragments import MANIFEST_FOLDER, ShardRecord, read_fragment
+from manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
 from pipeline.location import Location, is_file, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
@@ -53,15 +53,14 @@ def verify_dataset(dataset: Location, info: DatasetInfo, plan: Planned) -> Itera
     """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`)."""
     keys: Counter[str] = Counter()
     totals: dict[str, list[int]] = {}
-    names = [name for name in list_files(dataset / MANIFEST_FOLDER) if name.endswith(".parquet")]
-    fragments = {name.removesuffix(".parquet"): dataset / MANIFEST_FOLDER / name for name in names}
-    for shard in sorted(plan.shards.keys() | fragments.keys()):
+    fragments = listed_shards(dataset)
+    for shard in sorted(plan.shards.keys() | fragments):
         manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
         if shard not in fragments:
             yield shard, [Problem(manifest, "", "missing: the shard was never finished")]
             continue
         try:
-            record, rows = read_fragment(fragments[shard])
+            record, rows = read_fragment(fragment_path(dataset, shard))
             failed = [row["source"] for row in read_failures(dataset, shard).to_pylist()]
         except ManifestError as error:
             yield shard, [Problem(manifest, "", str(error))]

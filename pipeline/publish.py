@@ -43,10 +43,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def linked(old: Path, new: Path) -> bool:
+    """Make `new` a hard link to the file `old`, in one atomic step; False where the file system does not let us."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(new)
+    try:
+        os.link(old, aside)
+    except OSError:  # another file system, or one without links
+        return False
+    aside.replace(new)
+    sync_folder(new.parent)
+    return True
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+
+
 @contextmanager
 def _renaming(path: Path) -> Iterator[BufferedRandom]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
+    aside = _aside(path)
     try:
         with aside.open("w+b") as file:
             yield file

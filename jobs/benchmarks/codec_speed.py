@@ -9,6 +9,9 @@ from torch import nn
 from jobs.benchmarks.timing import Timing, matrix_flops, time_in_turn
 from pipeline.codec.causal import PREROLL_FRAMES, Codec
 
+# Stands for the 24 kHz model's network with seeded weights: its speed without its weights.
+OFFICIAL_SHAPE = "official-shape"
+
 
 @dataclass(frozen=True)
 class EncodeSpeed:

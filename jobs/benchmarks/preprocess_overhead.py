@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
 from jobs.benchmarks.timing import Timing, timing_of
 from jobs.errors import JobError, require
 from jobs.estimate import own_cores
@@ -26,14 +27,13 @@ from jobs.progress import status_console
 from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
 from pipeline.align import align_recordings
 from pipeline.audio import probe, stream_mono
-from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from pipeline.codec.architecture import CodecArchitecture
+from pipeline.codec.causal import untrained_codec
 from pipeline.codec.files import weights_file
 from pipeline.codec.loading import read_codec
 from pipeline.codec.weights import save_weights
 from pipeline.corpora.recording import SPLITS
 from pipeline.mel import LogMel
-
-OFFICIAL_SHAPE = "official-shape"
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,9 @@ def _weights(codec: str, folder: Path) -> Path:
     """A file that holds the codec."""
     if codec != OFFICIAL_SHAPE:
         return weights_file(codec)
-    net = build_network(CodecArchitecture())
-    seed_weights(net, seed=0)
-    save_weights(folder / "official-shape.safetensors", OFFICIAL_SHAPE, net)
-    return folder / "official-shape.safetensors"
+    file = folder / f"{OFFICIAL_SHAPE}.safetensors"
+    save_weights(file, OFFICIAL_SHAPE, untrained_codec(CodecArchitecture(), codebooks=8).net)
+    return file
 
 
 def _print(config: Config, result: Overhead) -> None:

@@ -12,17 +12,12 @@ import pytest
 import soundfile
 
 from jobs import cli
+from jobs.benchmarks.chaos import hashes
 from manifests.dataset_info import read_info
 from manifests.failures import open_failures, read_failures
 from manifests.fragments import read_samples
-from pipeline.location import list_files
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--shard-mb=0.1", "--max-failed=1"]
-
-
-def contents(dataset: Path) -> dict[str, bytes]:
-    """All committed files."""
-    return {name: (dataset / name).read_bytes() for name in list_files(dataset) if not name.startswith("logs/")}
 
 
 def sound(path: Path, seed: int, seconds: float = 1.5) -> None:
@@ -51,16 +46,16 @@ def preprocess(source: Path, out: Path, *options: str) -> int:
 def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
-    before, samples = contents(out), read_samples(out)
+    before, samples = hashes(out), read_samples(out)
     for i in range(10, 15):
         sound(source / f"sound {i}.flac", i)
     (source / "sound 3.flac").unlink()  # what was made may go
     assert preprocess(source, out) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert "source files are new" in line and "gone" in line and "--extend" in line
-    assert contents(out) == before
+    assert hashes(out) == before
     assert preprocess(source, out, "--extend") == 0
-    after = contents(out)
+    after = hashes(out)
     assert {name: data for name, data in after.items() if name in before and name != "dataset.json"} == {
         name: data for name, data in before.items() if name != "dataset.json"
     }
@@ -71,19 +66,19 @@ def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys
     assert cli.main(["verify", str(out)]) == 0
     # The same command again adds nothing.
     assert preprocess(source, out, "--extend") == 0
-    assert contents(out) == after
+    assert hashes(out) == after
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
-    before = contents(out)
+    before, description = hashes(out), (out / "dataset.json").read_bytes()
     assert {row["source"] for row in open_failures(out).to_pylist()} == {"cut.flac", "text.wav"}
     sound(source / "cut.flac", 99)  # mended; the other is not
-    assert preprocess(source, out) == 0 and contents(out) == before  # a plain rerun does not mind
+    assert preprocess(source, out) == 0 and hashes(out) == before  # a plain rerun does not mind
     assert preprocess(source, out, "--retry-failed") == 0
-    after = contents(out)
+    after = hashes(out)
     assert all(after[name] == data for name, data in before.items() if name != "dataset.json")
     (failure,) = open_failures(out).to_pylist()
     assert (failure["source"], failure["attempts"], failure["stage"]) == ("text.wav", 2, "scan")
@@ -95,13 +90,13 @@ def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["failed_sources"] == 1
     # Cut short at any place, the same command only finishes what it had planned, and plans no third attempt.
     for lost in ("dataset.json", "dataset.json of before", max(name for name in after if name.startswith("manifest/"))):
-        (out / "dataset.json").write_bytes(before["dataset.json"])
+        (out / "dataset.json").write_bytes(description)
         if lost in after:
             (out / lost).unlink()
         assert preprocess(source, out, "--retry-failed") == 0
-        assert contents(out) == after, lost
+        assert hashes(out) == after, lost
     (source / "text.wav").unlink()  # what failed may go
-    assert preprocess(source, out) == 0 and contents(out) == after
+    assert preprocess(source, out) == 0 and hashes(out) == after
 
 
 def test_the_plan_comes_first_and_is_the_one_that_is_made(
@@ -111,11 +106,11 @@ def test_the_plan_comes_first_and_is_the_one_that_is_made(
     assert cli.main(["plan", "folder", str(source), "--out", str(out), *OPTIONS[:-1], "--measure-s=1"]) == 0
     said = capsys.readouterr().out
     assert "core-hours" in said and "real time a core" in said and "with 2 workers" in said
-    planned = contents(out)
+    planned = hashes(out)
     assert planned.keys() == {"plan.parquet", "absent.txt"}
-    assert preprocess(source, out, "--dry-run") == 0 and contents(out) == planned
+    assert preprocess(source, out, "--dry-run") == 0 and hashes(out) == planned
     assert preprocess(source, out) == 0
-    assert contents(out)["plan.parquet"] == planned["plan.parquet"]
+    assert hashes(out)["plan.parquet"] == planned["plan.parquet"]
     capsys.readouterr()
     assert preprocess(source, out, "--dry-run") == 0
     assert "every shard of the plan is there" in capsys.readouterr().out
@@ -132,7 +127,7 @@ def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(ray_cluster: None, tm
     stop_when_begun(source, stopped, signal.SIGINT)
     stop_when_begun(source, stopped, signal.SIGTERM)
     assert preprocess(source, stopped, "--shard-mb=2") == 0
-    assert contents(stopped) == contents(whole)
+    assert hashes(stopped) == hashes(whole)
 
 
 def stop_when_begun(source: Path, stopped: Path, signal_number: int) -> None:

@@ -1,6 +1,5 @@
 """Datasets in an object store: the bytes of a folder, from a store that works, and from one that fails and is slow."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -10,23 +9,18 @@ import pytest
 from upath import UPath
 
 from jobs import cli, output_lock
+from jobs.benchmarks.chaos import hashes
 from jobs.errors import JobError
 from jobs.output_lock import LOCK_FILE
 from jobs.output_lock import output_lock as lock
 from manifests.fragments import committed_shards
 from pipeline.errors import PipelineError
-from pipeline.location import list_files, location
+from pipeline.location import location
 from pipeline.publish import publish_bytes, publishing
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--shard-mb=0.4", "--segment-s=5", "--workers=2"]
-
-
-def hashes(dataset: Path | UPath) -> dict[str, str]:
-    """SHA-256 of every committed file."""
-    names = [name for name in list_files(dataset) if not name.startswith("logs/")]
-    return {name: hashlib.sha256((dataset / name).read_bytes()).hexdigest() for name in names}
 
 
 def upload(folder: Path, prefix: UPath) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,16 @@ import ray
 import soundfile
 
 from jobs import cli, ray_pool
-from jobs.shard_making import make_shard
-from jobs.shard_task import ShardJob, ShardTask
+from jobs.benchmarks.chaos import hashes
 from manifests.dataset_info import read_info
 from manifests.failures import read_failures
-from manifests.fragments import committed_shards, read_samples
+from manifests.fragments import read_samples
 from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
-from pipeline.codec.causal import Codec
-from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.codec.weights import save_weights
-from pipeline.corpora.recording import SPLITS, Recording
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
-from pipeline.plan import PlanSettings, plan_table
-from pipeline.source import examine
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2"]
-
-
-def committed_files(dataset: Path) -> dict[str, bytes]:
-    """All files of a dataset but the run's own logs."""
-    return {
-        path.relative_to(dataset).as_posix(): path.read_bytes()
-        for path in dataset.rglob("*")
-        if path.is_file() and "logs" not in path.parts
-    }
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -78,17 +59,17 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, da
     (copy / "manifest" / "train-000003.parquet").write_bytes(b"damaged")
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=1"]) == 0
-    assert committed_files(copy) == committed_files(dataset)
+    assert hashes(copy) == hashes(dataset)
 
 
 def test_other_settings_or_sources_are_refused_in_the_same_folder(
     made_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(dataset), "--codec", "encodec_24khz_small"]
-    before = committed_files(dataset)
+    before = hashes(dataset)
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--mels=80"]) == 1
     assert "mel.bands was 64 and is now 80" in error_line(capsys)
-    assert committed_files(dataset) == before
+    assert hashes(dataset) == before
     (tmp_path / "mine.txt").write_text("a user's own file")
     assert cli.main([*arguments[:3], "--out", str(tmp_path), *OPTIONS]) == 1
     assert "not empty, and not a dataset" in error_line(capsys)
@@ -177,37 +158,6 @@ def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
     assert cli.main(["preprocess", "folder", str(damaged_folder), "--out", str(out), *OPTIONS, "--max-failed=0.9"]) == 0
 
 
-def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple[ShardJob, ShardTask, list[dict]]:
-    """What a worker gets for a shard of the `recordings` below `source`, as they are now, and a file beside them."""
-    if source.is_dir():
-        (source / "notes.txt").touch()
-    settings = PlanSettings("c", CodecFingerprint("c", "00", 24_000, 320, 8, 1024), MelConfig(), 100, 1.0, SPLITS)
-    rows = plan_table([examine(source, recording) for recording in recordings], settings).to_pylist()
-    task = ShardTask("plan.parquet", "p", "train", "train-000000", sum(row["seconds"] for row in rows))
-    return ShardJob(source, dataset, "f", 100), task, rows
-
-
-def test_a_shard_all_of_whose_sources_fail_has_no_tar(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
-    job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "absent.wav")])
-    assert list(make_shard(job, task, rows, codec, log_mel)) == [0.0]
-    assert committed_shards(job.dataset) == {"train-000000"} and not list(job.dataset.rglob("*.tar"))
-    failure = read_failures(job.dataset).to_pylist()[0]
-    assert (failure["stage"], failure["message"], failure["attempts"]) == ("scan", "no such file", 1)
-    assert read_samples(job.dataset).num_rows == 0
-    # The same task again, anywhere, gives the same bytes.
-    again = replace(job, dataset=tmp_path / "again")
-    list(make_shard(again, task, rows, codec, log_mel))
-    assert committed_files(job.dataset) == committed_files(again.dataset)
-
-
-def test_a_source_that_changed_since_the_plan_fails(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
-    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
-    job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
-    soundfile.write(str(tmp_path / "a.wav"), np.full(16_000, 0.5), 16_000)
-    list(make_shard(job, task, rows, codec, log_mel))
-    assert "changed since it was planned" in read_failures(job.dataset).to_pylist()[0]["message"]
-
-
 def test_maestro_needs_its_audio_only_when_asked(
     made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,7 +222,7 @@ def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, t
     out = tmp_path / "out"
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
-    assert committed_files(out) == committed_files(dataset)
+    assert hashes(out) == hashes(dataset)
 
 
 def test_a_killed_worker_s_shards_are_made_again(
@@ -296,7 +246,7 @@ def test_a_killed_worker_s_shards_are_made_again(
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert killed
-    assert committed_files(out) == committed_files(dataset)  # and no litter of theirs
+    assert hashes(out) == hashes(dataset)  # and no litter of theirs
     events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("died") > 0
 
@@ -335,21 +285,6 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
     assert cli.main(["verify", str(out)]) == 0
 
 
-def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
-    tmp_path: Path, codec: Codec, log_mel: LogMel
-) -> None:
-    job, task, rows = one_shard(tmp_path / "not mounted", tmp_path / "out", [])
-    with pytest.raises(PipelineError, match="every node must see the corpus"):
-        list(make_shard(job, task, rows, codec, log_mel))
-    assert not job.dataset.exists()
-    # Nor is an empty folder where it would be mounted.
-    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
-    _, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
-    (tmp_path / "not mounted").mkdir()
-    with pytest.raises(PipelineError, match="every node must see the corpus"):
-        list(make_shard(job, task, rows, codec, log_mel))
-
-
 def test_a_run_killed_over_its_first_file_can_be_repeated(
     made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -357,15 +292,6 @@ def test_a_run_killed_over_its_first_file_can_be_repeated(
     arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path), *OPTIONS, "--splits", "test"]
     assert cli.main(arguments) == 0
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
-    recordings = [Recording("c_a", "train", "a.wav")]
-    list(make_shard(*one_shard(tmp_path, tmp_path / "out", recordings), codec, log_mel))
-    assert read_failures(tmp_path / "out").num_rows == 1
-    soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
-    list(make_shard(*one_shard(tmp_path, tmp_path / "out", recordings), codec, log_mel))
-    assert read_failures(tmp_path / "out").num_rows == 0 and read_samples(tmp_path / "out").num_rows == 1
 
 
 def test_a_codec_trained_here_is_taken_whatever_it_is_called(
