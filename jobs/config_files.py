@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from upath import UPath
 
 from jobs.errors import UsageError, require
-from pipeline.location import Location, location
+from manifests.location import Location, location
 from pipeline.publish import publish_bytes
 
 T = TypeVar("T")

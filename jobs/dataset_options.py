@@ -16,12 +16,12 @@ from jobs.codec_fingerprint import codec_fingerprint
 from jobs.errors import JobError, UsageError, require
 from jobs.planning import ABSENT_FILE, examine_all, scan_corpus
 from jobs.shard_task import Device, ShardJob, WorkerSetup
+from manifests.location import Location, is_folder, location
 from pipeline.audio import SAMPLE_RATE
 from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
 from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.location import Location, is_folder, location
 from pipeline.mel_config import HOP_SAMPLES, MelConfig
 from pipeline.plan import PlanSettings
 from pipeline.source import Source

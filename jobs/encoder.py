@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from jobs.shard_task import WorkerSetup
+from manifests.scratch import sweep_scratch
 from pipeline.align import align_recordings
 from pipeline.codec.causal import Codec
 from pipeline.codec.files import SMALL_NAME, weights_file
 from pipeline.codec.loading import read_codec
 from pipeline.errors import AudioError, PipelineError
 from pipeline.mel import LogMel
-from pipeline.scratch import sweep_scratch
 
 
 def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:

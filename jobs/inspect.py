@@ -11,10 +11,10 @@ from tyro.conf import Positional
 from upath import UPath
 
 from manifests.fragments import read_samples
+from manifests.location import Location, location
 from manifests.report import Example, page
 from manifests.statistics import Group, Histogram
 from manifests.summary import Summary, summarise
-from pipeline.location import Location, location
 from pipeline.order import cut_windows
 from pipeline.publish import publish_bytes
 from pipeline.stream import ShardReader

@@ -18,7 +18,7 @@ from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
 from manifests.describe import describe
 from manifests.failures import failures_path
 from manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
-from pipeline.location import Location, is_file, is_remote, location
+from manifests.location import Location, is_file, is_remote, location
 from pipeline.plan import part_name, plan_bytes
 from pipeline.publish import linked, publish_bytes, publishing
 from pipeline.shards import shard_name, shard_path

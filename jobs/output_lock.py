@@ -15,7 +15,7 @@ from upath import UPath
 
 from jobs.errors import JobError
 from jobs.run_log import LOGS_FOLDER
-from pipeline.location import Location, is_remote
+from manifests.location import Location, is_remote
 from pipeline.publish import TEMPORARY_SUFFIX
 
 LOCK_FILE = f"{LOGS_FOLDER}/preprocess.lock"

@@ -16,8 +16,8 @@ from jobs.output_lock import output_lock
 from jobs.planning import PlanPart, publish_absent, refuse_foreign_folder, settle_plan, shard_tasks
 from jobs.progress import status_console
 from manifests.fragments import committed_shards
+from manifests.location import location
 from pipeline.corpora.recording import SPLITS
-from pipeline.location import location
 from pipeline.plan import PlanSettings
 
 _MEASURE_S = 20.0

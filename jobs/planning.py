@@ -13,9 +13,9 @@ from jobs.run_log import LOGS_FOLDER
 from jobs.shard_task import ShardJob, ShardTask
 from manifests.dataset_info import FILE_NAME, read_info
 from manifests.failures import open_failures
+from manifests.location import Location, is_file, is_folder, open_for_seeking
 from pipeline.corpora import folder, librispeech, maestro, synthetic
 from pipeline.corpora.recording import Scan
-from pipeline.location import Location, is_file, is_folder, open_for_seeking
 from pipeline.plan import (
     PLAN_FILE,
     PlanSettings,

@@ -20,7 +20,7 @@ from jobs.shard_queue import ShardQueue
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from manifests.describe import describe
 from manifests.fragments import committed_shards, listed_shards
-from pipeline.location import Location, is_file, location
+from manifests.location import Location, is_file, location
 from pipeline.plan import PlanSettings
 from pipeline.publish import publish_bytes
 

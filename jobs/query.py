@@ -14,8 +14,8 @@ from upath import UPath
 
 from jobs.errors import require
 from manifests.dataset_info import read_info
+from manifests.location import location
 from manifests.query import DEFAULT_COLUMNS, Answer, as_sql, ask, is_whole
-from pipeline.location import location
 
 
 @dataclass(frozen=True)

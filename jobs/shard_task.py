@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from manifests.location import Location
 from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.location import Location
 from pipeline.mel_config import MelConfig
 
 Device = Literal["cpu", "cuda"]

@@ -7,9 +7,9 @@ import numpy as np
 
 from jobs.shard_queue import PATIENCE
 from jobs.shard_task import ShardJob
+from manifests.location import Location, file_sha256, is_folder, local_copy
 from pipeline.audio import stream_mono
 from pipeline.errors import AudioError, PipelineError
-from pipeline.location import Location, file_sha256, is_folder, local_copy
 from pipeline.source import content_id, is_files_fault
 
 

@@ -10,8 +10,8 @@ from upath import UPath
 from jobs.planning import PlanPart, read_parts
 from jobs.progress import status_console
 from manifests.dataset_info import read_info
+from manifests.location import location
 from manifests.verify import Planned, PlannedShard, Problem, verify_dataset
-from pipeline.location import location
 
 
 @dataclass(frozen=True)

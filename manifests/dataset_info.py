@@ -9,7 +9,7 @@ import numpy as np
 
 from manifests.errors import ManifestError
 from manifests.fragments import ShardRecord
-from pipeline.location import Location, is_file
+from manifests.location import Location, is_file
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"

@@ -5,7 +5,7 @@ from typing import Any
 from manifests.dataset_info import DatasetInfo, add_up
 from manifests.failures import open_failures
 from manifests.fragments import read_records
-from pipeline.location import Location
+from manifests.location import Location
 
 
 def describe(

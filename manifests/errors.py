@@ -2,4 +2,4 @@
 
 
 class ManifestError(Exception):
-    """A dataset's own records are missing, damaged or at odds: the message says which file, and what to do."""
+    """A dataset's records are missing, damaged or at odds, or where it lies cannot be read: which file, what to do."""

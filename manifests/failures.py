@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.fragments import MANIFEST_FOLDER, joined, parquet_bytes, read_table
+from manifests.location import Location
 from manifests.schema import FAILURES, SAMPLES
-from pipeline.location import Location
 
 FAILURES_FOLDER = "failures"
 

@@ -21,8 +21,8 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from manifests.errors import ManifestError
+from manifests.location import Location, is_remote, list_files, open_for_seeking
 from manifests.schema import SAMPLES
-from pipeline.location import Location, is_remote, list_files, open_for_seeking
 
 MANIFEST_FOLDER = "manifest"
 _READERS = 16

@@ -10,8 +10,8 @@ import pyarrow as pa
 from manifests.errors import ManifestError
 from manifests.failures import FAILURES_FOLDER
 from manifests.fragments import MANIFEST_FOLDER, joined
+from manifests.location import Location
 from manifests.schema import FAILURES, SAMPLES
-from pipeline.location import Location
 
 DEFAULT_COLUMNS = ("key", "duration_s", "speaker", "text", "source")
 _TABLES = {"samples": (MANIFEST_FOLDER, SAMPLES), "failures": (FAILURES_FOLDER, FAILURES)}

@@ -5,7 +5,7 @@ import pyarrow as pa
 from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
 from manifests.fragments import read_samples
-from pipeline.location import Location
+from manifests.location import Location
 
 
 def read_split(dataset: Location, info: DatasetInfo, split: str) -> pa.Table:

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, read_info
 from manifests.failures import open_failures
 from manifests.fragments import read_records, read_samples
+from manifests.location import Location
 from manifests.statistics import (
     DURATION_EDGES_S,
     LEVEL_EDGES_DBFS,
@@ -20,7 +21,6 @@ from manifests.statistics import (
     groups,
     histogram,
 )
-from pipeline.location import Location
 
 _COLUMNS = ("duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "composer")
 

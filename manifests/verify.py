@@ -18,7 +18,7 @@ from manifests.dataset_info import DatasetInfo
 from manifests.errors import ManifestError
 from manifests.failures import read_failures
 from manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
-from pipeline.location import Location, is_file, list_files
+from manifests.location import Location, is_file, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
 _JSON_TYPES = (str, int, float)

@@ -8,8 +8,8 @@ import tarfile
 from dataclasses import dataclass
 from io import BufferedRandom, BytesIO
 
+from manifests.location import Location
 from pipeline.errors import PipelineError
-from pipeline.location import Location
 from pipeline.sample import Sample, pack_members
 
 _BLOCK = tarfile.BLOCKSIZE

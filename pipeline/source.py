@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from manifests.location import Location, is_remote, open_for_seeking
 from pipeline.audio import AudioInfo, probe_file
 from pipeline.corpora.recording import Recording
 from pipeline.errors import AudioError
-from pipeline.location import Location, is_remote, open_for_seeking
 
 _END_BYTES = 1 << 14
 _NOT_THE_FILES = {

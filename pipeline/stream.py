@@ -16,8 +16,8 @@ import pyarrow as pa
 import torch
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
+from manifests.location import Location, is_remote
 from pipeline.errors import PipelineError
-from pipeline.location import Location, is_remote
 from pipeline.order import EpochOrder, WindowTable, cut_windows
 from pipeline.sample import npy_view
 from pipeline.shards import shard_path

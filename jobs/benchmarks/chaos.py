@@ -22,9 +22,9 @@ from jobs.benchmarks.chaos_ledger import Ledger
 from jobs.errors import JobError, require
 from jobs.progress import status_console
 from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from manifests.location import Location, file_sha256, list_files, location
 from pipeline.codec.files import SMALL_NAME
 from pipeline.corpora import synthetic
-from pipeline.location import Location, file_sha256, list_files, location
 
 _WORKERS = 2
 _OPTIONS = ("--codec", SMALL_NAME, "--shard-mb", "0.3", "--segment-s", "5")

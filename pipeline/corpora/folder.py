@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from manifests.location import Location, list_files
 from pipeline.audio import EXTENSIONS
 from pipeline.corpora.recording import Recording, Scan, make_id
 from pipeline.errors import PipelineError
-from pipeline.location import Location, list_files
 
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.05

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from manifests.location import Location, is_file, is_remote
 from pipeline.corpora import librispeech, maestro
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.location import Location, is_file, is_remote
 
 SPEECH_RATE = 16_000  # LibriSpeech's
 PIANO_RATE = 44_100  # MAESTRO's, stereo

@@ -14,8 +14,8 @@ from jobs.errors import JobError
 from jobs.output_lock import LOCK_FILE
 from jobs.output_lock import output_lock as lock
 from manifests.fragments import committed_shards
+from manifests.location import location
 from pipeline.errors import PipelineError
-from pipeline.location import location
 from pipeline.publish import publish_bytes, publishing
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from typing_extensions import TypeIs
 from upath import UPath
 
-from pipeline.errors import PipelineError
-from pipeline.scratch import scratch_folder
+from manifests.errors import ManifestError
+from manifests.scratch import scratch_folder
 
 Location = UPath | Path
 # S3's client by itself tries three times, which a store that slows down for a moment outlasts.
@@ -26,7 +26,7 @@ _REMOTE_BLOCK = 1 << 16
 
 def location(path: Location | str) -> UPath:
     """The absolute path of a folder, or of a prefix in an object store, whose listings are never taken from a cache:
-    other machines write there. Raises `PipelineError` for a kind of store whose package is not installed."""
+    other machines write there. Raises `ManifestError` for a kind of store whose package is not installed."""
     try:
         found = UPath(path)
         if not is_remote(found):
@@ -35,7 +35,7 @@ def location(path: Location | str) -> UPath:
         _ = remote.fs  # which imports the package
         return remote
     except (ImportError, ValueError) as error:
-        raise PipelineError(f"{path}: {error}; object stores need pip install 'whisper-gpt[s3]' or [gs]") from error
+        raise ManifestError(f"{path}: {error}; object stores need pip install 'whisper-gpt[s3]' or [gs]") from error
 
 
 def is_remote(path: Location) -> TypeIs[UPath]:
@@ -57,7 +57,7 @@ def list_files(root: Location) -> dict[str, int]:
     """Every file below `root`, by its path from there (with forward slashes, sorted) → its size in bytes.
 
     Links to folders are followed, each folder once; a dangling link has size 0. Where nothing is, the listing is empty.
-    Raises `PipelineError` for a folder that cannot be read.
+    Raises `ManifestError` for a folder that cannot be read.
     """
     if is_remote(root):
         prefix = len(root.path.rstrip("/")) + 1
@@ -111,7 +111,7 @@ def _walk(folder: str, seen: set[str]) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise PipelineError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
+        raise ManifestError(f"{error.filename}: {error.strerror}; make it readable, or move it away") from error
     for entry in entries:
         if not entry.is_dir():
             yield entry

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.scratch import scratch_folder, sweep_scratch
+from manifests.errors import ManifestError
+from manifests.scratch import scratch_folder, sweep_scratch
 
 
 def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
@@ -26,5 +26,5 @@ def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
 
 def test_no_place_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(PipelineError, match="no place for temporary files"), scratch_folder():
+    with pytest.raises(ManifestError, match="no place for temporary files"), scratch_folder():
         pass

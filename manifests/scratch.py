@@ -10,16 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.errors import PipelineError
+from manifests.errors import ManifestError
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder for the length of the block. Raises `PipelineError` where there is no place for one."""
+    """A new folder for the length of the block. Raises `ManifestError` where there is no place for one."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-")
     except OSError as error:
-        raise PipelineError(f"no place for temporary files on {platform.node()}: {error.strerror or error}") from error
+        raise ManifestError(f"no place for temporary files on {platform.node()}: {error.strerror or error}") from error
     with folder as name:
         yield Path(name)
 
