@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from jobs.errors import JobError
+from manifests.dataset_info import differences
 from model.checkpoint import load_model, load_safetensors, save_model
 from model.hybrid import HybridLM
 from pipeline.publish import sync_folder
@@ -109,13 +110,8 @@ def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Pat
     """Raise `JobError`, naming what differs, where a run and a dataset do not belong together."""
     if data.fingerprint == other.fingerprint:
         return
-    differences = [
-        f"{what}.{name} {before.get(name)!r} / {now.get(name)!r}"
-        for what, before, now in (("codec", data.codec, other.codec), ("mel", data.mel, other.mel))
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    raise JobError(f"{run} was trained on other data than {dataset} holds: {'; '.join(differences)}")
+    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel))
+    raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")
 
 
 def _optimizer_tensors(model: HybridLM, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 import torch
 from rich import box
 from rich.console import Console
@@ -19,7 +18,6 @@ from jobs.checkpoints import TrainedOn, load_run, require_same_data
 from jobs.errors import JobError, require
 from jobs.scoring import Score, score_model, score_ngram
 from manifests.dataset_info import DatasetInfo, read_info
-from manifests.splits import read_split
 from model.ngram import NGram, count_pairs, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
@@ -75,7 +73,6 @@ def evaluate(config: Config) -> list[Row]:
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     info = read_info(config.dataset)
-    samples = read_split(config.dataset, info, config.split)
     loaded = [(folder, *load_run(folder)) for folder in config.runs]
     data = TrainedOn(info.fingerprint, info.codec, info.mel)
     for folder, _, state in loaded:
@@ -83,14 +80,13 @@ def evaluate(config: Config) -> list[Row]:
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     if "train" in info.splits:
-        training = read_split(config.dataset, info, "train")
-        ngram = _fit_floors(config, info, training, context)
+        ngram = _fit_floors(config, info, context)
         for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
-            score = score_ngram(ngram, order, _windows(config, samples, context))
+            score = score_ngram(ngram, order, _windows(config, config.split, context))
             rows.append(_row(None, name, parameters, config.split, context, score))
     for folder, model, _ in loaded:
         shape = model.config
-        score = score_model(model, _windows(config, samples, shape.context))
+        score = score_model(model, _windows(config, config.split, shape.context))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:
         raise JobError(f"{config.dataset} has no training split to count floors on; name at least one run to score")
@@ -117,16 +113,16 @@ def table(rows: list[Row]) -> Table:
     return shown
 
 
-def _windows(config: Config, samples: pa.Table, context: int) -> Iterator[Batch]:
-    return batches(stream(config.dataset, samples, StreamConfig(context, config.batch, shuffle=False)))
+def _windows(config: Config, split: str, context: int) -> Iterator[Batch]:
+    return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False)))
 
 
-def _fit_floors(config: Config, info: DatasetInfo, training: pa.Table, context: int) -> NGram:
+def _fit_floors(config: Config, info: DatasetInfo, context: int) -> NGram:
     """Count the training split: its windows but every tenth, and those apart."""
     vocab = info.codec["codebook_size"]
     counted, held_out = torch.zeros(2, vocab + 1, vocab, dtype=torch.float64)
     seen = 0
-    for batch in _windows(config, training, context):
+    for batch in _windows(config, "train", context):
         codes, apart = batch.codes[:, 0], (torch.arange(seen, seen + len(batch.mask)) % _HELD_OUT_EVERY == 0)[:, None]
         counted += count_pairs(codes, batch.mask & ~apart, vocab)
         held_out += count_pairs(codes, batch.mask & apart, vocab)

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -15,9 +16,8 @@ from manifests.location import Location, location
 from manifests.report import Example, page
 from manifests.statistics import Group, Histogram
 from manifests.summary import Summary, summarise
-from pipeline.order import cut_windows
 from pipeline.publish import publish_bytes
-from pipeline.stream import ShardReader
+from pipeline.shard_reader import ShardReader
 
 _LISTED = 10
 _EXAMPLES = 4
@@ -57,15 +57,12 @@ def _examples(dataset: Location, summary: Summary) -> list[Example]:
         return []
     frames_per_s = summary.codec["sample_rate"] / summary.codec["hop_samples"]
     chosen = samples.take([i * samples.num_rows // _EXAMPLES for i in range(min(_EXAMPLES, samples.num_rows))])
-    shards = chosen["shard"].to_pylist()
-    table = cut_windows(chosen["frames"].to_numpy(), shards, round(_EXAMPLE_S * frames_per_s))
-    reader = ShardReader(dataset, chosen, table)
+    reader = ShardReader(dataset, chosen)
     examples = []
-    for window in (w for w in range(len(table)) if table.start[w] == 0):
-        batch = reader.read_batch([window])
-        row = chosen.slice(int(table.sample[window]), 1).to_pylist()[0]
-        text = row["text"] or " – ".join(part for part in (row["composer"], row["title"]) if part)
-        examples.append(Example(row["key"], text, batch.codes[0].numpy(), batch.mel[0].numpy(), frames_per_s))
+    for row, values in enumerate(chosen.to_pylist()):
+        codes, mel = reader.read(row, 0, min(values["frames"], round(_EXAMPLE_S * frames_per_s)))
+        text = values["text"] or " – ".join(part for part in (values["composer"], values["title"]) if part)
+        examples.append(Example(values["key"], text, codes, mel.astype(np.float32), frames_per_s))
     return examples
 
 

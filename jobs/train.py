@@ -29,7 +29,6 @@ from jobs.progress import share_done, status_console, training_progress
 from jobs.scoring import score_model
 from jobs.stop_signals import stop_signals
 from manifests.dataset_info import DatasetInfo, read_info
-from manifests.splits import read_split
 from model.checkpoint import load_model
 from model.config import preset
 from model.hybrid import HybridLM
@@ -91,11 +90,7 @@ def run(config: Config) -> int:
     info = read_info(config.dataset)
     data = TrainedOn(info.fingerprint, info.codec, info.mel)
     torch.manual_seed(config.seed)
-    node = stream(
-        config.dataset,
-        read_split(config.dataset, info, "train"),
-        StreamConfig(config.context, config.batch, config.seed),
-    )
+    node = stream(config.dataset, "train", StreamConfig(config.context, config.batch, config.seed))
     if config.resume:
         model, optimizer, state = _resume(config, info, data, node)
     else:
@@ -207,8 +202,7 @@ def _validation_stream(config: Config, info: DatasetInfo) -> BaseNode[Batch] | N
     """The validation split in its fixed order, or None where the dataset has none."""
     if "validation" not in info.splits:
         return None
-    samples = read_split(config.dataset, info, "validation")
-    return stream(config.dataset, samples, StreamConfig(config.context, config.batch, shuffle=False))
+    return stream(config.dataset, "validation", StreamConfig(config.context, config.batch, shuffle=False))
 
 
 def _new_model(config: Config, info: DatasetInfo) -> HybridLM:

@@ -104,3 +104,15 @@ def read_info(dataset: Location) -> DatasetInfo:
         return DatasetInfo(splits=splits, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(f"{path}: not a dataset description ({error})") from error
+
+
+def differences(
+    codec: dict[str, Any], mel: dict[str, Any], other_codec: dict[str, Any], other_mel: dict[str, Any]
+) -> list[str]:
+    """What differs between two datasets' codecs and mels, a line each: `mel.bands 64 / 80`."""
+    return [
+        f"{what}.{name} {own.get(name)!r} / {other.get(name)!r}"
+        for what, own, other in (("codec", codec, other_codec), ("mel", mel, other_mel))
+        for name in sorted(own.keys() | other.keys())
+        if own.get(name) != other.get(name)
+    ]

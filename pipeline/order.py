@@ -5,7 +5,6 @@ that reads stay local however large the corpus is. Nothing is buffered and nothi
 position p of the endless sequence of epochs is computed from p alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,36 +13,50 @@ import numpy as np
 
 @dataclass(frozen=True)
 class WindowTable:
-    """Windows of at most `context` frames that cover every sample once; int64 arrays `[W]`, grouped by shard.
+    """Windows of at most `context` frames that cover every sample once; int64 arrays, grouped by shard.
 
-    `sample` is a row of the manifest, `start` the first frame in it, `frames` how many; `shard_starts` `[S + 1]` says
-    where each shard's windows begin.
+    A window is one or more pieces: piece p takes `frames[p]` frames from frame `start[p]` of row `sample[p]` of the
+    manifest. Window w has the pieces `window_starts[w]` to `window_starts[w + 1]`, shard s the windows
+    `shard_starts[s]` to `shard_starts[s + 1]`.
     """
 
-    sample: np.ndarray
-    start: np.ndarray
-    frames: np.ndarray
-    shard_starts: np.ndarray
+    sample: np.ndarray  # [P]
+    start: np.ndarray  # [P]
+    frames: np.ndarray  # [P]
+    window_starts: np.ndarray  # [W + 1]
+    shard_starts: np.ndarray  # [S + 1]
 
     def __len__(self) -> int:
-        return len(self.sample)
+        return len(self.window_starts) - 1
+
+    def pieces(self, window: int) -> range:
+        """The pieces of a window."""
+        return range(self.window_starts[window], self.window_starts[window + 1])
 
 
-def cut_windows(sample_frames: np.ndarray, sample_shards: Sequence[str], context: int) -> WindowTable:
-    """Cut samples of `sample_frames` `[N]` frames, given in the order of their shards, into windows of `context`."""
+def cut_windows(sample_frames: np.ndarray, sample_shards: np.ndarray, context: int, pack: bool = False) -> WindowTable:
+    """Cut samples of `sample_frames` `[N]` frames (at least one), in the order of their shards `[N]`, into windows.
+
+    Each sample by itself, every `context` frames; or, to `pack`, all samples of a shard laid end to end.
+    """
     if context < 1:
         raise ValueError(f"a context of {context} frames")
-    per_sample = -(-sample_frames // context)
-    sample = np.repeat(np.arange(len(sample_frames)), per_sample)
-    first = np.repeat(np.cumsum(per_sample) - per_sample, per_sample)
-    start = (np.arange(len(sample)) - first) * context
-    shards = np.asarray(sample_shards)[sample]
-    changes = np.flatnonzero(shards[1:] != shards[:-1]) + 1 if len(shards) else np.zeros(0, np.int64)
+    ends = np.cumsum(sample_frames)
+    total, begins = (int(ends[-1]) if len(ends) else 0), ends - sample_frames  # on one line of all samples
+    new_shard = np.flatnonzero(np.append(True, sample_shards[1:] != sample_shards[:-1])[: len(begins)])
+    line_begins = begins[new_shard] if pack else begins  # of what is cut every `context` frames
+    lengths = np.diff(np.append(line_begins, total))
+    cuts_per_line = -(-lengths // context)
+    first_cut = np.repeat(np.cumsum(cuts_per_line) - cuts_per_line, cuts_per_line)
+    cuts = np.repeat(line_begins, cuts_per_line) + (np.arange(len(first_cut)) - first_cut) * context
+    pieces = np.union1d(cuts, begins)
+    sample = np.searchsorted(begins, pieces, side="right") - 1
     return WindowTable(
         sample=sample,
-        start=start,
-        frames=np.minimum(context, sample_frames[sample] - start),
-        shard_starts=np.concatenate([[0], changes, [len(sample)]]).astype(np.int64),
+        start=pieces - begins[sample],
+        frames=np.diff(np.append(pieces, total)),
+        window_starts=np.append(np.searchsorted(pieces, cuts), len(pieces)),
+        shard_starts=np.append(np.searchsorted(cuts, begins[new_shard]), len(cuts)),
     )
 
 
@@ -64,6 +77,11 @@ class EpochOrder:
         group = int(np.searchsorted(self._group_ends, index, side="right"))
         begin = int(self._group_ends[group - 1]) if group else 0
         return int(self._group_order(group)[index - begin])
+
+    def group_at(self, index: int) -> tuple[np.ndarray, int]:
+        """The shards (counted as in `shard_starts`) that the window at `index` is shuffled with, and where they end."""
+        group = int(np.searchsorted(self._group_ends, index, side="right"))
+        return self._groups[group], int(self._group_ends[group])
 
     def _shuffle_group(self, group: int) -> np.ndarray:
         starts = self._table.shard_starts

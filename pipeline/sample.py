@@ -7,8 +7,10 @@ of `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. Loaders that fix a schema from 
 
 import io
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -80,7 +82,17 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def npy_view(data: memoryview | bytes) -> np.ndarray:
     """The array of a .npy member, without a copy. Raises `ValueError` for anything that is not a plain array."""
-    header = io.BytesIO(bytes(data[:1024]))
+    length = int.from_bytes(data[8:10], "little")
+    shape, dtype, offset = _npy_header(bytes(data[: 10 + length]))
+    return np.frombuffer(data, dtype, count=math.prod(shape), offset=offset).reshape(shape)
+
+
+@lru_cache(
+    maxsize=4096
+)  # a corpus has few different headers, and NumPy takes longer to parse one than to read the rest
+def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type, and where the array begins, from the header of a .npy member of format 1.0."""
+    header = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(header)
         if version != (1, 0):
@@ -90,4 +102,4 @@ def npy_view(data: memoryview | bytes) -> np.ndarray:
         raise ValueError(f"not a .npy member: {error}") from error
     if fortran or dtype.hasobject:
         raise ValueError(f"not a plain C-ordered array: {dtype}")
-    return np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=header.tell()).reshape(shape)
+    return shape, dtype, header.tell()

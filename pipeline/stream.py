@@ -1,112 +1,68 @@
-"""Batches from a dataset's shards: a torchdata.nodes graph whose whole state is one number.
+"""Batches from datasets' shards: a torchdata.nodes graph whose whole state is one number.
 
-`WindowOrder` says which windows, `ShardReader` cuts them out of memory-mapped tars by the offsets in the manifest, and
-a prefetcher does that one thread ahead of the training step.
+`WindowOrder` says which windows, `FetchAhead` has the shards of object stores fetched before their turn, `BatchReader`
+cuts the windows out, and a prefetcher does that a few batches ahead of the training step.
 """
 
-import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
-from manifests.location import Location, is_remote
+from manifests.dataset_info import DatasetInfo, differences, read_info
+from manifests.location import Location, is_remote, location
+from manifests.splits import read_split
+from pipeline.batch import Batch, BatchReader, Damage
 from pipeline.errors import PipelineError
+from pipeline.mixture import Mixture
 from pipeline.order import EpochOrder, WindowTable, cut_windows
-from pipeline.sample import npy_view
-from pipeline.shards import shard_path
+from pipeline.shard_cache import ShardCache, default_cache_folder
+from pipeline.shard_reader import COLUMNS, ShardReader
 
-_OPEN_SHARDS = 64
 _PREFETCHED_BATCHES = 2
+_FETCHING_SHARDS = 4
+
+Datasets = Location | str | Sequence[tuple[Location | str, float]]
+Window = tuple[int, int]  # a dataset, counted from 0, and a row of its window table
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Which windows come in which batch. `shuffle` gives an endless stream of epochs, else one pass in order."""
+    """Which windows come in which batch. `shuffle` gives an endless stream of epochs, else one pass in order.
+
+    A sample longer than `context` frames is cut; what is shorter stands alone and is padded, or with `pack` windows
+    are filled with the samples of a shard one after another. `max_damaged` samples may be unreadable and are left out.
+    """
 
     context: int  # frames
     batch: int  # windows a rank
     seed: int = 0
     shuffle: bool = True
+    pack: bool = False
     shards_per_group: int = 16
     rank: int = 0
     world: int = 1
+    max_damaged: int = 0
+    cache_folder: Path | None = None  # of remote shards; the user's own where None
+    cache_gb: float = 20.0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Windows padded on the right to one length: `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool
-    `[B, T]` (False where padded), and the sample's `keys` and the windows' `starts` in frames, `[B]`."""
+class Stream(BaseNode[Batch]):
+    """The end of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out so far, and why.
 
-    codes: torch.Tensor
-    mel: torch.Tensor
-    mask: torch.Tensor
-    keys: list[str]
-    starts: list[int]
-
-
-def stream(dataset: Path, samples: pa.Table, config: StreamConfig) -> BaseNode[Batch]:
-    """Batches of the manifest rows `samples` (one split, in manifest order) from the shards of `dataset`.
-
-    An iterator with `state_dict()`; `reset(state)` continues exactly there, on any number of ranks.
-    Raises `PipelineError` where there is nothing to read.
-    """
-    if samples.num_rows == 0:
-        raise PipelineError(f"{dataset}: no samples in that split; whisper-gpt inspect {dataset} says what there is")
-    frames = samples["frames"].to_numpy().astype(np.int64)
-    table = cut_windows(frames, samples["shard"].to_pylist(), config.context)
-    reader = ShardReader(dataset, samples, table)
-    read = Mapper(WindowOrder(table, config), reader.read_batch_or_error)
-    return RaiseErrors(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES))
-
-
-class WindowOrder(BaseNode[list[int]]):
-    """The windows of each batch, by row of the window table.
-
-    State: `position`, the windows that all ranks together have taken. Rank r takes the r-th batch from there.
+    Raises the errors that come through the prefetcher as items, where the batch is asked for: one raised inside its
+    thread would come out with its whole traceback for a message.
     """
 
-    def __init__(self, table: WindowTable, config: StreamConfig):
-        super().__init__()
-        self._table = table
-        self._config = config
-        self._position = 0
-        self._epoch = lru_cache(maxsize=2)(lambda epoch: EpochOrder(table, config.seed, epoch, config.shards_per_group))
-
-    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
-        super().reset(initial_state)
-        self._position = initial_state["position"] if initial_state else 0
-
-    def next(self) -> list[int]:
-        c, windows = self._config, len(self._table)
-        begin = self._position + c.rank * c.batch
-        end = begin + c.batch if c.shuffle else min(begin + c.batch, windows)
-        if end <= begin:
-            raise StopIteration
-        self._position += c.batch * c.world
-        if not c.shuffle:
-            return list(range(begin, end))
-        return [self._epoch(p // windows).window_at(p % windows) for p in range(begin, end)]
-
-    def get_state(self) -> dict[str, Any]:
-        return {"position": self._position}
-
-
-class RaiseErrors(BaseNode[Batch]):
-    """Raises the errors that come through the prefetcher as items, where the batch is asked for.
-
-    An error raised inside the prefetcher's thread would come out with its whole traceback for a message.
-    """
-
-    def __init__(self, source: BaseNode[Batch | PipelineError]):
+    def __init__(self, source: BaseNode[Batch | PipelineError], damage: Damage):
         super().__init__()
         self._source = source
+        self.damaged = damage.samples
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         super().reset(initial_state)
@@ -122,73 +78,145 @@ class RaiseErrors(BaseNode[Batch]):
         return self._source.state_dict()
 
 
-class ShardReader:
-    """Cuts windows out of memory-mapped shards; only the bytes of a window are touched."""
+def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
+    """Batches of one split of a dataset, or of several, each with its weight: the share of windows it gives.
 
-    def __init__(self, dataset: Location, samples: pa.Table, table: WindowTable):
-        self._dataset = dataset
-        self._table = table
-        self._columns = {
-            name: samples[name].to_numpy(zero_copy_only=False)
-            for name in ("key", "split", "shard", "codes_offset", "codes_size", "mel_offset", "mel_size")
-        }
-        self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
+    The stream's place is the number of windows that all ranks together have taken: `reset(state)` continues exactly
+    there, on any number of ranks. In a mixture each dataset goes through epochs of its own.
+    Raises `ManifestError` for a dataset that is not one, `PipelineError` for datasets that do not belong together.
+    """
+    weighted = [(datasets, 1.0)] if isinstance(datasets, Location | str) else list(datasets)
+    places = [location(dataset) for dataset, _ in weighted]
+    infos = [read_info(place) for place in places]
+    for place, info in zip(places, infos, strict=True):
+        require_like(infos[0], info, places[0], place)
+    cache = _cache(config) if any(is_remote(place) for place in places) else None
+    readers = [
+        ShardReader(place, read_split(place, info, split, COLUMNS), cache)
+        for place, info in zip(places, infos, strict=True)
+    ]
+    tables = [cut_windows(reader.frames, reader.shard_of, config.context, config.pack) for reader in readers]
+    windows = WindowOrder(tables, [weight for _, weight in weighted], config)
+    order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if cache else windows
+    damage = Damage(config.max_damaged)
+    reader = BatchReader(list(zip(tables, readers, strict=True)), config.pack, damage)
+    read = Mapper(order, lambda chosen: _read_or_error(reader, chosen))
+    return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage)
 
-    def read_batch_or_error(self, windows: list[int]) -> Batch | PipelineError:
-        """`read_batch`, with its error as the value."""
-        try:
-            return self.read_batch(windows)
-        except PipelineError as error:
-            return error
 
-    def read_batch(self, windows: list[int]) -> Batch:
-        """Read and pad the `windows`, rows of the window table. Raises `PipelineError` naming a damaged shard."""
-        table, parts = self._table, [self._read_window(window) for window in windows]
-        longest = max(mel.shape[0] for _, mel in parts)
-        codes = np.zeros((len(parts), parts[0][0].shape[0], longest), np.int64)
-        mel = np.zeros((len(parts), longest, parts[0][1].shape[1]), np.float32)
-        mask = np.zeros((len(parts), longest), bool)
-        for i, (window_codes, window_mel) in enumerate(parts):
-            frames = window_mel.shape[0]
-            codes[i, :, :frames], mel[i, :frames], mask[i, :frames] = window_codes, window_mel, True
-        return Batch(
-            codes=torch.from_numpy(codes),
-            mel=torch.from_numpy(mel),
-            mask=torch.from_numpy(mask),
-            keys=[str(self._columns["key"][table.sample[w]]) for w in windows],
-            starts=[int(table.start[w]) for w in windows],
-        )
+def require_like(info: DatasetInfo, other: DatasetInfo, place: Location, other_place: Location) -> None:
+    """Raise `PipelineError`, naming what differs, where two datasets do not hold the same kind of codes and mel."""
+    if info.fingerprint != other.fingerprint:
+        what = "; ".join(differences(info.codec, info.mel, other.codec, other.mel))
+        raise PipelineError(f"{place} and {other_place} cannot be mixed: {what}")
 
-    def _read_window(self, window: int) -> tuple[np.ndarray, np.ndarray]:
-        row, start = self._table.sample[window], self._table.start[window]
-        end = start + self._table.frames[window]
-        codes, mel = self._read_member(row, "codes"), self._read_member(row, "mel")
-        return codes[:, start:end], mel[start:end]
 
-    def _read_member(self, row: int, member: str) -> np.ndarray:
-        columns = self._columns
-        offset, size = int(columns[f"{member}_offset"][row]), int(columns[f"{member}_size"][row])
-        data = self._open(columns["split"][row], columns["shard"][row])[offset : offset + size]
-        try:
-            return npy_view(data)
-        except ValueError as error:
-            raise PipelineError(
-                f"{shard_path(self._dataset, columns['split'][row], columns['shard'][row])}: {member} of "
-                f"{columns['key'][row]} cannot be read ({error}); run whisper-gpt verify {self._dataset}"
-            ) from error
+class WindowOrder(BaseNode[list[Window]]):
+    """The windows of each batch.
 
-    def _map_shard(self, split: str, shard: str) -> memoryview:
-        path = shard_path(self._dataset, split, shard)
-        try:
-            if is_remote(path):
-                return memoryview(path.read_bytes())
-            with path.open("rb") as file:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise PipelineError(f"{path}: cannot be read ({error}); run whisper-gpt verify {self._dataset}") from error
+    State: `position`, the windows that all ranks together have taken. Rank r takes the r-th batch from there.
+    """
+
+    def __init__(self, tables: Sequence[WindowTable], weights: Sequence[float], config: StreamConfig):
+        super().__init__()
+        self._tables = tables
+        self._config = config
+        self._mixture = Mixture(weights, config.seed)
+        self._ends = np.cumsum([len(table) for table in tables])
+        self._position = 0
+        self._epoch = lru_cache(maxsize=2 * len(tables))(self._epoch_order)
+
+    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+        super().reset(initial_state)
+        self._position = initial_state["position"] if initial_state else 0
+
+    def next(self) -> list[Window]:
+        c = self._config
+        begin = self._position + c.rank * c.batch
+        end = begin + c.batch if c.shuffle else min(begin + c.batch, int(self._ends[-1]))
+        if end <= begin:
+            raise StopIteration
+        self._position += c.batch * c.world
+        return [self._window(slot) for slot in range(begin, end)]
+
+    def get_state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def shards_ahead(self) -> list[tuple[int, int]]:
+        """The shards that the next windows come from, each a dataset and a shard of it, in the order of their turn."""
+        if not self._config.shuffle:
+            return self._shards_in_order()
+        ahead = []
+        for dataset, taken in enumerate(self._mixture.taken(self._position)):
+            for _ in range(2):  # the group of shards that is being read, and the next
+                epoch, index = divmod(taken, len(self._tables[dataset]))
+                shards, end = self._epoch(dataset, epoch).group_at(index)
+                ahead += [(dataset, int(shard)) for shard in shards]
+                taken += end - index
+        return ahead
+
+    def _shards_in_order(self) -> list[tuple[int, int]]:
+        if self._position >= self._ends[-1]:
+            return []
+        dataset, window = self._window(self._position)
+        starts = self._tables[dataset].shard_starts
+        shard = int(np.searchsorted(starts, window, side="right")) - 1
+        return [(dataset, ahead) for ahead in range(shard, min(shard + _FETCHING_SHARDS, len(starts) - 1))]
+
+    def _window(self, slot: int) -> Window:
+        if not self._config.shuffle:  # one dataset after another
+            dataset = int(np.searchsorted(self._ends, slot, side="right"))
+            return dataset, slot - int(self._ends[dataset]) + len(self._tables[dataset])
+        dataset, taken = self._mixture.place(slot)
+        epoch, index = divmod(taken, len(self._tables[dataset]))
+        return dataset, self._epoch(dataset, epoch).window_at(index)
+
+    def _epoch_order(self, dataset: int, epoch: int) -> EpochOrder:
+        return EpochOrder(self._tables[dataset], self._config.seed, epoch, self._config.shards_per_group)
+
+
+class FetchAhead(BaseNode[list[Window]]):
+    """Passes windows on, and has the shards of those that come later brought into the cache meanwhile.
+
+    What goes wrong is raised where the shard is read. State: that of the order.
+    """
+
+    def __init__(self, order: WindowOrder, fetch: Callable[[int, int], None]):
+        super().__init__()
+        self._order = order
+        self._fetch = fetch
+        self._asked: set[tuple[int, int]] = set()
+        self._pool = ThreadPoolExecutor(_FETCHING_SHARDS, "fetch-ahead")
+
+    def reset(self, initial_state: dict[str, Any] | None = None) -> None:
+        super().reset(initial_state)
+        self._order.reset(initial_state)
+
+    def next(self) -> list[Window]:
+        windows = next(self._order)
+        ahead = self._order.shards_ahead()
+        for dataset, shard in ahead:
+            if (dataset, shard) not in self._asked:
+                self._pool.submit(self._fetch, dataset, shard)
+        self._asked = set(ahead)
+        return windows
+
+    def get_state(self) -> dict[str, Any]:
+        return self._order.state_dict()
 
 
 def batches(node: BaseNode[Batch]) -> Iterator[Batch]:
     """The node's batches from its start, as a plain iterator."""
     node.reset(None)
     yield from node
+
+
+def _cache(config: StreamConfig) -> ShardCache:
+    return ShardCache(config.cache_folder or default_cache_folder(), round(config.cache_gb * 1e9))
+
+
+def _read_or_error(reader: BatchReader, windows: list[Window]) -> Batch | PipelineError:
+    try:
+        return reader.read(windows)
+    except PipelineError as error:
+        return error

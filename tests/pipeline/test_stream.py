@@ -1,5 +1,6 @@
-"""The stream: every frame once an epoch, by arithmetic alone; exact resume, on any number of ranks."""
+"""The stream: exact resume on any number of ranks, mixtures, packing, damaged samples; one contract for every node."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,49 +13,14 @@ import torch
 import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchdata.nodes import BaseNode
+from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
+from manifests.errors import ManifestError
 from manifests.fragments import read_samples
+from pipeline.batch import Batch, Damage
 from pipeline.errors import PipelineError
-from pipeline.order import EpochOrder, WindowTable, cut_windows
-from pipeline.stream import StreamConfig, WindowOrder, batches, stream
-
-tables = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=7)
-
-
-def table_of(shards: list[list[int]], context: int) -> WindowTable:
-    frames = np.array([f for shard in shards for f in shard])
-    return cut_windows(frames, [f"s{i:03d}" for i, shard in enumerate(shards) for _ in shard], context)
-
-
-@given(tables, st.integers(1, 50))
-def test_windows_cover_every_frame_once(shards: list[list[int]], context: int) -> None:
-    table = table_of(shards, context)
-    covered = Counter(
-        (int(s), frame)
-        for s, start, n in zip(table.sample, table.start, table.frames, strict=True)
-        for frame in range(start, start + n)
-    )
-    frames = [f for shard in shards for f in shard]
-    assert covered == Counter((s, frame) for s, n in enumerate(frames) for frame in range(n))
-    assert table.frames.max() <= context and table.frames.min() >= 1
-
-
-@given(tables, st.integers(0, 3), st.integers(0, 3), st.integers(1, 4))
-def test_an_epoch_is_a_permutation(shards: list[list[int]], seed: int, epoch: int, group: int) -> None:
-    table = table_of(shards, 7)
-    order = EpochOrder(table, seed, epoch, group)
-    assert sorted(order.window_at(i) for i in range(len(table))) == list(range(len(table)))
-
-
-def test_epochs_and_seeds_differ() -> None:
-    table = table_of([[30] * 6] * 6, 5)
-    orders = {
-        tuple(EpochOrder(table, seed, epoch, 2).window_at(i) for i in range(len(table)))
-        for seed in range(2)
-        for epoch in range(2)
-    }
-    assert len(orders) == 4
+from pipeline.stream import FetchAhead, Stream, StreamConfig, WindowOrder, batches, stream
+from tests.pipeline.test_order import shard_sizes, table_of
 
 
 def take(node: BaseNode, count: int) -> list[Any]:
@@ -62,16 +28,23 @@ def take(node: BaseNode, count: int) -> list[Any]:
 
 
 @settings(deadline=None)
-@given(tables, st.integers(1, 4), st.lists(st.tuples(st.integers(1, 3), st.integers(0, 5)), min_size=1, max_size=5))
-def test_any_restarts_on_any_ranks_read_one_order(
-    shards: list[list[int]], batch: int, phases: list[tuple[int, int]]
+@given(
+    st.lists(st.tuples(shard_sizes, st.floats(0.1, 1.0)), min_size=1, max_size=3),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=6),
+)
+def test_any_restarts_on_any_ranks_read_each_epoch_once(
+    datasets: list[tuple[list[list[int]], float]], pack: bool, phases: list[tuple[int, int, int]]
 ) -> None:
-    """Each phase runs some steps on some number of ranks and hands its state on; together they read one sequence."""
-    table = table_of(shards, 7)
-    read: list[int] = []
+    """Each phase runs some steps on some ranks with some batch and hands its state on: together they read one sequence,
+    in which the windows of each dataset come once an epoch."""
+    tables = [table_of(shards, 7, pack) for shards, _ in datasets]
+    weights = [weight for _, weight in datasets]
+    read: list[tuple[int, int]] = []
     state = None
-    for world, steps in phases:
-        nodes = [WindowOrder(table, StreamConfig(7, batch, seed=1, rank=r, world=world)) for r in range(world)]
+    for world, batch, steps in phases:
+        configs = [StreamConfig(7, batch, seed=1, rank=rank, world=world) for rank in range(world)]
+        nodes = [WindowOrder(tables, weights, config) for config in configs]
         for node in nodes:
             node.reset(state)
         for _ in range(steps):
@@ -79,14 +52,39 @@ def test_any_restarts_on_any_ranks_read_one_order(
         states = [node.state_dict() for node in nodes]
         assert all(s == states[0] for s in states)
         state = states[0]
-    alone = WindowOrder(table, StreamConfig(7, 1, seed=1))
+    alone = WindowOrder(tables, weights, StreamConfig(7, 1, seed=1))
     assert read == [window for one in take(alone, len(read)) for window in one]
-    for begin in range(0, len(read) - len(table) + 1, len(table)):
-        assert sorted(read[begin : begin + len(table)]) == list(range(len(table)))
+    for dataset, table in enumerate(tables):
+        own = [window for d, window in read if d == dataset]
+        for begin in range(0, len(own), len(table)):
+            epoch = own[begin : begin + len(table)]
+            assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(len(table)))
 
 
-def check_state_contract(make: Callable[[], BaseNode], steps: int, same: Callable[[Any, Any], bool]) -> None:
-    """What every node promises: a state taken after n steps gives, in a fresh node, exactly what comes next."""
+@given(st.lists(shard_sizes, min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 4))
+def test_without_shuffling_the_ranks_share_one_pass(datasets: list[list[list[int]]], batch: int, world: int) -> None:
+    tables = [table_of(shards, 7) for shards in datasets]
+    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world=world) for rank in range(world)]
+    nodes = [WindowOrder(tables, [1.0] * len(tables), config) for config in configs]
+    ranks = [[window for one in node for window in one] for node in nodes]
+    assert sorted(w for rank in ranks for w in rank) == [(d, w) for d, t in enumerate(tables) for w in range(len(t))]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two items of a node are the same."""
+    if not isinstance(a, Batch):
+        return a == b
+    tensors = zip((a.codes, a.mel, a.mask, a.segments), (b.codes, b.mel, b.mask, b.segments), strict=True)
+    return (a.keys, a.starts) == (b.keys, b.starts) and all(
+        x is y if x is None or y is None else torch.equal(x, y) for x, y in tensors
+    )
+
+
+def check_state_contract(make: Callable[[], BaseNode], steps: int) -> None:
+    """What every node promises: a state taken after n steps gives, in a fresh node or in a used one, exactly what comes
+    next; it can be written as JSON, and does not grow."""
+    used = make()
+    sizes = set()
     for stop in range(steps):
         node = make()
         node.reset(None)
@@ -94,49 +92,95 @@ def check_state_contract(make: Callable[[], BaseNode], steps: int, same: Callabl
         state = node.state_dict()
         expected = take(node, steps - stop)
         fresh = make()
-        fresh.reset(state)
-        assert all(same(a, b) for a, b in zip(take(fresh, steps - stop), expected, strict=True))
+        for again in (fresh, used):
+            again.reset(json.loads(json.dumps(state)))
+            assert all(same(a, b) for a, b in zip(take(again, steps - stop), expected, strict=True))
+        sizes.add(len(json.dumps(state)) - len(str(stop)))
+    assert max(sizes) - min(sizes) <= 8  # digits of a position
 
 
-def test_state_contract_of_the_order() -> None:
-    table = table_of([[20, 3], [9], [40, 40]], 6)
-    check_state_contract(lambda: WindowOrder(table, StreamConfig(6, 4)), 9, lambda a, b: a == b)
+TABLES = [table_of([[20, 3], [9], [40, 40]], 6), table_of([[5, 9]], 6)]
+CONFIG = StreamConfig(6, 4)
 
 
-def test_state_contract_of_the_whole_graph(dataset: Path) -> None:
-    samples = read_samples(dataset, "train")
-    check_state_contract(
-        lambda: stream(dataset, samples, StreamConfig(100, 3, seed=2)),
-        5,
-        lambda a, b: a.keys == b.keys and torch.equal(a.mel, b.mel) and torch.equal(a.codes, b.codes),
-    )
+def order() -> WindowOrder:
+    return WindowOrder(TABLES, [0.7, 0.3], CONFIG)
 
 
-def test_evaluation_covers_every_frame_once_in_order(dataset: Path) -> None:
+def fetch_nothing(dataset: int, shard: int) -> None:
+    assert dataset in (0, 1) and shard < len(TABLES[dataset].shard_starts) - 1
+
+
+@pytest.mark.parametrize("kind", ["order", "fetch ahead", "prefetched", "stream", "packed stream", "mixture"])
+def test_state_contract_of_every_node(dataset: Path, kind: str) -> None:
+    makers: dict[str, Callable[[], BaseNode]] = {
+        "order": order,
+        "fetch ahead": lambda: FetchAhead(order(), fetch_nothing),
+        "prefetched": lambda: Stream(Prefetcher(Mapper(order(), str), 2), Damage(0)),  # type: ignore[arg-type]
+        "stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2)),
+        "packed stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2, pack=True)),
+        "mixture": lambda: stream([(dataset, 0.7), (dataset, 0.3)], "train", StreamConfig(100, 3, seed=2)),
+    }
+    check_state_contract(makers[kind], 6)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) -> None:
     samples = read_samples(dataset, "train")
     found: Counter[tuple[str, int]] = Counter()
-    for batch in batches(stream(dataset, samples, StreamConfig(90, 4, shuffle=False))):
+    for batch in batches(stream(dataset, "train", StreamConfig(90, 4, shuffle=False, pack=pack))):
         assert batch.codes.shape[1] == 8 and batch.mel.shape[2] == 64
         assert torch.all(batch.mel[~batch.mask] == 0) and torch.all(batch.codes.transpose(1, 2)[~batch.mask] == 0)
-        for key, start, mask in zip(batch.keys, batch.starts, batch.mask, strict=True):
-            found.update((key, frame) for frame in range(start, start + int(mask.sum())))
+        assert (batch.segments is not None) == pack
+        for i, (keys, starts) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+            segments = batch.segments[i] if batch.segments is not None else torch.zeros_like(batch.mask[i]).long()
+            for piece, (key, start) in enumerate(zip(keys, starts, strict=True)):
+                frames = int((batch.mask[i] & (segments == piece)).sum())
+                found.update((key, frame) for frame in range(start, start + frames))
     rows = zip(samples["key"].to_pylist(), samples["frames"].to_pylist(), strict=True)
     assert found == Counter((key, frame) for key, n in rows for frame in range(n))
 
 
-def test_windows_hold_what_the_tars_hold(dataset: Path) -> None:
+@pytest.mark.parametrize("pack", [True, False])
+def test_windows_hold_what_the_tars_hold(dataset: Path, pack: bool) -> None:
     tars = sorted(str(p) for p in (dataset / "train").glob("*.tar"))
     plain = {s["__key__"]: s for s in wds.WebDataset(tars, shardshuffle=False).decode()}
-    batch = next(stream(dataset, read_samples(dataset, "train"), StreamConfig(64, 8)))
-    for i, (key, start) in enumerate(zip(batch.keys, batch.starts, strict=True)):
-        n = int(batch.mask[i].sum())
-        assert np.array_equal(batch.codes[i, :, :n], plain[key]["codes.npy"][:, start : start + n])
-        assert np.array_equal(batch.mel[i, :n], plain[key]["mel.npy"][start : start + n].astype(np.float32))
+    batch = next(stream(dataset, "train", StreamConfig(700, 8, pack=pack)))
+    for i, (keys, starts) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+        begin = 0
+        for key, start in zip(keys, starts, strict=True):
+            n = min(plain[key]["mel.npy"].shape[0] - start, int(batch.mask[i].sum()) - begin)
+            end = begin + n
+            assert np.array_equal(batch.codes[i, :, begin:end], plain[key]["codes.npy"][:, start : start + n])
+            assert np.array_equal(batch.mel[i, begin:end], plain[key]["mel.npy"][start : start + n].astype(np.float32))
+            begin = end
+        assert begin == int(batch.mask[i].sum()) and (pack or len(keys) == 1)
 
 
-def test_an_empty_split_is_named(dataset: Path) -> None:
-    with pytest.raises(PipelineError, match="no samples in that split"):
-        stream(dataset, read_samples(dataset, "train").slice(0, 0), StreamConfig(10, 1))
+def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    mixed = stream([(dataset, 0.7), (other, 0.3)], "train", StreamConfig(100, 10))
+    alone = [stream(place, "train", StreamConfig(100, 1)) for place in (dataset, other)]
+    windows = [place for batch in take(mixed, 10) for place in zip(batch.keys, batch.starts, strict=True)]
+    expected = [[(b.keys[0], b.starts[0]) for b in take(node, 100)] for node in alone]
+    taken = [0, 0]
+    for window in windows:  # each is the next one of one of the two
+        own = next(d for d in (0, 1) if expected[d][taken[d]] == window)
+        taken[own] += 1
+    assert sum(taken) == 100
+
+
+def test_datasets_of_different_make_are_not_mixed(dataset: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    info = (other / "dataset.json").read_text().replace('"window_samples": 1024', '"window_samples": 2048')
+    (other / "dataset.json").write_text(info.replace('"fingerprint": "', '"fingerprint": "x'))
+    with pytest.raises(PipelineError, match=r"cannot be mixed: mel.window_samples 1024 / 2048"):
+        stream([(dataset, 0.5), (other, 0.5)], "train", StreamConfig(10, 1))
+
+
+def test_a_split_that_is_not_there_is_named(dataset: Path) -> None:
+    with pytest.raises(ManifestError, match="no samples in the split dev"):
+        stream(dataset, "dev", StreamConfig(10, 1))
 
 
 @pytest.mark.parametrize("left", [None, 0, 3000])
@@ -148,7 +192,39 @@ def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:left])
-    node = stream(copy, read_samples(copy, "test"), StreamConfig(10_000, 64, shuffle=False))
+    node = stream(copy, "test", StreamConfig(10_000, 64, shuffle=False))
     with pytest.raises(PipelineError, match=f"{shard}") as caught:
         next(node)
     assert "\n" not in str(caught.value) and "verify" in str(caught.value)
+
+
+@pytest.fixture
+def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A dataset in which two training samples have a mel that is none → their keys."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "damaged"))
+    rows = read_samples(copy, "train").slice(1, 2).to_pylist()
+    for row in rows:
+        with (copy / "train" / f"{row['shard']}.tar").open("r+b") as tar:
+            tar.seek(row["mel_offset"])
+            tar.write(b"nonsense")
+    return copy, [row["key"] for row in rows]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_damaged_samples_are_left_out_counted_and_logged(
+    damaged: tuple[Path, list[str]], pack: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy, keys = damaged
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, pack=pack, max_damaged=2))
+    frames = sum(int(batch.mask.sum()) for batch in batches(node))
+    rows = read_samples(copy, "train").to_pylist()
+    assert frames == sum(row["frames"] for row in rows if row["key"] not in keys)
+    assert sorted(node.damaged) == sorted(keys) and all("mel of" in why for why in node.damaged.values())
+    assert all(key in caplog.text for key in keys)
+
+
+def test_more_damage_than_is_allowed_is_an_error(damaged: tuple[Path, list[str]]) -> None:
+    copy, keys = damaged
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
+    with pytest.raises(PipelineError, match=rf"{keys[1]} cannot be read .* \(and 1 damaged samples before it\)"):
+        take(node, 100)

@@ -1,0 +1,91 @@
+"""Windows as padded batches; damaged samples are left out of them, counted and named."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.order import WindowTable
+from pipeline.shard_reader import ShardReader
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows padded on the right to one length.
+
+    `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool `[B, T]` (False where there is nothing);
+    `segments` int64 `[B, T]`, which piece of a packed window a frame belongs to, or None where each window is one
+    piece; and of each window's pieces the samples' `keys` and the first frames, `starts`.
+    """
+
+    codes: torch.Tensor
+    mel: torch.Tensor
+    mask: torch.Tensor
+    segments: torch.Tensor | None
+    keys: list[tuple[str, ...]]
+    starts: list[tuple[int, ...]]
+
+
+class Damage:
+    """The samples that could not be read so far, by key, and why; one more than `limit` is an error."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.samples: dict[str, str] = {}
+
+    def add(self, key: str, error: PipelineError) -> None:
+        """Count a sample. Raises `PipelineError` past the limit."""
+        if key in self.samples:
+            return
+        if len(self.samples) == self.limit:
+            before = f" (and {self.limit} damaged samples before it)" if self.limit else ""
+            raise PipelineError(f"{error}{before}") from error
+        self.samples[key] = str(error)
+        _log.warning("left out: %s", error)
+
+
+class BatchReader:
+    """Reads windows of a table from the shards of its dataset, one `WindowTable` and `ShardReader` for each dataset."""
+
+    def __init__(self, datasets: Sequence[tuple[WindowTable, ShardReader]], packed: bool, damage: Damage):
+        self._datasets = datasets
+        self._packed = packed
+        self._damage = damage
+
+    def read(self, windows: Sequence[tuple[int, int]]) -> Batch:
+        """The windows, each a dataset and a row of its table. Raises `PipelineError` past the limit of damage."""
+        pieces = [self._datasets[dataset][0].pieces(window) for dataset, window in windows]
+        lengths = [
+            int(self._datasets[dataset][0].frames[own.start : own.stop].sum())
+            for (dataset, _), own in zip(windows, pieces, strict=True)
+        ]
+        count, longest = len(windows), max(lengths)
+        books, bands = self._datasets[0][1].shape
+        codes = torch.zeros(count, books, longest, dtype=torch.int16)
+        mel = torch.zeros(count, longest, bands, dtype=torch.float16)
+        mask = torch.zeros(count, longest, dtype=torch.bool)
+        segments = torch.zeros(count, longest, dtype=torch.long) if self._packed else None
+        keys, starts = [], []
+        for i, ((dataset, _), own) in enumerate(zip(windows, pieces, strict=True)):
+            table, reader = self._datasets[dataset]
+            begin = 0
+            for number, piece in enumerate(own):
+                row, start, frames = (int(column[piece]) for column in (table.sample, table.start, table.frames))
+                end = begin + frames
+                try:
+                    piece_codes, piece_mel = reader.read(row, start, frames)
+                except PipelineError as error:
+                    self._damage.add(reader.key(row), error)
+                else:
+                    codes.numpy()[i, :, begin:end], mel.numpy()[i, begin:end] = piece_codes, piece_mel
+                    mask[i, begin:end] = True
+                if segments is not None:
+                    segments[i, begin:end] = number
+                begin = end
+            keys.append(tuple(reader.key(int(row)) for row in table.sample[own.start : own.stop]))
+            starts.append(tuple(int(start) for start in table.start[own.start : own.stop]))
+        return Batch(codes.long(), mel.float(), mask, segments, keys, starts)
