@@ -4,6 +4,7 @@
 cuts the windows out, and a prefetcher does that a few batches ahead of the training step.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,10 +60,11 @@ class Stream(BaseNode[Batch]):
     thread would come out with its whole traceback for a message.
     """
 
-    def __init__(self, source: BaseNode[Batch | PipelineError], damage: Damage):
+    def __init__(self, source: Prefetcher[Batch | PipelineError], damage: Damage):
         super().__init__()
         self._source = source
         self.damaged = damage.samples
+        weakref.finalize(self, _stop_thread, source)
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         super().reset(initial_state)
@@ -209,6 +211,12 @@ def batches(node: BaseNode[Batch]) -> Iterator[Batch]:
     """The node's batches from its start, as a plain iterator."""
     node.reset(None)
     yield from node
+
+
+def _stop_thread(prefetcher: Prefetcher) -> None:
+    """End the prefetcher's thread; one that still reads when the interpreter ends brings the process down (SIGABRT)."""
+    if prefetcher._it is not None:  # which torchdata 0.11 has no public way to end
+        prefetcher._it._shutdown()
 
 
 def _cache(config: StreamConfig) -> ShardCache:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +157,12 @@ def test_windows_hold_what_the_tars_hold(dataset: Path, pack: bool) -> None:
             assert np.array_equal(batch.mel[i, begin:end], plain[key]["mel.npy"][start : start + n].astype(np.float32))
             begin = end
         assert begin == int(batch.mask[i].sum()) and (pack or len(keys) == 1)
+
+
+def test_a_program_may_end_in_the_middle_of_a_stream(dataset: Path) -> None:
+    code = "import sys; from pipeline.stream import *; next(stream(sys.argv[1], 'train', StreamConfig(700, 64)))"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code, str(dataset)], check=True)
 
 
 def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -> None:
