@@ -12,7 +12,7 @@ from torch import nn
 
 from model.cache import Cache
 from model.config import ModelConfig
-from model.layers import Block, initialise, norm, run_blocks
+from model.layers import Block, initialise, norm, run_blocks, within_segments
 from model.mel_encoder import MelEncoder
 
 
@@ -52,19 +52,28 @@ class HybridLM(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def forward(
-        self, codes: torch.Tensor, mel: torch.Tensor | None, mel_kept: torch.Tensor | None = None
+        self,
+        codes: torch.Tensor,
+        mel: torch.Tensor | None,
+        mel_kept: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
     ) -> Prediction:
         """Predict every frame of a window from those before it.
 
         `codes` int64 `[B, T]`, `mel` normalised `[B, T, M]` or None (then the hybrid sees no mel at all);
-        `mel_kept` bool `[B]`, where given, says which windows see theirs.
+        `mel_kept` bool `[B]`, where given, says which windows see theirs. `segments` int64 `[B, T]`, where given,
+        numbers the pieces of packed windows: each is predicted as if it stood alone.
         """
-        previous = F.pad(codes[:, :-1], (1, 0), value=self.begin_token)  # [B, T]
-        present = torch.zeros_like(previous, dtype=torch.bool)
+        begins = torch.zeros_like(codes, dtype=torch.bool)  # [B, T]
+        begins[:, 0] = True
+        if segments is not None:
+            begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        previous = F.pad(codes[:, :-1], (1, 0)).masked_fill(begins, self.begin_token)  # [B, T]
+        present = torch.zeros_like(begins)
         if mel is not None:
-            mel = F.pad(mel[:, :-1], (0, 0, 1, 0))  # [B, T, M]
-            present[:, 1:] = True if mel_kept is None else mel_kept[:, None]
-        return self.predict_next(previous, mel, present)
+            mel = F.pad(mel[:, :-1], (0, 0, 1, 0)).masked_fill(begins[..., None], 0)  # [B, T, M]
+            present = ~begins if mel_kept is None else ~begins & mel_kept[:, None]
+        return self.predict_next(previous, mel, present, segments=segments)
 
     def predict_next(
         self,
@@ -72,19 +81,21 @@ class HybridLM(nn.Module):
         mel: torch.Tensor | None,
         present: torch.Tensor,
         cache: Cache | None = None,
+        segments: torch.Tensor | None = None,
     ) -> Prediction:
         """Predict the frame after each input: `tokens` `[B, n]`, normalised `mel` `[B, n, M]` where `present` `[B, n]`.
 
-        With a `cache` the inputs follow those that it has seen, and are added to it.
+        With a `cache` the inputs follow those that it has seen, and are added to it. See `forward` for `segments`.
         """
         position = cache.position if cache else 0
+        visible = None if segments is None else within_segments(segments)
         x = norm(self.embed(tokens))  # [B, n, D], at the scale of the mel vectors beside it
         if self.config.hybrid:
             if mel is None:
                 mel = x.new_zeros(*tokens.shape, self.config.mel_bands)
-            mel_vectors = self.mel_encoder(mel, present, cache)  # [B, n, mel_width]
+            mel_vectors = self.mel_encoder(mel, present, cache, segments, visible)  # [B, n, mel_width]
             x = self.fuse(torch.cat([x, mel_vectors], dim=-1))  # [B, n, D]
-        x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position)
+        x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position, visible)
         if cache:
             cache.position += tokens.shape[1]
         logits = self.head(x)  # [B, n, V]

@@ -38,7 +38,12 @@ class Attention(nn.Module):
         self.project = nn.Linear(width, width, bias=False)
 
     def forward(
-        self, x: torch.Tensor, by: Rotation, cache: LayerCache | None = None, position: int = 0
+        self,
+        x: torch.Tensor,
+        by: Rotation,
+        cache: LayerCache | None = None,
+        position: int = 0,
+        visible: torch.Tensor | None = None,
     ) -> torch.Tensor:
         batch, frames, width = x.shape
         q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, hd]
@@ -48,7 +53,8 @@ class Attention(nn.Module):
         # Into a cache several inputs come at its start only (a prompt), then one at a time, which may see all keys.
         if frames > 1 and position > 0:
             raise ValueError(f"{frames} inputs at position {position}: only one may follow what a cache holds")
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=frames > 1)  # [B, H, T, hd]
+        causal = visible is None and frames > 1
+        y = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal)  # [B, H, T, hd]
         return self.project(y.transpose(1, 2).reshape(batch, frames, width))
 
 
@@ -73,20 +79,39 @@ class Block(nn.Module):
         self.mlp = MLP(width)
 
     def forward(
-        self, x: torch.Tensor, by: Rotation, cache: LayerCache | None = None, position: int = 0
+        self,
+        x: torch.Tensor,
+        by: Rotation,
+        cache: LayerCache | None = None,
+        position: int = 0,
+        visible: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = x + self.attention(norm(x), by, cache, position)
+        x = x + self.attention(norm(x), by, cache, position, visible)
         return x + self.mlp(norm(x))
 
 
 def run_blocks(
-    blocks: nn.ModuleList, heads: int, x: torch.Tensor, caches: list[LayerCache] | None, position: int
+    blocks: nn.ModuleList,
+    heads: int,
+    x: torch.Tensor,
+    caches: list[LayerCache] | None,
+    position: int,
+    visible: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """All `blocks` over `x` `[B, T, D]`, whose first frame stands at `position` → `[B, T, D]`, normalised."""
+    """All `blocks` over `x` `[B, T, D]`, whose first frame stands at `position` → `[B, T, D]`, normalised.
+
+    `visible` bool `[B, 1, T, T]`, where given, says which frames each frame sees; else all up to it.
+    """
     by = rotation(position, position + x.shape[1], x.shape[2] // heads, x.device)
     for index, block in enumerate(blocks):
-        x = block(x, by, caches[index] if caches else None, position)
+        x = block(x, by, caches[index] if caches else None, position, visible)
     return norm(x)
+
+
+def within_segments(segments: torch.Tensor) -> torch.Tensor:
+    """What each frame of packed windows sees: those of its own segment up to it; `[B, T]` → bool `[B, 1, T, T]`."""
+    same = segments[:, :, None] == segments[:, None, :]
+    return torch.tril(same)[:, None]
 
 
 def initialise(module: nn.Module) -> None:

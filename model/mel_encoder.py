@@ -37,14 +37,27 @@ class MelEncoder(nn.Module):
         """Log-mel → about zero mean and unit deviation in every band."""
         return (mel - self.mel_mean) / self.mel_std
 
-    def forward(self, mel: torch.Tensor, present: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
-        """`present` `[B, T]` is False where there is no mel: a learned vector stands there instead."""
+    def forward(
+        self,
+        mel: torch.Tensor,
+        present: torch.Tensor,
+        cache: Cache | None = None,
+        segments: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`present` `[B, T]` is False where there is no mel: a learned vector stands there instead.
+
+        In packed windows (`segments` `[B, T]`, `visible` of them) nothing of another segment is seen.
+        """
         if cache is None:
             mel = F.pad(mel, (0, 0, self.kernel - 1, 0))  # [B, T + k - 1, M]
         else:
             mel = torch.cat([cache.mel_stem, mel], dim=1)
             cache.mel_stem = mel[:, mel.shape[1] - (self.kernel - 1) :]
-        frames = mel.unfold(1, self.kernel, 1).flatten(2)  # [B, T, M · k]
-        x = torch.where(present[..., None], self.stem(frames), self.no_mel)  # [B, T, mel_width]
+        frames = mel.unfold(1, self.kernel, 1)  # [B, T, M, k]
+        if segments is not None:
+            seen = F.pad(segments, (self.kernel - 1, 0), value=-1).unfold(1, self.kernel, 1)  # [B, T, k]
+            frames = frames * (seen == segments[..., None])[:, :, None]
+        x = torch.where(present[..., None], self.stem(frames.flatten(2)), self.no_mel)  # [B, T, mel_width]
         caches, position = (cache.mel_encoder, cache.position) if cache else (None, 0)
-        return run_blocks(self.blocks, self.heads, x, caches, position)
+        return run_blocks(self.blocks, self.heads, x, caches, position, visible)

@@ -19,17 +19,23 @@ class Losses:
     accuracy: torch.Tensor
 
 
-def training_losses(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor) -> Losses:
-    """Teacher-forced losses of `codes` `[B, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`.
+def training_losses(
+    model: HybridLM,
+    codes: torch.Tensor,
+    mel: torch.Tensor,
+    mask: torch.Tensor,
+    segments: torch.Tensor | None = None,
+) -> Losses:
+    """Teacher-forced losses of `codes` `[B, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`; packed windows: `segments`.
 
     In training mode the hybrid's mel input is corrupted: noise of a random deviation on each window, and in some
     windows no mel at all. Without both, it would not survive the mel of its own output.
     """
     if not model.config.hybrid:
-        return losses(model(codes, None), codes, None, mask, 0.0)
+        return losses(model(codes, None, segments=segments), codes, None, mask, 0.0)
     target = model.mel_encoder.normalise(mel)
     seen, kept = corrupt_mel(target, model.config) if model.training else (target, None)
-    return losses(model(codes, seen, kept), codes, target, mask, model.config.mel_loss_weight)
+    return losses(model(codes, seen, kept, segments), codes, target, mask, model.config.mel_loss_weight)
 
 
 def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,13 +49,19 @@ def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, t
 def losses(
     prediction: Prediction, codes: torch.Tensor, mel: torch.Tensor | None, mask: torch.Tensor, mel_weight: float
 ) -> Losses:
-    """Losses of a prediction against the frames that came: `codes` `[B, T]`, normalised `mel` `[B, T, M]`."""
-    logits, targets = prediction.logits[mask], codes[mask]  # [F, V], [F]
-    token_nats = F.cross_entropy(logits, targets)
-    accuracy = (logits.argmax(dim=-1) == targets).float().mean()
+    """Losses of a prediction against the frames that came: `codes` `[B, T]`, normalised `mel` `[B, T, M]`.
+
+    Where `mask` is False everywhere, all are 0.
+    """
+    # Multiplied by the mask, not indexed with it: shapes that depend on the data stop torch.compile and stall a GPU.
+    count = mask.sum().clamp_min(1)
+    nats = F.cross_entropy(prediction.logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)  # [B, T]
+    token_nats = (nats * mask).sum() / count
+    accuracy = ((prediction.logits.argmax(dim=-1) == codes) & mask).sum() / count
     mel_nats = torch.zeros_like(token_nats)
     if mel is not None and prediction.mel_location is not None and prediction.mel_log_scale is not None:
-        mel_nats = laplace_nats(mel[mask], prediction.mel_location[mask], prediction.mel_log_scale[mask]).mean()
+        by_frame = laplace_nats(mel, prediction.mel_location, prediction.mel_log_scale).mean(dim=-1)  # [B, T]
+        mel_nats = (by_frame * mask).sum() / count
     return Losses(token_nats + mel_weight * mel_nats, token_nats, mel_nats, accuracy)
 
 

@@ -103,6 +103,36 @@ def test_padding_on_the_right_changes_nothing() -> None:
     assert torch.equal(one.total, two.total)
 
 
+PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@torch.no_grad()
+def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig) -> None:
+    model = scrambled(config)
+    codes, mel = frames(config)
+    packed = model(codes, mel if config.hybrid else None, segments=PACKED).logits
+    for row in range(2):
+        for piece in PACKED[row].unique():
+            own = PACKED[row] == piece
+            alone = model(codes[row, own][None], mel[row, own][None] if config.hybrid else None).logits[0]
+            assert torch.allclose(packed[row, own], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@torch.no_grad()
+def test_nothing_passes_from_one_piece_to_another(config: ModelConfig) -> None:
+    model = scrambled(config)
+    codes, mel = frames(config)
+    before = model(codes, mel if config.hybrid else None, segments=PACKED)
+    first = PACKED == 0
+    other_codes = torch.where(first, (codes + 1) % config.vocab, codes)
+    other_mel = torch.where(first[..., None], mel + 3.0, mel)
+    after = model(other_codes, other_mel if config.hybrid else None, segments=PACKED)
+    assert torch.equal(before.logits[~first], after.logits[~first])
+    assert not torch.equal(before.logits[first], after.logits[first])
+
+
 def test_no_mel_is_what_dropout_gives() -> None:
     model = scrambled(SMALL)
     codes, mel = frames(SMALL)
