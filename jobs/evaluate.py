@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
 
-from jobs.checkpoints import TrainedOn, load_run, require_same_data
 from jobs.errors import JobError, require
 from jobs.scoring import Score, score_model, score_ngram
+from jobs.training.checkpoints import load_run, require_same_data, trained_on
 from manifests.dataset_info import DatasetInfo, read_info
 from model.ngram import NGram, count_pairs, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
@@ -32,7 +32,9 @@ class Config:
     dataset: Positional[Path]
     """Folder of a dataset that `preprocess` made."""
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of training runs."""
+    """Folders of training runs, or of single checkpoints."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Which checkpoint of each run: the newest, or the one that scored best on the validation split."""
     split: Literal["train", "validation", "test"] = "test"
     """Which split to score; every frame of it is scored once."""
     batch: int = 16
@@ -73,8 +75,8 @@ def evaluate(config: Config) -> list[Row]:
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     info = read_info(config.dataset)
-    loaded = [(folder, *load_run(folder)) for folder in config.runs]
-    data = TrainedOn(info.fingerprint, info.codec, info.mel)
+    loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
+    data = trained_on(info)
     for folder, _, state in loaded:
         require_same_data(state.data, data, folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512

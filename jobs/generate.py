@@ -17,19 +17,17 @@ import torch
 from rich.progress import track
 from tyro.conf import Positional
 
-from jobs.checkpoints import load_run
 from jobs.config_files import save_config
 from jobs.errors import JobError, UsageError, require
 from jobs.progress import status_console
+from jobs.run_codec import codec_of
+from jobs.training.checkpoints import load_run
 from model.cache import Cache, empty_cache
 from model.errors import ModelError
 from model.hybrid import HybridLM, Prediction
 from model.sampling import Sampling, sample
 from pipeline.audio import read_mono
 from pipeline.codec.causal import Codec
-from pipeline.codec.files import NAMES, weights_file
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.codec.loading import read_codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 from pipeline.mel_config import MelConfig
@@ -43,11 +41,13 @@ class Config:
     """Options of `whisper-gpt generate`."""
 
     run: Positional[Path]
-    """Folder of a training run."""
+    """Folder of a training run, or of a single checkpoint."""
     out: Path
     """WAV file to write (24 kHz mono); the resolved options go beside it, to OUT.yaml."""
     prompt: Path | None = None
     """Audio file to continue from its end: the last of it, up to half the model's context, is heard and kept."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Which checkpoint of the run: the newest, or the one that scored best on the validation split."""
     seconds: float = 5.0
     """Length of the continuation."""
     temperature: float = 1.0
@@ -74,12 +74,8 @@ def run(config: Config) -> int:
     same = config.prompt is not None and config.out.absolute() == config.prompt.absolute()
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
-    model, state = load_run(config.run)
-    trained_on = CodecFingerprint(**state.data.codec)
-    weights = config.codec_weights or _weights_of(trained_on.name)
-    codec = read_codec(weights, trained_on.codebooks, trained_on.precision)
-    if codec.fingerprint != trained_on:
-        raise JobError(f"{config.run} was trained on tokens of other codec weights than were found now; pass its own")
+    model, state = load_run(config.run, config.checkpoint == "best")
+    codec = codec_of(config.run, state.data, config.codec_weights)
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)
     prompt = read_prompt(config.prompt, model.config.context // 2, codec) if config.prompt else np.zeros(0, np.float32)
@@ -97,12 +93,6 @@ def run(config: Config) -> int:
         f"{model.config.name} at step {state.step}, codec {codec.name}"
     )
     return 0
-
-
-def _weights_of(name: str) -> Path:
-    if name not in NAMES:
-        raise JobError(f"the model was trained on tokens of the codec {name!r}; pass its file with --codec-weights")
-    return weights_file(name)
 
 
 def read_prompt(path: Path, frames: int, codec: Codec) -> np.ndarray:

@@ -1,53 +1,86 @@
-"""A model on disk: weights as safetensors, its configuration as JSON beside them. Nothing is unpickled."""
+"""A model on disk and on the Hugging Face hub: weights as safetensors, its configuration as JSON beside them.
+
+Nothing is ever unpickled.
+"""
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Self
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from model.config import ModelConfig
 from model.errors import ModelError
-from model.hybrid import HybridLM
 
-CONFIG_FILE = "model.json"
-WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = constants.CONFIG_NAME  # config.json
+WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE  # model.safetensors
 
 
-def save_model(model: HybridLM, folder: Path) -> None:
-    """Write `model.json` and `model.safetensors` into the existing `folder`."""
+class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio", "encodec"]):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module made from a `ModelConfig`."""
+
+    config: ModelConfig
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> Self:
+        """The model in a folder, or of that name on the hub (then `download` may be `revision`, `token`, `cache_dir`,
+        `force_download`, `local_files_only`), on the CPU, in evaluation mode.
+
+        Raises `ModelError` for a missing, damaged or mismatched file.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            try:
+                files = [CONFIG_FILE, WEIGHTS_FILE]
+                folder = Path(snapshot_download(str(folder), allow_patterns=files, **download))
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise ModelError(f"{folder}: neither a folder nor a model on the hub ({reason})") from error
+        model = cls(read_config(folder))
+        assert isinstance(model, nn.Module)
+        load_tensors(model, load_safetensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        return model.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, save_directory)
+
+
+def save_model(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """Write `config.json` and `model.safetensors` into the existing `folder`: the model's tensors, or those given."""
+    tensors = model.state_dict() if tensors is None else tensors
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> HybridLM:
-    """The model that `save_model` wrote. Raises `ModelError` for a missing, damaged or mismatched file."""
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration that `save_model` wrote. Raises `ModelError` where there is none."""
     path = folder / CONFIG_FILE
     try:
-        config = ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
+        return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: not a model configuration ({error})") from error
-    model = HybridLM(config).to(device)
-    load_tensors(model, load_safetensors(folder / WEIGHTS_FILE, device), folder / WEIGHTS_FILE)
-    return model
 
 
-def load_tensors(model: HybridLM, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Put `tensors` (read from `path`) into `model`. Raises `ModelError` naming the first that does not fit."""
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         here = tuple(own[name].shape) if name in own else "absent"
         there = tuple(tensors[name].shape) if name in tensors else "absent"
         if here != there:
-            raise ModelError(f"{path}: {name} is {there}, but a {model.config.name} of this configuration has {here}")
+            raise ModelError(f"{path}: {name} is {there}, but a model of this configuration has {here}")
     model.load_state_dict(tensors)
 
 
-def load_safetensors(path: Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in `path`. Raises `ModelError` where it is missing or damaged."""
     try:
-        return load_file(path, device=str(device))
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error

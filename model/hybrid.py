@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.cache import Cache
+from model.checkpoint import Pretrained
 from model.config import ModelConfig
 from model.layers import Block, initialise, norm, run_blocks, within_segments
 from model.mel_encoder import MelEncoder
@@ -26,7 +27,7 @@ class Prediction:
     mel_log_scale: torch.Tensor | None
 
 
-class HybridLM(nn.Module):
+class HybridLM(nn.Module, Pretrained):
     """A decoder over one codebook's tokens, with mel frames beside them where `config.mel_bands` > 0."""
 
     def __init__(self, config: ModelConfig):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from model.config import ModelConfig
 from model.hybrid import HybridLM, Prediction
@@ -17,6 +18,19 @@ class Losses:
     token_nats: torch.Tensor
     mel_nats: torch.Tensor  # per mel value
     accuracy: torch.Tensor
+
+
+class Objective(nn.Module):
+    """`training_losses` of a model as a module, for what wraps modules: DDP, torch.compile."""
+
+    def __init__(self, model: HybridLM):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+    ) -> Losses:
+        return training_losses(self.model, codes, mel, mask, segments)
 
 
 def training_losses(

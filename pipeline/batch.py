@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,6 +28,18 @@ class Batch:
     segments: torch.Tensor | None
     keys: list[tuple[str, ...]]
     starts: list[tuple[int, ...]]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            codes=self.codes.to(device),
+            mel=self.mel.to(device),
+            mask=self.mask.to(device),
+            segments=None if self.segments is None else self.segments.to(device),
+        )
 
 
 class Damage:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from upath import UPath
 
 from jobs import cli
 from jobs.config_files import default_from_file, save_config
@@ -70,11 +71,11 @@ def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
 
 def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump({"dataset": "/nowhere", "steps": 7}))
+    path.write_text(yaml.safe_dump({"datasets": ["/nowhere"], "steps": 7}))
     with pytest.raises(SystemExit):
         cli.main(["train", "--config", str(path)])  # --out is in neither
     default, _ = default_from_file(TrainConfig, ["--config", str(path)])
-    assert default is not None and default.dataset == Path("/nowhere") and default.steps == 7
+    assert default is not None and default.datasets == (UPath("/nowhere"),) and default.steps == 7
     assert cli.main(["train", "--config", str(path), "--out", str(tmp_path / "run")]) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.cache import empty_cache
-from model.checkpoint import load_model, save_model
+from model.checkpoint import save_model
 from model.config import PRESETS, ModelConfig, preset
 from model.errors import ModelError
 from model.hybrid import HybridLM
@@ -196,7 +196,7 @@ def test_saved_models_are_the_same_models(tmp_path: Path) -> None:
     model = scrambled(SMALL)
     model.mel_encoder.set_statistics(torch.arange(8.0), torch.arange(8.0))
     save_model(model, tmp_path)
-    again = load_model(tmp_path)
+    again = HybridLM.from_pretrained(tmp_path)
     assert again.config == model.config
     assert again.mel_encoder.mel_std.min() == pytest.approx(0.1)  # a silent band is not blown up
     codes, mel = frames(SMALL)
@@ -205,22 +205,35 @@ def test_saved_models_are_the_same_models(tmp_path: Path) -> None:
 
 def test_checkpoints_of_another_shape_or_damaged_are_named(tmp_path: Path) -> None:
     save_model(scrambled(SMALL), tmp_path)
-    config = tmp_path / "model.json"
+    config = tmp_path / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"layers": 2', '"layers": 3'))
     with pytest.raises(ModelError, match=r"blocks\.2\.attention\.project\.weight is absent"):
-        load_model(tmp_path)
+        HybridLM.from_pretrained(tmp_path)
     config.write_text(original.replace('"width": 32', '"width": 64'))
     with pytest.raises(ModelError, match="of this configuration has"):
-        load_model(tmp_path)
+        HybridLM.from_pretrained(tmp_path)
     config.write_text('{"nonsense": 1}')
     with pytest.raises(ModelError, match="not a model configuration"):
-        load_model(tmp_path)
+        HybridLM.from_pretrained(tmp_path)
     config.write_text(original)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match="cannot be read"):
-        load_model(tmp_path)
+        HybridLM.from_pretrained(tmp_path)
+
+
+def test_models_are_saved_and_loaded_in_the_manner_of_hugging_face(tmp_path: Path) -> None:
+    model = scrambled(SMALL)
+    model.save_pretrained(tmp_path / "saved")
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "saved").iterdir()}
+    again = HybridLM.from_pretrained(tmp_path / "saved")
+    assert again.config == SMALL and not again.training
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    with pytest.raises(ModelError, match="neither a folder nor a model on the hub"):
+        HybridLM.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(ModelError, match="neither a folder nor a model on the hub"):
+        HybridLM.from_pretrained(tmp_path / "absent")
 
 
 def test_presets_take_the_data_s_sizes() -> None:

@@ -1,0 +1,214 @@
+"""A training run on disk: `RUN/checkpoints/step-NNNNNNNN/`, each written aside and renamed.
+
+config.json, model.safetensors  the model, by itself enough to evaluate and generate
+training.safetensors            the optimizers' moments, and the raw weights where the model is their running average
+state.json                      step, place in the stream, time spent, the data it was trained on, the best score, and
+                                the hashes of the other files
+
+Random numbers need no state: those of a step are seeded by the step's number.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
+
+from jobs.errors import JobError
+from manifests.dataset_info import DatasetInfo, differences
+from manifests.location import Location, file_sha256
+from model.checkpoint import load_safetensors, save_model
+from model.hybrid import HybridLM
+from pipeline.publish import sync_folder
+
+_FOLDER = "checkpoints"
+_STATE_FILE = "state.json"
+_TRAINING_FILE = "training.safetensors"
+_RAW = "raw/"  # before the names of weights that are not the averaged ones
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """Which data a run was trained on: the datasets' fingerprint, and what went into it."""
+
+    fingerprint: str
+    codec: dict[str, Any]
+    mel: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best score on the validation split, nats per token, and the step that had it."""
+
+    step: int
+    nats: float
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a run stands, beside its tensors."""
+
+    step: int
+    elapsed_s: float
+    stream: dict[str, Any]
+    order: dict[str, Any]  # what the stream's order depends on
+    data: TrainedOn
+    best: Best | None = None
+    skipped: int = 0  # steps whose numbers were out of bounds
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the checkpoint's other files
+
+
+def save_checkpoint(
+    run: Path,
+    model: HybridLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: AveragedModel | None,
+    state: TrainingState,
+    keep: int,
+) -> Path:
+    """Write the checkpoint of `state.step`, then remove all but the newest `keep` and the best."""
+    folder = checkpoint_folder(run, state.step)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    tensors = _optimizer_tensors(model, optimizers)
+    if average is not None:
+        tensors |= {_RAW + name: tensor for name, tensor in model.state_dict().items()}
+    save_model(model if average is None else average.module, aside)
+    save_file(tensors, aside / _TRAINING_FILE)
+    files = {file.name: file_sha256(file) for file in sorted(aside.iterdir())}
+    content = json.dumps(asdict(replace(state, files=files)), indent=1) + "\n"
+    (aside / _STATE_FILE).write_text(content, encoding="utf-8")
+    for file in aside.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.replace(folder)
+    sync_folder(folder.parent)
+    for old in checkpoints(run)[:-keep]:
+        if state.best is None or old != checkpoint_folder(run, state.best.step):
+            shutil.rmtree(old)
+    return folder
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / _FOLDER / f"step-{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of `run`, oldest first."""
+    return sorted((run / _FOLDER).glob("step-*"))
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of `run`. Raises `JobError` where there is none."""
+    found = checkpoints(run)
+    if not found:
+        raise JobError(f"{run}: no checkpoints in here; is this the --out of a training run?")
+    return found[-1]
+
+
+def newest_whole_checkpoint(run: Path, say: Callable[[str], None]) -> Path:
+    """The newest checkpoint of `run` whose files are what its state says; those that are not are set aside, and said.
+
+    Raises `JobError` where none is whole.
+    """
+    while True:
+        folder = newest_checkpoint(run)
+        try:
+            require_whole(folder)
+            return folder
+        except JobError as error:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.replace(aside)
+            say(f"{error}; set aside as {aside.name}, the one before it is taken")
+
+
+def require_whole(folder: Path) -> None:
+    """Raise `JobError`, naming the file, unless a checkpoint's files are what its state says."""
+    for name, sha256 in read_state(folder).files.items():
+        try:
+            found = file_sha256(folder / name)
+        except OSError as error:
+            raise JobError(f"{folder / name}: {error.strerror or error}") from error
+        if found != sha256:
+            raise JobError(f"{folder / name}: damaged, not the file that was written")
+
+
+def chosen_checkpoint(path: Path, best: bool) -> Path:
+    """The newest or the best checkpoint of the run at `path`, or `path` itself where it is a checkpoint."""
+    if (path / _STATE_FILE).is_file():
+        return path
+    newest = newest_checkpoint(path)
+    state = read_state(newest)
+    if not best:
+        return newest
+    if state.best is None:
+        raise JobError(f"{path}: has no best checkpoint, nothing was scored while it was trained")
+    return checkpoint_folder(path, state.best.step)
+
+
+def load_run(path: Path, best: bool = False) -> tuple[HybridLM, TrainingState]:
+    """The newest (or best) model of a run, or that of a checkpoint, ready to evaluate, and where the run stood."""
+    folder = chosen_checkpoint(path, best)
+    return HybridLM.from_pretrained(folder), read_state(folder)
+
+
+def read_state(folder: Path) -> TrainingState:
+    """The `state.json` of a checkpoint."""
+    path = folder / _STATE_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        data, best = TrainedOn(**content.pop("data")), content.pop("best")
+        return TrainingState(data=data, best=Best(**best) if best else None, **content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise JobError(f"{path}: not the state of a training run ({error})") from error
+
+
+def restore_training(
+    folder: Path, model: HybridLM, optimizers: Sequence[torch.optim.Optimizer], average: AveragedModel | None
+) -> None:
+    """Put a checkpoint's moments into `optimizers`, whose parameters are `model`'s; where it was averaged, `model`
+    becomes the raw one and `average` what was loaded."""
+    tensors = load_safetensors(folder / _TRAINING_FILE)
+    raw = {name.removeprefix(_RAW): tensors.pop(name) for name in list(tensors) if name.startswith(_RAW)}
+    if average is not None and raw:
+        average.module.load_state_dict(model.state_dict())
+        average.n_averaged += 1
+    if raw:
+        model.load_state_dict(raw)
+    for name, parameter in model.named_parameters():
+        own = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
+        for optimizer in optimizers:
+            if own and any(parameter is p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
+
+
+def trained_on(info: DatasetInfo) -> TrainedOn:
+    """The data of a dataset."""
+    return TrainedOn(info.fingerprint, info.codec, info.mel)
+
+
+def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Location) -> None:
+    """Raise `JobError`, naming what differs, where a run and a dataset do not belong together."""
+    if data.fingerprint == other.fingerprint:
+        return
+    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel))
+    raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")
+
+
+def _optimizer_tensors(model: HybridLM, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for optimizer in optimizers
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

@@ -1,0 +1,67 @@
+"""A clip at each evaluation: how the model goes on from the first seconds of a validation sample, heard and seen."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jobs.generate import continue_audio
+from jobs.run_codec import codec_of
+from jobs.training.config import Config
+from jobs.training.session import Session
+from model.hybrid import HybridLM
+from model.sampling import Sampling
+from pipeline.codec.causal import Codec
+from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
+from pipeline.stream import batches
+
+_SAMPLING = Sampling(temperature=1.0, top_k=100)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`wav` float32 `[N]`: the prompt's decoded tokens and the continuation; its `mel` `[T, M]`, scaled to 0–1."""
+
+    wav: np.ndarray
+    sample_rate: int
+    mel: np.ndarray
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What clips are made from: a prompt `[N]` of whole frames, and how many frames to add."""
+
+    codec: Codec
+    log_mel: LogMel
+    prompt: np.ndarray
+    frames: int
+
+    def make(self, model: HybridLM, seed: int) -> Clip:
+        """A continuation by `model`, on the CPU; the seed decides its draws."""
+        training, device = model.training, next(model.parameters()).device
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            model.eval().cpu()
+            pieces = continue_audio(model, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
+            wav = torch.cat([next(pieces) for _ in range(1 + self.frames)]).clamp(-1, 1)
+        finally:
+            model.train(training).to(device)
+        mel = self.log_mel(wav)
+        least, most = mel.min(), mel.max()
+        scaled = (mel - least) / (most - least).clamp_min(1e-6)
+        return Clip(wav.numpy(), self.codec.sample_rate, scaled.numpy())
+
+
+def open_clips(session: Session, config: Config) -> Clips | None:
+    """What to make clips from, or None where none are asked for or there is no validation split.
+
+    Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
+    """
+    if config.clip_s == 0 or session.validation is None:
+        return None
+    data = session.state.data
+    codec = codec_of(config.out, data, config.codec_weights)
+    codes = next(batches(session.validation)).codes[0, :, : max(1, config.context // 2)]
+    frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
+    return Clips(codec, LogMel(MelConfig(**data.mel)), codec.decode(codes.numpy()), frames)

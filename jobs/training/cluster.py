@@ -1,0 +1,97 @@
+"""Training by several workers under Ray Train: DDP within, and a worker that dies costs the steps since a checkpoint.
+
+The workers know nothing of each other but through `Ranks`; the run's folder, which all machines share, is where they
+find the checkpoint to go on from, and where they are told to stop.
+"""
+
+import shutil
+import threading
+from pathlib import Path
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from rich.console import Console
+
+from jobs.config_files import save_config
+from jobs.errors import JobError
+from jobs.progress import share_done, status_console
+from jobs.ray_pool import cluster, refuse_dead_address
+from jobs.stop_signals import stop_signals
+from jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
+from jobs.training.config import CONFIG_FILE, Config
+from jobs.training.loop import train
+from jobs.training.monitor import monitor
+from jobs.training.ranks import Ranks, make_deterministic
+from jobs.training.session import open_session
+
+_STOP_FILE = ".stop"
+_RAY_FOLDER = ".ray"
+_MOST_FAILURES = 10  # of workers, in one run, before it is given up
+_ASK_EVERY_S = 0.2
+
+
+def train_on_cluster(config: Config, console: Console) -> bool:
+    """Train with `config.workers` workers → whether the run was done, not stopped by a signal.
+
+    Raises `JobError` where the workers cannot train, after some tries.
+    """
+    refuse_dead_address(config.ray_address)
+    out = config.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    stop = out / _STOP_FILE
+    stop.unlink(missing_ok=True)
+    ended: list[Exception | None] = []
+    with cluster(config.ray_address, config.workers), stop_signals() as stopped:
+        # In a thread, because Ray Train in the main one answers SIGINT itself: by dropping the run.
+        thread = threading.Thread(target=lambda: ended.append(_fit(config, out)), daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(_ASK_EVERY_S)
+            if stopped() and not stop.exists():
+                console.print("stopping: the workers write a checkpoint")
+                stop.touch()
+    stop.unlink(missing_ok=True)
+    shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)
+    if ended[0] is not None:
+        raise ended[0]
+    state = read_state(newest_checkpoint(out))
+    return share_done(state.step, config.steps, state.elapsed_s, config.minutes) >= 1
+
+
+def _fit(config: Config, out: Path) -> Exception | None:
+    """Run the workers to their end → what went wrong, in words of the worker that it went wrong in."""
+    gpu = config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    trainer = TorchTrainer(
+        _train_one_rank,
+        train_loop_config={"config": config},
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
+        run_config=RunConfig(
+            name="train", storage_path=str(out / _RAY_FOLDER), failure_config=FailureConfig(max_failures=_MOST_FAILURES)
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        first = next(iter(failures.values()), error)
+        return first if isinstance(first, JobError) else JobError(f"training failed: {first}")
+    return None
+
+
+def _train_one_rank(loop_config: dict) -> None:
+    """What each worker runs, from the newest checkpoint where there is one."""
+    config: Config = loop_config["config"]
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    console = status_console()
+    if config.deterministic:
+        make_deterministic()
+    resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
+    session = open_session(config, ranks, resume, console.print)
+    if not ranks.leads:
+        train(session, None, lambda: False)
+        return
+    save_config(config, config.out / CONFIG_FILE, without=["resume"])
+    with monitor(session, console) as shown:
+        train(session, shown, (config.out / _STOP_FILE).exists)

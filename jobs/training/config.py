@@ -1,0 +1,112 @@
+"""The options of a training run."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.errors import require
+
+CONFIG_FILE = "train.yaml"  # in the folder of the run
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt train`."""
+
+    datasets: Positional[tuple[UPath, ...]]
+    """Datasets that `preprocess` made: folders, or s3:// or gs:// prefixes; several are mixed by --weights."""
+    out: Path
+    """Folder of the run: checkpoints, TensorBoard, the resolved options. With several machines one that all share."""
+    weights: tuple[float, ...] = ()
+    """Share of the windows that each dataset gives; equal shares if not given."""
+    model: Literal["hybrid-4m", "gpt-4m", "gpt-40m"] = "hybrid-4m"
+    """hybrid-4m reads mel frames and tokens, the others tokens alone."""
+    steps: int = 5000
+    """Optimizer steps."""
+    minutes: float | None = None
+    """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
+    batch: int = 8
+    """Windows that each worker takes at once."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one step."""
+    context: int = 512
+    """Frames a window: 512 are 6.8 s."""
+    pack: bool = True
+    """Fill windows with several samples, each predicted as if it stood alone; else short ones are padded."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon takes the matrices of the blocks, adamw the rest."""
+    learning_rate: float = 1e-3
+    """Its peak, after the warm-up."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises; then it falls to a tenth along a cosine."""
+    weight_decay: float = 0.1
+    """Of the matrices; vectors are not decayed."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of a running average of the weights, such as 0.999, which is what is then scored and saved; 0: none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of matrix products; weights stay in fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where torch finds one."""
+    compile: bool = False
+    """Compile the model (torch.compile): minutes at the start, faster steps on a GPU."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, on a GPU too, where that costs speed."""
+    seed: int = 0
+    """Of the initial weights, the noise and the order of the data."""
+    eval_every: int = 500
+    """Steps between scores on the validation split."""
+    eval_batches: int = 16
+    """Batches of the validation split that each worker scores each time."""
+    clip_s: float = 3.0
+    """Seconds that are generated at each evaluation, to listen to in TensorBoard; 0: none."""
+    codec_weights: Path | None = None
+    """File with the weights of the datasets' codec for those clips, if it is not found without."""
+    save_every: int = 500
+    """Steps between checkpoints; the last step always makes one, and so does the best evaluation."""
+    keep: int = 2
+    """Newest checkpoints to keep, beside the best one."""
+    max_bad_steps: int = 5
+    """Steps in a row that may be skipped for a loss or gradient out of bounds, before the run stops."""
+    max_damaged: int = 16
+    """Samples that may be unreadable and are left out, before the run stops."""
+    cache: Path | None = None
+    """Folder for shards of object stores; else $WHISPER_GPT_CACHE, else the user's cache folder."""
+    cache_gb: float = 20.0
+    """Its size; the shards that were longest not used go first."""
+    workers: int = 1
+    """Processes that train side by side, each with its own core or GPU; more than one run under Ray."""
+    ray_address: str | None = None
+    """A Ray cluster for the workers, as HOST:PORT or auto; else this machine, or $RAY_ADDRESS."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out, with the options it was started with unless they are given again."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each dataset."""
+        return self.weights or (1.0,) * len(self.datasets)
+
+
+def check(config: Config) -> None:
+    """Raise `UsageError` for values that make no sense, whatever the data."""
+    require(bool(config.datasets), "name at least one dataset")
+    least = {"steps": 1, "batch": 1, "accumulate": 1, "context": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1}
+    least |= {"keep": 1, "max_bad_steps": 1, "workers": 1, "max_damaged": 0, "seed": 0, "clip_s": 0}
+    for name, bound in least.items():
+        value = getattr(config, name)
+        require(value >= bound, f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+    for name in ("learning_rate", "clip", "cache_gb"):
+        value = getattr(config, name)
+        require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+    require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
+    require(0 <= config.warmup < 1, f"--warmup {config.warmup}: must be a share of the run, 0 to 1")
+    require(0 <= config.ema < 1, f"--ema {config.ema}: must be a decay, 0 to 1")
+    require(len(config.shares) == len(config.datasets), "--weights: one for each dataset")
+    cuda = config.device != "cuda" or config.workers > 1 or torch.cuda.is_available()
+    require(cuda, "--device cuda: torch finds no CUDA device here")

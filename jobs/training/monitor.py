@@ -1,0 +1,118 @@
+"""What is seen of a run: lines on the console, a progress line, TensorBoard; and how fast it is for the machine."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from jobs.benchmarks.timing import matrix_flops
+from jobs.errors import JobError
+from jobs.progress import ShowStep, training_progress
+from jobs.scoring import Score
+from jobs.training.clips import Clips, open_clips
+from jobs.training.config import Config
+from jobs.training.session import Session
+from jobs.training.step import StepResult
+from model.cost import peak_flops, training_flops
+from pipeline.errors import PipelineError
+
+
+@dataclass
+class Clock:
+    """Seconds of this process's run so far: in steps, and of these waiting for data."""
+
+    started: float = field(default_factory=time.monotonic)
+    stepping_s: float = 0.0
+    waiting_s: float = 0.0
+
+    @property
+    def wait_share(self) -> float:
+        """Which share of the steps' time went to waiting for data."""
+        return self.waiting_s / max(self.stepping_s, 1e-9)
+
+
+class Monitor:
+    """Shows a session; the leader has one, the other ranks have none."""
+
+    def __init__(self, session: Session, console: Console, writer: SummaryWriter, show: ShowStep):
+        self._session = session
+        self._console = console
+        self._writer = writer
+        self._show = show
+        self._clips = self._find_clips()
+        model = session.model
+        self._flops = training_flops(model.config, model.parameter_count(), model.embed.weight.numel())
+        self._peak = self._find_peak()
+        peak = f", {self._peak / 1e9:,.0f} GFLOP/s at most here" if self._peak else ""
+        console.print(
+            f"{model.config.name}: {model.parameter_count() / 1e6:.2f} M parameters, "
+            f"{self._flops / 1e6:.0f} MFLOP a token to train{peak}"
+        )
+        if session.validation is None:
+            console.print("no validation split in the data: nothing will show whether the model overfits")
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text)
+
+    def step(self, step: int, result: StepResult, rate: float, seconds: float, clock: Clock, eta_s: float) -> None:
+        """Show one step, which took `seconds`."""
+        tokens_per_s = result.tokens / seconds
+        scalars = {
+            "train/token_nats": result.token_nats,
+            "train/mel_nats": result.mel_nats,
+            "train/accuracy": result.accuracy,
+            "train/gradient_norm": result.gradient_norm,
+            "train/learning_rate": rate,
+            "speed/tokens_per_s": tokens_per_s,
+            "speed/data_wait_share": clock.wait_share,
+        }
+        if self._peak:
+            scalars["speed/mfu"] = tokens_per_s * self._flops / (self._peak * self._session.ranks.world)
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
+
+    def evaluation(self, step: int, score: Score) -> None:
+        """Show the score on the validation split, and what the model makes of a prompt."""
+        self._writer.add_scalar("validation/codebook_0/token_nats", score.nll, step)
+        self._writer.add_scalar("validation/codebook_0/accuracy", score.accuracy, step)
+        self._console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
+        if self._clips:
+            clip = self._clips.make(self._session.scored_model, seed=step)
+            self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
+            self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
+
+    def end(self) -> None:
+        """Say what was left out."""
+        damaged, skipped = self._session.training.damaged, self._session.state.skipped
+        if damaged:
+            self._console.print(f"{len(damaged)} damaged samples were left out: {', '.join(sorted(damaged))}")
+        if skipped:
+            self._console.print(f"{skipped} steps were skipped: their loss or gradient was out of bounds")
+
+    def _find_clips(self) -> Clips | None:
+        try:
+            return open_clips(self._session, self._session.config)
+        except (JobError, PipelineError) as error:
+            self._console.print(f"no clips will be made: {error}")
+            return None
+
+    def _find_peak(self) -> float | None:
+        if self._session.ranks.device.type == "cuda":
+            return peak_flops(torch.cuda.get_device_name(self._session.ranks.device))
+        return matrix_flops()
+
+
+@contextlib.contextmanager
+def monitor(session: Session, console: Console) -> Iterator[Monitor]:
+    """A monitor for the length of a run; TensorBoard's curves go on from the session's step."""
+    config: Config = session.config
+    first = session.state.step
+    folder = str(config.out / "tensorboard")
+    with SummaryWriter(folder, purge_step=first + 1) as writer, training_progress(console, config.steps, first) as show:
+        yield Monitor(session, console, writer, show)

@@ -1,0 +1,55 @@
+"""What changes the weights: AdamW or Muon, the learning rate over a run, a running average."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from jobs.training.config import Config
+from model.hybrid import HybridLM
+
+
+def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimizer]:
+    """AdamW over all parameters, or over those that Muon (Jordan et al. 2024: matrices within blocks) leaves."""
+    muon: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if config.optimizer == "muon" and parameter.dim() == 2 and "blocks." in name:
+            muon.append(parameter)
+        else:
+            (matrices if parameter.dim() >= 2 else vectors).append(parameter)
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    ]
+    if muon:
+        # Steps of AdamW's size (Moonshot AI 2025), so that one learning rate serves both.
+        optimizers.append(
+            torch.optim.Muon(
+                muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        )
+    return optimizers
+
+
+def learning_rate(config: Config, done: float) -> float:
+    """The rate after the share `done` of a run: a linear rise, then a cosine down to a tenth of the peak."""
+    if done < config.warmup:
+        return config.learning_rate * (done + 1e-3) / (config.warmup + 1e-3)
+    falling = (done - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, falling))))
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Let the next step of all `optimizers` be taken at `rate`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def running_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """An exponential moving average of the weights, moved on by `update_parameters(model)`; None for a decay of 0."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

@@ -1,0 +1,81 @@
+"""Who trains: this process alone, or one of several that agree on every number that decides something."""
+
+import contextlib
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process is `rank` of `world`, and computes on `device`."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes and shows."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sum of every value over all ranks, the same bits on each."""
+        if self.world == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return list(map(float, sums.cpu().numpy()))
+
+    def of_leader(self, values: Sequence[float]) -> list[float]:
+        """The leader's values."""
+        return self.sum([value if self.leads else 0.0 for value in values])
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module`, whose gradients are then averaged over all ranks."""
+        return module if self.world == 1 else nn.parallel.DistributedDataParallel(module)
+
+    def exchange(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager[object]:
+        """Where the gradients of a wrapped `module` are exchanged at the end of backward, or only added up here."""
+        if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
+            return module.no_sync()
+        return contextlib.nullcontext()
+
+
+def alone(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
+    """This process by itself."""
+    found = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+    return Ranks(0, 1, torch.device(found))
+
+
+def seed_everything(seed: int, step: int, rank: int) -> None:
+    """Seed torch, NumPy and Python from (seed, step, rank).
+
+    Done at every step, so that the random numbers of a step are a function of the step: a run that goes on needs no
+    generator's state, on however many ranks.
+    """
+    drawn = np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]
+    torch.manual_seed(int(drawn))
+    np.random.seed(int(drawn))  # noqa: NPY002 – the global generator is what others' code draws from
+    random.seed(int(drawn))
+
+
+def make_deterministic() -> None:
+    """Let torch use only algorithms that give the same bits each time; before anything runs on a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Where matrix products take bfloat16, if that is the precision."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()

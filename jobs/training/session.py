@@ -1,0 +1,162 @@
+"""Everything a run holds while it trains: made new, or restored from its newest whole checkpoint."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from jobs.errors import JobError
+from jobs.training.checkpoints import (
+    TrainingState,
+    checkpoint_folder,
+    newest_whole_checkpoint,
+    read_state,
+    require_same_data,
+    restore_training,
+    trained_on,
+)
+from jobs.training.config import Config
+from jobs.training.optimizers import build_optimizers, running_average
+from jobs.training.ranks import Ranks, seed_everything
+from manifests.dataset_info import DatasetInfo, read_info
+from manifests.location import location
+from model.config import ModelConfig, preset
+from model.hybrid import HybridLM
+from model.objective import Objective
+from pipeline.mixture import block_slots
+from pipeline.stream import Stream, StreamConfig, stream
+
+
+@dataclass
+class Session:
+    """A run in the middle of it; `state` says where it stands, and moves on with every step."""
+
+    config: Config
+    ranks: Ranks
+    infos: list[DatasetInfo]
+    model: HybridLM
+    objective: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+    average: AveragedModel | None
+    training: Stream
+    validation: Stream | None
+    state: TrainingState
+
+    @property
+    def scored_model(self) -> HybridLM:
+        """The model that is scored and saved: the running average where there is one."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, HybridLM)
+        return self.average.module
+
+    @property
+    def most_nats(self) -> float:
+        """A loss that no model in order has: twice that of guessing blindly."""
+        return 2 * math.log(self.model.config.vocab)
+
+
+def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str], None]) -> Session:
+    """The session of a new run, or of the one in `config.out`.
+
+    Raises `JobError`, naming what differs, where that one was of another model or other data, or where no checkpoint is
+    whole.
+    """
+    infos = [read_info(location(dataset)) for dataset in config.datasets]
+    training = _stream(config, ranks, "train")
+    validation = None
+    if all("validation" in info.splits for info in infos):
+        validation = _stream(config, ranks, "validation")
+    seed_everything(config.seed, 0, 0)
+    model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
+    if model.config.hybrid:
+        model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares))
+    state = TrainingState(0, 0.0, training.state_dict(), _order(config, infos), trained_on(infos[0]))
+    average = running_average(model, config.ema)
+    optimizers = build_optimizers(model, config)
+    if resume:
+        newest = read_state(newest_whole_checkpoint(config.out, say)).step if ranks.leads else 0
+        folder = checkpoint_folder(config.out, int(ranks.of_leader([newest])[0]))
+        found = read_state(folder)
+        require_same_data(found.data, state.data, config.out, config.datasets[0])
+        _require_same_order(found.order, state.order, config)
+        saved = HybridLM.from_pretrained(folder)
+        _require_same_shape(saved.config, model.config, config)
+        model.load_state_dict(saved.state_dict())
+        restore_training(folder, model, optimizers, average)
+        training.reset(found.stream)
+        state = found
+    objective = ranks.wrap(Objective(model))
+    if config.compile:
+        objective.compile()
+    return Session(config, ranks, infos, model, objective, optimizers, average, training, validation, state)
+
+
+def _stream(config: Config, ranks: Ranks, split: str) -> Stream:
+    """The training windows, or those of another split: in their order, each sample by itself, none left out."""
+    training = split == "train"
+    return stream(
+        list(zip(config.datasets, config.shares, strict=True)),
+        split,
+        StreamConfig(
+            context=config.context,
+            batch=config.batch,
+            seed=config.seed,
+            shuffle=training,
+            pack=training and config.pack,
+            rank=ranks.rank,
+            world=ranks.world,
+            max_damaged=config.max_damaged if training else 0,
+            cache_folder=config.cache,
+            cache_gb=config.cache_gb,
+        ),
+    )
+
+
+def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
+    vocab, bands = info.codec["codebook_size"], info.mel["bands"]
+    return preset(config.model, vocab=vocab, context=config.context, mel_bands=bands)
+
+
+def _mel_statistics(infos: list[DatasetInfo], weights: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation `[M]` of every band over the mixture that the datasets' windows make."""
+    shares = block_slots(weights) / block_slots(weights).sum()
+    means = np.array([info.mel_mean for info in infos])
+    squares = np.array([info.mel_std for info in infos]) ** 2 + means**2
+    mean = shares @ means
+    deviation = np.sqrt(shares @ squares - mean**2)
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)
+
+
+def _order(config: Config, infos: list[DatasetInfo]) -> dict[str, Any]:
+    """What decides the order of the windows, so that a place in it means anything."""
+    return {
+        "seed": config.seed,
+        "context": config.context,
+        "pack": config.pack,
+        "weights": list(config.shares),
+        "plans_sha256": [info.plans_sha256 for info in infos],
+    }
+
+
+def _require_same_order(before: dict[str, Any], now: dict[str, Any], config: Config) -> None:
+    if before["plans_sha256"] != now["plans_sha256"]:
+        datasets = ", ".join(map(str, config.datasets))
+        raise JobError(f"{config.out} was trained on another dataset than {datasets}; pass that one")
+    for name in now:
+        if before.get(name) != now[name]:
+            raise JobError(
+                f"{config.out} was trained with {name} {before.get(name)}, not {now[name]}; the order would differ"
+            )
+
+
+def _require_same_shape(before: ModelConfig, now: ModelConfig, config: Config) -> None:
+    one, other = asdict(before), asdict(now)
+    what = "; ".join(f"{name} {one[name]} / {other[name]}" for name in one if one[name] != other[name])
+    if what:
+        raise JobError(f"{config.out} holds another model: {what}; pass what it was trained with, or another --out")

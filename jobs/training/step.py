@@ -1,0 +1,60 @@
+"""One optimizer step: gradients of some batches over all ranks, looked at before they are believed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from jobs.training.ranks import Precision, Ranks, autocast
+from pipeline.stream import Batch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Means over all ranks and batches of the step, before its change of the weights; `tokens` is their sum.
+
+    `healthy` is False where a number was out of bounds: then the weights were left as they are.
+    """
+
+    token_nats: float
+    mel_nats: float
+    accuracy: float
+    gradient_norm: float
+    tokens: int
+    healthy: bool
+
+
+def train_step(
+    objective: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batches: Sequence[Batch],
+    ranks: Ranks,
+    *,
+    clip: float,
+    most_nats: float,
+    precision: Precision = "fp32",
+) -> StepResult:
+    """Change the parameters of `objective` by the mean gradient of `batches`, at the learning rate that is set.
+
+    The norm of the gradient is cut to `clip`; a loss of `most_nats` a token or more is out of bounds.
+    """
+    sums = [0.0, 0.0, 0.0, 0.0]
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with ranks.exchange(objective, last), autocast(precision, ranks.device):
+            here = batch.to(ranks.device)
+            losses = objective(here.codes[:, 0], here.mel, here.mask, here.segments)
+            (losses.total / len(batches)).backward()
+        values = (losses.token_nats, losses.mel_nats, losses.accuracy, batch.mask.sum())
+        sums = [total + float(value.detach()) for total, value in zip(sums, values, strict=True)]
+    norm = float(nn.utils.clip_grad_norm_(objective.parameters(), clip))
+    *sums, tokens = ranks.sum(sums)
+    token_nats, mel_nats, accuracy = (total / (len(batches) * ranks.world) for total in sums)
+    healthy = all(map(math.isfinite, (token_nats, mel_nats, norm))) and token_nats < most_nats
+    for optimizer in optimizers:
+        if healthy:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return StepResult(token_nats, mel_nats, accuracy, norm, int(tokens), healthy)

@@ -1,0 +1,23 @@
+"""What a model costs: floating-point operations a token, and the peaks of known devices."""
+
+from model.config import ModelConfig
+
+# Dense matrix products in bfloat16 a second, from NVIDIA's data sheets (without sparsity).
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+
+
+def training_flops(config: ModelConfig, parameters: int, embeddings: int) -> float:
+    """Operations to train on one token: 6 a matrix weight, and 12 a layer, channel and visible position.
+
+    Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch; `embeddings`, of the `parameters`,
+    are looked up, not multiplied.
+    """
+    attention = (
+        12 * config.context * (config.layers * config.width + config.hybrid * config.mel_layers * config.mel_width)
+    )
+    return 6.0 * (parameters - embeddings) + attention
+
+
+def peak_flops(device_name: str) -> float | None:
+    """The peak of a GPU by the name that its driver gives, or None where it is not known."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
