@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 _PLAIN_LINE_EVERY_S = 60
 
 
-def status_console() -> Console:
-    """Where verbs say how they fare: stderr, text as it is, lines as long as they are."""
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+def status_console(log: TextIO | None = None) -> Console:
+    """Where verbs say how they fare: stderr (or a log), text as it is, lines as long as they are."""
+    return Console(file=log, stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Advance(Protocol):

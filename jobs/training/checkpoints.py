@@ -29,6 +29,7 @@ from pipeline.publish import sync_folder
 
 _FOLDER = "checkpoints"
 _STATE_FILE = "state.json"
+_ASIDE = ".writing-"
 _TRAINING_FILE = "training.safetensors"
 _RAW = "raw/"  # before the names of weights that are not the averaged ones
 
@@ -74,8 +75,9 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `state.step`, then remove all but the newest `keep` and the best."""
     folder = checkpoint_folder(run, state.step)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in folder.parent.glob(f"{_ASIDE}*"):  # by a process that was killed: only one writes
+        shutil.rmtree(left, ignore_errors=True)
+    aside = folder.with_name(f"{_ASIDE}{folder.name}")
     aside.mkdir(parents=True)
     tensors = _optimizer_tensors(model, optimizers)
     if average is not None:

@@ -1,9 +1,10 @@
 """Training by several workers under Ray Train: DDP within, and a worker that dies costs the steps since a checkpoint.
 
 The workers know nothing of each other but through `Ranks`; the run's folder, which all machines share, is where they
-find the checkpoint to go on from, and where they are told to stop.
+find the checkpoint to go on from, where they are told to stop, and where the first of them writes what it has to say.
 """
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -26,6 +27,7 @@ from jobs.training.ranks import Ranks, make_deterministic
 from jobs.training.session import open_session
 
 _STOP_FILE = ".stop"
+_LOG_FILE = "train.log"
 _RAY_FOLDER = ".ray"
 _MOST_FAILURES = 10  # of workers, in one run, before it is given up
 _ASK_EVERY_S = 0.2
@@ -41,13 +43,17 @@ def train_on_cluster(config: Config, console: Console) -> bool:
     out.mkdir(parents=True, exist_ok=True)
     stop = out / _STOP_FILE
     stop.unlink(missing_ok=True)
+    log = (out / _LOG_FILE).open("a+", encoding="utf-8")
+    log.seek(0, os.SEEK_END)
     ended: list[Exception | None] = []
-    with cluster(config.ray_address, config.workers), stop_signals() as stopped:
+    with log, cluster(config.ray_address, config.workers), stop_signals() as stopped:
         # In a thread, because Ray Train in the main one answers SIGINT itself: by dropping the run.
         thread = threading.Thread(target=lambda: ended.append(_fit(config, out)), daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(_ASK_EVERY_S)
+            if text := log.read():
+                console.print(text, end="")
             if stopped() and not stop.exists():
                 console.print("stopping: the workers write a checkpoint")
                 stop.touch()
@@ -84,14 +90,15 @@ def _train_one_rank(loop_config: dict) -> None:
     config: Config = loop_config["config"]
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
-    console = status_console()
     if config.deterministic:
         make_deterministic()
     resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
-    session = open_session(config, ranks, resume, console.print)
-    if not ranks.leads:
-        train(session, None, lambda: False)
-        return
-    save_config(config, config.out / CONFIG_FILE, without=["resume"])
-    with monitor(session, console) as shown:
-        train(session, shown, (config.out / _STOP_FILE).exists)
+    with (config.out / _LOG_FILE).open("a", buffering=1, encoding="utf-8") as log:
+        console = status_console(log)
+        session = open_session(config, ranks, resume, console.print)
+        if not ranks.leads:
+            train(session, None, lambda: False)
+            return
+        save_config(config, config.out / CONFIG_FILE, without=["resume"])
+        with monitor(session, console) as shown:
+            train(session, shown, (config.out / _STOP_FILE).exists)

@@ -91,6 +91,8 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
         restore_training(folder, model, optimizers, average)
         training.reset(found.stream)
         state = found
+        if ranks.leads:
+            say(f"going on from step {state.step}")
     objective = ranks.wrap(Objective(model))
     if config.compile:
         objective.compile()

@@ -1,0 +1,81 @@
+"""Runs that are killed at random moments, and resumed: bit for bit the run that nothing disturbed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.training.checkpoints import newest_checkpoint, read_state
+from model.checkpoint import load_safetensors
+
+STEPS, KILLS = 200, 20
+OPTIONS = [
+    *("--model=hybrid-4m", "--context=16", "--batch=2", "--deterministic", "--eval-every=50", "--eval-batches=1"),
+    *(f"--steps={STEPS}", "--save-every=7", "--clip-s=0", "--ema=0.9"),
+]
+
+# Imports once and forks for each try, because a fresh interpreter spends seconds on importing torch.
+KILLER = """
+import os, random, signal, sys, time
+import jobs.train
+
+out, number, kills, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+moments, killed = random.Random(number), 0
+while True:
+    child = os.fork()
+    if child == 0:
+        resume = ["--resume"] if os.path.isdir(out + "/checkpoints") and os.listdir(out + "/checkpoints") else []
+        os._exit(cli.main(["train", *options, "--out", out, *resume]))
+    if killed < kills:
+        time.sleep(moments.uniform(0.2, 1.5))
+        if os.waitpid(child, os.WNOHANG)[0]:
+            sys.exit(f"ended by itself after {killed} kills")
+        os.kill(child, number)
+    status = os.waitpid(child, 0)[1]
+    if killed < kills:
+        killed += 1
+    else:
+        sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    folder = newest_checkpoint(run)
+    return load_safetensors(folder / "model.safetensors") | load_safetensors(folder / "training.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "train", str(dataset), "--out", str(run), *OPTIONS],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_twenty_times_is_the_undisturbed_run(
+    undisturbed: Path, dataset: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    killer = subprocess.run(
+        [sys.executable, "-c", KILLER, str(run), str(int(number)), str(KILLS), str(dataset), *OPTIONS],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert killer.returncode == 0, killer.stderr
+    assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(undisturbed)).stream
+    one, other = tensors(run), tensors(undisturbed)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in other)
+    assert not list((run / "checkpoints").glob(".*"))
+    assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(undisturbed)).best
+    gone_on_from = {line for line in killer.stderr.splitlines() if line.startswith("going on from step")}
+    assert len(gone_on_from) >= KILLS // 2  # places all over the run
