@@ -1,0 +1,239 @@
+"""The trainer's pieces: steps out of bounds, checkpoints that are kept, damaged or best, averages, clips, mixtures."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from jobs import cli
+from jobs.training import loop
+from jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from jobs.training.config import Config
+from jobs.training.optimizers import build_optimizers, running_average
+from jobs.training.ranks import alone, seed_everything
+from jobs.training.step import train_step
+from model.checkpoint import load_safetensors
+from model.config import ModelConfig
+from model.cost import peak_flops, training_flops
+from model.hybrid import HybridLM
+from model.objective import Objective
+from pipeline.stream import Batch, StreamConfig, stream
+
+FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
+SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
+
+
+def train(dataset: Path | str, out: Path, *options: str) -> int:
+    return cli.main(["train", str(dataset), "--out", str(out), *FAST, *options])
+
+
+def batches_of(dataset: Path, count: int, batch: int = 2) -> list[Batch]:
+    node = stream(dataset, "train", StreamConfig(context=32, batch=batch, pack=True))
+    return [next(node) for _ in range(count)]
+
+
+def one_step(model: HybridLM, taken: Sequence[Batch], **options: Any) -> Any:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"clip": 1e9, "most_nats": 100.0} | options
+    return train_step(Objective(model), [optimizer], taken, alone("cpu"), **options)
+
+
+def small() -> HybridLM:
+    torch.manual_seed(0)
+    return HybridLM(SMALL).train()
+
+
+def test_accumulated_batches_are_one_large_batch(dataset: Path) -> None:
+    """Of full windows, whose means weigh the same."""
+    full = [batch for batch in batches_of(dataset, 20, 1) if bool(batch.mask.all()) and batch.codes.shape[2] == 32][:4]
+    assert len(full) == 4
+    segments = [batch.segments for batch in full if batch.segments is not None]
+    joined = Batch(
+        torch.cat([b.codes for b in full]),
+        torch.cat([b.mel for b in full]),
+        torch.cat([b.mask for b in full]),
+        torch.cat(segments),
+        [keys for b in full for keys in b.keys],
+        [starts for b in full for starts in b.starts],
+    )
+    one, other = small(), small()
+    a, b = one_step(one, full), one_step(other, [joined])
+    assert a.tokens == b.tokens == 128 and a.token_nats == pytest.approx(b.token_nats, abs=1e-5)
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["not a number", "too many nats"])
+def test_a_step_out_of_bounds_leaves_the_weights_alone(dataset: Path, kind: str) -> None:
+    model, [batch] = small(), batches_of(dataset, 1)
+    before = [p.detach().clone() for p in model.parameters()]
+    if kind == "not a number":
+        model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    result = one_step(model, [batch], most_nats=100.0 if kind == "not a number" else 1.0)
+    assert not result.healthy
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert one_step(small(), [batch]).healthy
+
+
+def test_bf16_is_close_and_the_weights_stay_fp32(dataset: Path) -> None:
+    taken = batches_of(dataset, 1)
+    one, other = small(), small()
+    exact, rough = one_step(one, taken), one_step(other, taken, precision="bf16")
+    assert rough.token_nats == pytest.approx(exact.token_nats, rel=0.02) and rough.token_nats != exact.token_nats
+    assert all(p.dtype == torch.float32 for p in other.parameters())
+
+
+def test_bad_steps_are_skipped_and_too_many_stop_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps 3, and from 6 on, have no finite loss."""
+    step, count = loop.train_step, 0
+
+    def spoilt(objective: Any, optimizers: Any, taken: Any, *rest: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3 or count >= 6:
+            named["most_nats"] = 0.0
+        return step(objective, optimizers, taken, *rest, **named)
+
+    monkeypatch.setattr(loop, "train_step", spoilt)
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--save-every=4", "--max-bad-steps=3") == 1
+    said = capsys.readouterr().err
+    assert said.count("out of bounds") == 5 and "step 3 skipped" in said
+    assert "the checkpoint of step 5 is from before them; their samples: " in said
+    state = read_state(newest_checkpoint(run))
+    assert (state.step, state.skipped) == (5, 1)
+
+
+def test_the_best_checkpoint_outlives_the_newest(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--steps=12", "--eval-every=2", "--save-every=3", "--keep=1", "--learning-rate=1e-5"]
+    assert train(dataset, run, *options) == 0
+    content = json.loads((newest_checkpoint(run) / "state.json").read_text())
+    best = content["best"]["step"]
+    assert {c.name for c in checkpoints(run)} == {f"step-{best:08d}", "step-00000012"}
+    assert load_run(run, best=True)[1].step == best and load_run(run)[1].step == 12
+    assert load_run(checkpoints(run)[0])[1].step == min(best, 12)
+    assert cli.main(["evaluate", str(dataset), str(run), "--checkpoint=best", "--json"]) == 0
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train(dataset, run, "--steps=8", "--save-every=2") == 0
+    shutil.copytree(run, other)
+    damaged = newest_checkpoint(other) / "training.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(bytes(content))
+    assert cli.main(["train", "--out", str(other), "--resume"]) == 0
+    said = capsys.readouterr().err
+    assert f"{damaged}: damaged" in said and "set aside as damaged-step-00000008" in said
+    assert "going on from step 6" in said
+    one, both = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, other))
+    assert all(torch.equal(one[name], both[name]) for name in one)
+    for folder in checkpoints(other):
+        (folder / "model.safetensors").unlink()
+    assert cli.main(["train", "--out", str(other), "--resume"]) == 1
+    assert "no checkpoints in here" in capsys.readouterr().err
+
+
+def test_the_average_is_what_is_saved_and_the_raw_weights_go_on(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=4", "--ema=0.9") == 0
+    folder = newest_checkpoint(run)
+    average, rest = load_safetensors(folder / "model.safetensors"), load_safetensors(folder / "training.safetensors")
+    assert not torch.equal(average["head.weight"], rest["raw/head.weight"])
+    assert torch.equal(HybridLM.from_pretrained(folder).head.weight, average["head.weight"])
+
+
+def test_a_running_average_is_one() -> None:
+    model = small()
+    average = running_average(model, 0.5)
+    assert average is not None and running_average(model, 0.0) is None
+    begin = model.head.weight.detach().clone()
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.head.weight.add_(1.0)
+    average.update_parameters(model)
+    assert torch.allclose(average.module.head.weight, begin + 0.5, atol=1e-6)
+
+
+def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) -> None:
+    adamw, muon = build_optimizers(small(), Config((), Path(), optimizer="muon"))
+    assert sum(len(group["params"]) for group in muon.param_groups) == 4 * SMALL.layers
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 2  # embedding and head
+    run, halves = tmp_path / "run", tmp_path / "halves"
+    assert train(dataset, run, "--optimizer=muon", "--steps=6", "--save-every=3") == 0
+    shutil.copytree(run, halves)
+    shutil.rmtree(newest_checkpoint(halves))
+    assert cli.main(["train", "--out", str(halves), "--resume"]) == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "training.safetensors") for r in (run, halves))
+    assert any("momentum" in name for name in one) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_random_numbers_are_the_step_s_own() -> None:
+    drawn = []
+    for seed, step, rank in ((0, 1, 0), (0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)):
+        seed_everything(seed, step, rank)
+        drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 4
+
+
+def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])
+    assert tags["audio"] == ["clip"] and tags["images"] == ["clip/mel"]
+    assert [event.step for event in events.Scalars("train/token_nats")] == [1, 2, 3]
+    assert 0 < events.Scalars("speed/mfu")[0].value < 1
+    [clip] = events.Audio("clip")
+    assert clip.length_frames == (16 + 15) * 320  # half the context heard, 0.2 s made
+
+
+def test_a_mixture_is_trained_on_and_resumed(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, run = Path(shutil.copytree(dataset, tmp_path / "other")), tmp_path / "run"
+    options = [*FAST, "--weights", "0.7", "0.3", "--steps=4", "--save-every=2"]
+    assert cli.main(["train", str(dataset), str(other), "--out", str(run), *options]) == 0
+    assert read_state(newest_checkpoint(run)).order["weights"] == [0.7, 0.3]
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=6"]) == 0
+    assert cli.main(["train", "--out", str(run), "--resume", "--weights", "0.5", "0.5"]) == 1
+    assert "trained with weights [0.7, 0.3], not [0.5, 0.5]" in capsys.readouterr().err
+    assert cli.main(["train", str(dataset), "--out", str(tmp_path / "x"), *FAST, "--weights", "0.5", "0.5"]) == 2
+
+
+def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, tmp_path: Path) -> None:
+    remote = store.bucket() / "dataset"
+    for path in sorted(p for p in dataset.rglob("*") if p.is_file()):
+        (remote / path.relative_to(dataset).as_posix()).write_bytes(path.read_bytes())
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert train(dataset, here, "--steps=3") == 0
+    assert train(str(remote), there, "--steps=3", "--cache", str(tmp_path / "cache")) == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (here, there))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    shard = sorted((copy / "train").glob("*.tar"))[0]
+    shard.write_bytes(b"")
+    assert train(copy, tmp_path / "run", "--steps=12", "--batch=32", "--max-damaged=1000") == 0
+    assert "damaged samples were left out: " in capsys.readouterr().err
+    assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
+    assert f"{shard}: cannot be read" in capsys.readouterr().err
+
+
+def test_flops_are_those_of_the_formula() -> None:
+    model = HybridLM(ModelConfig("gpt", vocab=1024, context=512))
+    flops = training_flops(model.config, model.parameter_count(), model.embed.weight.numel())
+    matrices = 4 * 12 * 256**2 + 1024 * 256
+    assert flops == 6 * matrices + 12 * 4 * 256 * 512
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("GeForce") is None
