@@ -1,5 +1,7 @@
 """The pre-norm decoder block: RMSNorm, rotary positions, QK-norm, fused QKV, ReLU², zero-initialised projections."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,7 +13,26 @@ Rotation = tuple[torch.Tensor, torch.Tensor]
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm without a gain (Zhang and Sennrich 2019)."""
-    return F.rms_norm(x, (x.shape[-1],))
+    return RMSNormCPU.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.shape[-1],))
+
+
+class RMSNormCPU(torch.autograd.Function):
+    """y = r·x with r = (mean(x²) + ε)^−½ in few passes: torch's own has no fused form on the CPU, and takes 4 times as
+    long. Backward: r·(g − y·mean(g·y))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        square = torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1]
+        r = torch.rsqrt(square + torch.finfo(x.dtype).eps)
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (gradient,), (y, r) = gradients, ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1) / y.shape[-1]
+        return torch.addcmul(gradient, y, along, value=-1).mul_(r)
 
 
 def rotation(begin: int, end: int, head_width: int, device: torch.device) -> Rotation:
