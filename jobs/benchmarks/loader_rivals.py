@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from pipeline.sequential import pad
+
 CONTEXT = 750  # frames of a window: 10 s
 BATCH = 16
 _SHUFFLE_BUFFER = 1000  # samples; what webdataset's and Hugging Face's guides have in their examples
@@ -48,19 +50,6 @@ def windows_of(codes: np.ndarray, mel: np.ndarray) -> Iterator[Window]:
         yield codes[:, start : start + CONTEXT], mel[start : start + CONTEXT]
 
 
-def collate(windows: Sequence[Window]) -> Tensors:
-    """One batch of windows, padded on the right to the longest; the types of a batch of ours."""
-    longest = max(len(mel) for _, mel in windows)
-    codes = torch.zeros(len(windows), len(windows[0][0]), longest, dtype=torch.int16)
-    mel = torch.zeros(len(windows), longest, windows[0][1].shape[1], dtype=torch.float16)
-    mask = torch.zeros(len(windows), longest, dtype=torch.bool)
-    codes_array, mel_array, mask_array = codes.numpy(), mel.numpy(), mask.numpy()
-    for i, (window_codes, window_mel) in enumerate(windows):
-        frames = len(window_mel)
-        codes_array[i, :, :frames], mel_array[i, :frames], mask_array[i, :frames] = window_codes, window_mel, True
-    return codes.long(), mel.float(), mask
-
-
 class WindowBatches(IterableDataset[Tensors]):
     """Batches of the windows of whatever samples a dataset gives; in a DataLoader's worker, of that worker's share."""
 
@@ -73,7 +62,7 @@ class WindowBatches(IterableDataset[Tensors]):
         codes, mel = self._names
         windows = chain.from_iterable(windows_of(sample[codes], sample[mel]) for sample in self._samples)
         while batch := list(islice(windows, BATCH)):
-            yield collate(batch)
+            yield pad(batch)
 
 
 def _tars(tars: Sequence[Path], folder: Path) -> list[str]:
@@ -92,7 +81,7 @@ def _webdataset(tars: list[str], workers: int, epochs: int) -> Iterable[Tensors]
     )
     pipeline = pipeline.shuffle(_SHUFFLE_BUFFER).decode().to_tuple(*_NAMES)
     pipeline = pipeline.compose(lambda samples: chain.from_iterable(windows_of(*sample) for sample in samples))
-    pipeline = pipeline.batched(BATCH, collation_fn=collate).repeat(nepochs=epochs)
+    pipeline = pipeline.batched(BATCH, collation_fn=pad).repeat(nepochs=epochs)
     return wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
 
 
@@ -150,7 +139,7 @@ def _litdata(folder: str, workers: int, epochs: int) -> Iterable[Tensors]:
     loader = litdata.StreamingDataLoader(
         Windows(folder, shuffle=True, seed=0),
         batch_size=BATCH,
-        collate_fn=collate,
+        collate_fn=pad,
         num_workers=workers,
         persistent_workers=workers > 0,
     )
@@ -208,7 +197,7 @@ def _energon(folder: Path, workers: int, epochs: int) -> Iterable[Tensors]:
 
         @energon.stateless
         def batch(self, samples: list[dict]) -> Tensors:
-            return collate([sample["window"] for sample in samples])
+            return pad([sample["window"] for sample in samples])
 
     dataset = energon.get_train_dataset(
         folder,
