@@ -29,6 +29,7 @@ VERBS = {
     "verify-codec": ("jobs.verify_codec", "check the official codec's weights on a recording with known codes"),
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
     "bench chaos": ("jobs.benchmarks.chaos", "kill and damage preprocess at random, and compare what it ends with"),
+    "bench loader": ("jobs.benchmarks.loader_speed", "our stream against other loaders over the same samples"),
     "bench manifest": ("jobs.benchmarks.manifest_scale", "inspect and query on a manifest of a million rows"),
     "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "what preprocess costs beside decoding and encoding"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),

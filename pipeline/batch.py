@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from pipeline.errors import PipelineError
@@ -72,16 +73,17 @@ class BatchReader:
         """The windows, each a dataset and a row of its table. Raises `PipelineError` past the limit of damage."""
         pieces = [self._datasets[dataset][0].pieces(window) for dataset, window in windows]
         lengths = [
-            int(self._datasets[dataset][0].frames[own.start : own.stop].sum())
+            sum(self._datasets[dataset][0].frames[own.start : own.stop].tolist())
             for (dataset, _), own in zip(windows, pieces, strict=True)
         ]
         count, longest = len(windows), max(lengths)
         books, bands = self._datasets[0][1].shape
-        codes = torch.zeros(count, books, longest, dtype=torch.int16)
-        mel = torch.zeros(count, longest, bands, dtype=torch.float16)
-        mask = torch.zeros(count, longest, dtype=torch.bool)
-        segments = torch.zeros(count, longest, dtype=torch.long) if self._packed else None
-        keys, starts = [], []
+        codes = np.empty((count, books, longest), np.int16)  # and zeros only where no piece is written
+        mel = np.empty((count, longest, bands), np.float16)
+        mask = np.zeros((count, longest), np.bool_)
+        segments = np.zeros((count, longest), np.int64) if self._packed else None
+        keys: list[tuple[str, ...]] = []
+        starts: list[tuple[int, ...]] = []
         for i, ((dataset, _), own) in enumerate(zip(windows, pieces, strict=True)):
             table, reader = self._datasets[dataset]
             begin = 0
@@ -92,12 +94,20 @@ class BatchReader:
                     piece_codes, piece_mel = reader.read(row, start, frames)
                 except PipelineError as error:
                     self._damage.add(reader.key(row), error)
+                    codes[i, :, begin:end], mel[i, begin:end] = 0, 0
                 else:
-                    codes.numpy()[i, :, begin:end], mel.numpy()[i, begin:end] = piece_codes, piece_mel
-                    mask[i, begin:end] = True
+                    codes[i, :, begin:end], mel[i, begin:end], mask[i, begin:end] = piece_codes, piece_mel, True
                 if segments is not None:
                     segments[i, begin:end] = number
                 begin = end
-            keys.append(tuple(reader.key(int(row)) for row in table.sample[own.start : own.stop]))
-            starts.append(tuple(int(start) for start in table.start[own.start : own.stop]))
-        return Batch(codes.long(), mel.float(), mask, segments, keys, starts)
+            codes[i, :, begin:], mel[i, begin:] = 0, 0
+            keys.append(tuple(map(reader.key, table.sample[own.start : own.stop].tolist())))
+            starts.append(tuple(table.start[own.start : own.stop].tolist()))
+        return Batch(
+            torch.from_numpy(codes).long(),
+            torch.from_numpy(mel).float(),
+            torch.from_numpy(mask),
+            None if segments is None else torch.from_numpy(segments),
+            keys,
+            starts,
+        )
