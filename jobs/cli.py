@@ -31,6 +31,7 @@ VERBS = {
     "bench chaos": ("jobs.benchmarks.chaos", "kill and damage preprocess at random, and compare what it ends with"),
     "bench loader": ("jobs.benchmarks.loader_speed", "our stream against other loaders over the same samples"),
     "bench manifest": ("jobs.benchmarks.manifest_scale", "inspect and query on a manifest of a million rows"),
+    "bench train": ("jobs.benchmarks.train_speed", "training steps, against a plain loop over tokens alone"),
     "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "what preprocess costs beside decoding and encoding"),
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }

@@ -8,8 +8,6 @@ from torch import nn
 
 from model.cache import LayerCache
 
-Rotation = tuple[torch.Tensor, torch.Tensor]
-
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm without a gain (Zhang and Sennrich 2019)."""
@@ -22,7 +20,7 @@ class RMSNormCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        square = torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1]
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
         r = torch.rsqrt(square + torch.finfo(x.dtype).eps)
         y = x * r
         ctx.save_for_backward(y, r)
@@ -35,18 +33,32 @@ class RMSNormCPU(torch.autograd.Function):
         return torch.addcmul(gradient, y, along, value=-1).mul_(r)
 
 
-def rotation(begin: int, end: int, head_width: int, device: torch.device) -> Rotation:
-    """Cosines and sines `[end - begin, head_width / 2]` of RoPE (Su et al. 2021, base 10,000) for those positions."""
+def rotation(begin: int, end: int, head_width: int, device: torch.device) -> torch.Tensor:
+    """RoPE's turns (Su et al. 2021, base 10,000) for those positions, as complex numbers `[end - begin, hd / 2]`."""
     frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device) / head_width)
     angles = torch.arange(begin, end, device=device)[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: torch.Tensor, by: Rotation) -> torch.Tensor:
-    """Turn the pairs (i, i + hd/2) of `x` `[B, H, T, hd]` by their position's angles."""
-    cos, sin = by
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+def rotate(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (2i, 2i + 1) of `x` `[B, H, T, hd]` by their position's angles: one complex product."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * by).flatten(-2).type_as(x)
+
+
+class ReLUSquared(torch.autograd.Function):
+    """y = max(x, 0)² (Primer, So et al. 2021); backward 2·max(x, 0)·g in two passes, not the four of autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (gradient,), (positive,) = gradients, ctx.saved_tensors
+        return (positive * gradient).mul_(2)
 
 
 class Attention(nn.Module):
@@ -61,7 +73,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        by: Rotation,
+        by: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
         visible: torch.Tensor | None = None,
@@ -80,7 +92,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with ReLU² between (Primer, So et al. 2021)."""
+    """Two layers with ReLU² between."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -88,7 +100,7 @@ class MLP(nn.Module):
         self.project = nn.Linear(4 * width, width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.project(F.relu(self.expand(x)).square())
+        return self.project(ReLUSquared.apply(self.expand(x)))
 
 
 class Block(nn.Module):
@@ -102,7 +114,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        by: Rotation,
+        by: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
         visible: torch.Tensor | None = None,

@@ -49,11 +49,18 @@ class PlainGPT(nn.Module):
 
 
 def plain_loop(
-    config: ModelConfig, tokens: np.ndarray, batch: int, precision: Precision, device: torch.device
+    config: ModelConfig,
+    tokens: np.ndarray,
+    batch: int,
+    precision: Precision,
+    device: torch.device,
+    compiled: bool = False,
 ) -> Callable[[], float]:
     """A function that takes one step on random crops of `tokens` `[N]` → its loss."""
     model = PlainGPT(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    if compiled:
+        model.compile()
     starts = np.random.default_rng(0)
 
     def step() -> float:

@@ -1,0 +1,198 @@
+"""Tokens a second of our training loop, all that it does switched on, against a plain loop over tokens alone.
+
+Ours is what `whisper-gpt train` runs: packed windows from the stream, running average, curves, guard against bad steps.
+The plain loop is the one of jobs/benchmarks/nanogpt.py, with gpt-4m's dimensions, fed from memory. Both as they are,
+and compiled. All take their turns in each round, and the first steps of each are not counted.
+"""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.benchmarks.nanogpt import plain_loop
+from jobs.benchmarks.timing import Timing, timing_of
+from jobs.errors import require
+from jobs.progress import status_console
+from jobs.training.config import Config as TrainConfig
+from jobs.training.loop import train
+from jobs.training.monitor import Monitor
+from jobs.training.ranks import Precision, alone
+from jobs.training.session import Session, open_session
+from model.config import preset
+from pipeline.stream import StreamConfig, batches, stream
+
+_PLAIN = "plain loop"
+_WARM_UP = 2  # steps of a round that are not counted
+_EMA = 0.999
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt bench train`."""
+
+    dataset: Positional[Path]
+    """Dataset folder made by preprocess."""
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    """Of matrix products."""
+    compile: bool = True
+    """Also measure both loops compiled, which takes a minute more for each."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where torch finds one."""
+    batch: int = 8
+    """Windows a step."""
+    context: int = 512
+    """Frames a window."""
+    steps: int = 8
+    """Steps that are counted of each loop in each round."""
+    rounds: int = 5
+    """Rounds, of which the median is taken."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens a second of one loop; of ours also the share of its time that it waited for data."""
+
+    loop: str
+    precision: Precision
+    compiled: bool
+    tokens_per_s: Timing
+    to_plain: float  # against the plain loop of the same precision, as it is
+    wait_share: float | None
+
+
+def run(config: Config) -> int:
+    """Measure and print → exit code 0."""
+    for name in ("batch", "context", "steps", "rounds"):
+        require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
+    rows = [row for precision in config.precisions for row in measure(config, precision, status_console())]
+    if config.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return 0
+    table = Table("loop", "precision", "compiled", "tokens/s", "least", "most", "to plain", "waits")
+    for row in rows:
+        waits = "–" if row.wait_share is None else f"{row.wait_share:.2%}"
+        speeds = (f"{number:,.0f}" for number in vars(row.tokens_per_s).values())
+        table.add_row(row.loop, row.precision, "yes" if row.compiled else "", *speeds, f"{row.to_plain:.2f}", waits)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def measure(config: Config, precision: Precision, console: Console) -> list[Row]:
+    """All loops in one precision, in turn."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-")))
+        loops: dict[tuple[str, bool], Callable[[], tuple[float, float | None]]] = {}
+        tokens = _tokens(config)
+        for compiled in (False, True) if config.compile else (False,):
+            loops[_PLAIN, compiled] = _plain(config, tokens, precision, compiled)
+            for model in ("gpt-4m", "hybrid-4m"):
+                out = folder / f"{model}-{compiled}"
+                loops[model, compiled] = _ours(config, model, precision, compiled, out, stack)
+        found: dict[tuple[str, bool], list[tuple[float, float | None]]] = {key: [] for key in loops}
+        for key, loop in loops.items():  # to warm up, and to compile
+            console.print(f"{precision}: {key[0]}{', compiled' * key[1]}: {loop()[0]:,.0f} tokens/s before it counts")
+        for _ in range(config.rounds):
+            for key, loop in loops.items():
+                found[key].append(loop())
+    plain = timing_of([speed for speed, _ in found[_PLAIN, False]]).median
+    rows = []
+    for (name, compiled), measured in found.items():
+        speeds = timing_of([speed for speed, _ in measured])
+        waits = [wait for _, wait in measured if wait is not None]
+        rows.append(
+            Row(name, precision, compiled, speeds, speeds.median / plain, float(np.mean(waits)) if waits else None)
+        )
+    return rows
+
+
+class TimedMonitor(Monitor):
+    """A monitor that notes when each step ended, how many tokens it had, and which share was waited so far."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.ends: list[tuple[float, int, float]] = []
+
+    def step(self, step: int, result: Any, rate: float, seconds: float, clock: Any, eta_s: float) -> None:
+        super().step(step, result, rate, seconds, clock, eta_s)
+        self.ends.append((time.perf_counter(), result.tokens, clock.wait_share))
+
+
+def _ours(
+    config: Config,
+    model: Literal["gpt-4m", "hybrid-4m"],
+    precision: Precision,
+    compiled: bool,
+    out: Path,
+    stack: contextlib.ExitStack,
+) -> Callable[[], tuple[float, float | None]]:
+    """A round of our loop → tokens a second, and the share waited."""
+    options = TrainConfig(
+        datasets=(UPath(config.dataset),),
+        out=out,
+        model=model,
+        steps=10**9,
+        batch=config.batch,
+        context=config.context,
+        precision=precision,
+        device=config.device,
+        compile=compiled,
+        ema=_EMA,
+        clip_s=0.0,
+        eval_every=10**9,
+        save_every=10**9,
+    )
+    session = open_session(options, alone(config.device), False, lambda _: None)
+    shown = stack.enter_context(quiet_monitor(session))
+
+    def run_round() -> tuple[float, float | None]:
+        shown.ends.clear()
+        train(session, shown, lambda: len(shown.ends) >= _WARM_UP + config.steps - 1)
+        counted = shown.ends[_WARM_UP:]
+        tokens = sum(tokens for _, tokens, _ in counted)
+        return tokens / (counted[-1][0] - shown.ends[_WARM_UP - 1][0]), counted[-1][2]
+
+    return run_round
+
+
+@contextlib.contextmanager
+def quiet_monitor(session: Session) -> Iterator[TimedMonitor]:
+    """A timed monitor whose lines go nowhere."""
+    with SummaryWriter(str(session.config.out / "tensorboard")) as writer:
+        yield TimedMonitor(session, Console(quiet=True), writer, lambda *_: None)
+
+
+def _plain(
+    config: Config, tokens: np.ndarray, precision: Precision, compiled: bool
+) -> Callable[[], tuple[float, float | None]]:
+    shape = preset("gpt-4m", vocab=int(tokens.max()) + 1, context=config.context, mel_bands=0)
+    step = plain_loop(shape, tokens, config.batch, precision, alone(config.device).device, compiled)
+
+    def run_round() -> tuple[float, float | None]:
+        for _ in range(_WARM_UP):
+            step()
+        begun = time.perf_counter()
+        for _ in range(config.steps):
+            step()
+        return config.steps * config.batch * config.context / (time.perf_counter() - begun), None
+
+    return run_round
+
+
+def _tokens(config: Config) -> np.ndarray:
+    """The coarsest codes of the training split, one after another, uint16 `[N]`, as nanoGPT has its tokens on disk."""
+    node = stream(config.dataset, "train", StreamConfig(config.context, 64, shuffle=False))
+    return np.concatenate([batch.codes[:, 0][batch.mask].numpy().astype(np.uint16) for batch in batches(node)])
