@@ -13,11 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from tyro.conf import Positional
+from upath import UPath
 
 from jobs.errors import JobError, require
 from jobs.scoring import Score, score_model, score_ngram
 from jobs.training.checkpoints import load_run, require_same_data, trained_on
+from jobs.training.ranks import DeviceChoice, alone
 from manifests.dataset_info import DatasetInfo, read_info
+from manifests.location import location
 from model.ngram import NGram, count_pairs, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
@@ -29,8 +32,8 @@ _HELD_OUT_EVERY = 10
 class Config:
     """Options of `whisper-gpt evaluate`."""
 
-    dataset: Positional[Path]
-    """Folder of a dataset that `preprocess` made."""
+    dataset: Positional[UPath]
+    """Folder, or s3:// or gs:// prefix, of a dataset that `preprocess` made."""
     runs: Positional[tuple[Path, ...]] = ()
     """Folders of training runs, or of single checkpoints."""
     checkpoint: Literal["newest", "best"] = "newest"
@@ -39,6 +42,8 @@ class Config:
     """Which split to score; every frame of it is scored once."""
     batch: int = 16
     """Windows scored together."""
+    device: DeviceChoice = "auto"
+    """auto takes a GPU where torch finds one."""
     json: bool = False
     """Print a JSON list instead of the table."""
 
@@ -74,7 +79,7 @@ def evaluate(config: Config) -> list[Row]:
     Raises `JobError` where a run was trained on other data, and where there is nothing to score.
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
-    info = read_info(config.dataset)
+    info, device = read_info(location(config.dataset)), alone(config.device).device
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     data = trained_on(info)
     for folder, _, state in loaded:
@@ -88,7 +93,9 @@ def evaluate(config: Config) -> list[Row]:
             rows.append(_row(None, name, parameters, config.split, context, score))
     for folder, model, _ in loaded:
         shape = model.config
-        score = score_model(model, _windows(config, config.split, shape.context))
+        score = score_model(
+            model.to(device), (batch.to(device) for batch in _windows(config, config.split, shape.context))
+        )
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:
         raise JobError(f"{config.dataset} has no training split to count floors on; name at least one run to score")

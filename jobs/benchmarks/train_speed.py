@@ -28,7 +28,7 @@ from jobs.progress import status_console
 from jobs.training.config import Config as TrainConfig
 from jobs.training.loop import train
 from jobs.training.monitor import Monitor
-from jobs.training.ranks import Precision, alone
+from jobs.training.ranks import DeviceChoice, Precision, alone
 from jobs.training.session import Session, open_session
 from model.config import preset
 from pipeline.stream import StreamConfig, batches, stream
@@ -48,7 +48,7 @@ class Config:
     """Of matrix products."""
     compile: bool = True
     """Also measure both loops compiled, which takes a minute more for each."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """auto takes a GPU where torch finds one."""
     batch: int = 8
     """Windows a step."""

@@ -62,6 +62,7 @@ class TrainingState:
     data: TrainedOn
     best: Best | None = None
     skipped: int = 0  # steps whose numbers were out of bounds
+    unscored: bool = False  # whether a signal broke off the evaluation of this step
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the checkpoint's other files
 
 

@@ -1,5 +1,6 @@
 """A clip at each evaluation: how the model goes on from the first seconds of a validation sample, heard and seen."""
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,15 +39,11 @@ class Clips:
     frames: int
 
     def make(self, model: HybridLM, seed: int) -> Clip:
-        """A continuation by `model`, on the CPU; the seed decides its draws."""
-        training, device = model.training, next(model.parameters()).device
+        """A continuation by a copy of `model` on the CPU; the seed decides its draws."""
         generator = torch.Generator().manual_seed(seed)
-        try:
-            model.eval().cpu()
-            pieces = continue_audio(model, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
-            wav = torch.cat([next(pieces) for _ in range(1 + self.frames)]).clamp(-1, 1)
-        finally:
-            model.train(training).to(device)
+        own = copy.deepcopy(model).cpu().eval()
+        pieces = continue_audio(own, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
+        wav = torch.cat([next(pieces) for _ in range(1 + self.frames)]).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()
         scaled = (mel - least) / (most - least).clamp_min(1e-6)

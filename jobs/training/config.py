@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from upath import UPath
 
 from jobs.errors import require
+from jobs.training.ranks import DeviceChoice, Precision
 
 CONFIG_FILE = "train.yaml"  # in the folder of the run
 
@@ -50,9 +51,9 @@ class Config:
     """Largest norm of the gradient."""
     ema: float = 0.0
     """Decay of a running average of the weights, such as 0.999, which is what is then scored and saved; 0: none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Of matrix products; weights stay in fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """auto takes a GPU where torch finds one."""
     compile: bool = False
     """Compile the model (torch.compile): minutes at the start, faster steps on a GPU."""

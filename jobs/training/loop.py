@@ -25,6 +25,10 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     config, ranks, clock = session.config, session.ranks, Clock()
     elapsed_before, wanted_to_stop = session.state.elapsed_s, False
     first = done = _done(session)
+    if session.state.unscored:
+        _evaluate(session, monitor, stopped)
+        _save(session, session.state)
+        wanted_to_stop = session.state.unscored
     healthy = session.state  # the last one before a bad step
     bad: list[list[str]] = []  # the keys of the bad batches since
     while done < 1 and not wanted_to_stop:
@@ -68,7 +72,8 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
             monitor.step(state.step, result, rate, seconds, clock, eta_s)
         best = False
         if session.validation is not None and (done >= 1 or state.step % config.eval_every == 0):
-            best = _evaluate(session, monitor)
+            best = _evaluate(session, monitor, stopped)
+            wanted_to_stop = wanted_to_stop or session.state.unscored
         if done >= 1 or wanted_to_stop or best or state.step % config.save_every == 0:
             _save(session, session.state)
     if monitor:
@@ -81,14 +86,21 @@ def _done(session: Session) -> float:
     return share_done(state.step, config.steps, state.elapsed_s, config.minutes)
 
 
-def _evaluate(session: Session, monitor: Monitor | None) -> bool:
-    """Score the validation split, each rank its share → whether that was the best so far."""
+def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
+    """Score the validation split, each rank its share → whether that was the best so far.
+
+    A signal breaks it off: what is left until the checkpoint is to take seconds. The run that goes on begins with it.
+    """
     assert session.validation is not None
     config, ranks = session.config, session.ranks
-    windows = (batch.to(ranks.device) for batch in itertools.islice(batches(session.validation), config.eval_batches))
+    windows = itertools.islice(batches(session.validation), config.eval_batches)
+    until_stopped = (batch.to(ranks.device) for batch in itertools.takewhile(lambda _: not stopped(), windows))
     with autocast(config.precision, ranks.device):
-        own = score_model(session.scored_model, windows)
-    nats, hits, tokens = ranks.sum([own.nats, own.hits, own.tokens])
+        own = score_model(session.scored_model, until_stopped)
+    nats, hits, tokens, broken_off = ranks.sum([own.nats, own.hits, own.tokens, float(stopped())])
+    session.state = replace(session.state, unscored=bool(broken_off))
+    if broken_off:
+        return False
     score = Score(nats, int(hits), int(tokens))
     if monitor:
         monitor.evaluation(session.state.step, score)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Ranks:
         return contextlib.nullcontext()
 
 
-def alone(device: Literal["auto", "cpu", "cuda"]) -> Ranks:
+def alone(device: DeviceChoice) -> Ranks:
     """This process by itself."""
     found = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     return Ranks(0, 1, torch.device(found))
