@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, ShardError
 from pipeline.order import WindowTable
 from pipeline.shard_reader import ShardReader
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class Batch:
     """Windows padded on the right to one length.
 
-    `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool `[B, T]` (False where there is nothing);
+    From a stream `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`; `mask` bool `[B, T]`, False where nothing is;
     `segments` int64 `[B, T]`, which piece of a packed window a frame belongs to, or None where each window is one
     piece; and of each window's pieces the samples' `keys` and the first frames, `starts`.
     """
@@ -64,13 +64,23 @@ class Damage:
 class BatchReader:
     """Reads windows of a table from the shards of its dataset, one `WindowTable` and `ShardReader` for each dataset."""
 
-    def __init__(self, datasets: Sequence[tuple[WindowTable, ShardReader]], packed: bool, damage: Damage):
+    def __init__(
+        self,
+        datasets: Sequence[tuple[WindowTable, ShardReader]],
+        codebook_size: int,
+        packed: bool,
+        damage: Damage,
+    ):
         self._datasets = datasets
+        self._codebook_size = codebook_size
         self._packed = packed
         self._damage = damage
 
     def read(self, windows: Sequence[tuple[int, int]]) -> Batch:
-        """The windows, each a dataset and a row of its table. Raises `PipelineError` past the limit of damage."""
+        """The windows, each a dataset and a row of its table, with codes int16 and mel float16 as in the shards.
+
+        Raises `PipelineError` past the limit of damage, `ShardError` for a shard that cannot be read at all.
+        """
         pieces = [self._datasets[dataset][0].pieces(window) for dataset, window in windows]
         lengths = [
             sum(self._datasets[dataset][0].frames[own.start : own.stop].tolist())
@@ -84,6 +94,7 @@ class BatchReader:
         segments = np.zeros((count, longest), np.int64) if self._packed else None
         keys: list[tuple[str, ...]] = []
         starts: list[tuple[int, ...]] = []
+        placed: list[tuple[int, slice, ShardReader, int]] = []
         for i, ((dataset, _), own) in enumerate(zip(windows, pieces, strict=True)):
             table, reader = self._datasets[dataset]
             begin = 0
@@ -92,6 +103,8 @@ class BatchReader:
                 end = begin + frames
                 try:
                     piece_codes, piece_mel = reader.read(row, start, frames)
+                except ShardError:
+                    raise
                 except PipelineError as error:
                     self._damage.add(reader.key(row), error)
                     codes[i, :, begin:end], mel[i, begin:end] = 0, 0
@@ -99,13 +112,19 @@ class BatchReader:
                     codes[i, :, begin:end], mel[i, begin:end], mask[i, begin:end] = piece_codes, piece_mel, True
                 if segments is not None:
                     segments[i, begin:end] = number
+                placed.append((i, slice(begin, end), reader, row))
                 begin = end
             codes[i, :, begin:], mel[i, begin:] = 0, 0
             keys.append(tuple(map(reader.key, table.sample[own.start : own.stop].tolist())))
             starts.append(tuple(table.start[own.start : own.stop].tolist()))
+        if codes.view(np.uint16).max() >= self._codebook_size:  # below 0 too; of all at once, because it takes no time
+            for i, at, reader, row in placed:
+                if codes[i, :, at].view(np.uint16).max() >= self._codebook_size:
+                    self._damage.add(reader.key(row), reader.damaged(row, "codes: more than the codebook has"))
+                    codes[i, :, at], mel[i, at], mask[i, at] = 0, 0, False
         return Batch(
-            torch.from_numpy(codes).long(),
-            torch.from_numpy(mel).float(),
+            torch.from_numpy(codes),
+            torch.from_numpy(mel),
             torch.from_numpy(mask),
             None if segments is None else torch.from_numpy(segments),
             keys,

@@ -5,6 +5,10 @@ class PipelineError(Exception):
     """Something a user can mend: the message says what, which file, and what to do."""
 
 
+class ShardError(PipelineError):
+    """A shard as a whole that cannot be read: no fault of a sample in it."""
+
+
 class AudioError(PipelineError):
     """One recording that cannot be used; becomes a row in `failures/`.
 

@@ -14,7 +14,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from manifests.location import Location
-from pipeline.errors import PipelineError
+from pipeline.errors import ShardError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 2
@@ -27,7 +27,8 @@ def default_cache_folder() -> Path:
 
 
 class ShardCache:
-    """A folder of at most `limit_bytes` of shards (one shard more while it is fetched)."""
+    """A folder of about `limit_bytes` of shards: those being fetched come on top, and a dropped one's bytes stay on the
+    disk for as long as a reader has it mapped."""
 
     def __init__(self, folder: Path, limit_bytes: int):
         self._folder = folder
@@ -37,7 +38,7 @@ class ShardCache:
     def map(self, shard: Location, sha256: str) -> memoryview:
         """The bytes of `shard`, mapped into memory; fetched first where they are not here.
 
-        Raises `PipelineError` where the store does not give the bytes that `sha256` names, fetched twice.
+        Raises `ShardError` where the store does not give the bytes that `sha256` names, fetched twice.
         """
         path = self._folder / f"{sha256}.tar"
         with self._lock(path):
@@ -60,19 +61,16 @@ class ShardCache:
 
     def _download(self, shard: Location, sha256: str, path: Path) -> None:
         part = path.with_suffix(".part")
-        for _ in range(_ATTEMPTS):
-            digest = hashlib.sha256()
-            with shard.open("rb") as remote, part.open("wb") as file:
-                while block := remote.read(_BLOCK):
-                    digest.update(block)
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-            if digest.hexdigest() == sha256:
-                part.replace(path)
-                return
+        for attempt in range(_ATTEMPTS):
+            try:
+                if _copy(shard, part) == sha256:
+                    part.replace(path)
+                    return
+            except OSError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
         part.unlink()
-        raise PipelineError(f"{shard}: not the bytes that its manifest names, fetched twice; run whisper-gpt verify")
+        raise ShardError(f"{shard}: not the bytes that its manifest names, fetched twice; run whisper-gpt verify")
 
     def _evict(self) -> None:
         """Drop the shards that were longest not mapped, until the rest fits; those being fetched or mapped stay."""
@@ -91,6 +89,18 @@ class ShardCache:
 
     def _lock(self, path: Path, wait: bool = True) -> FileLock:
         return FileLock(path.with_suffix(".lock"), blocking=wait)
+
+
+def _copy(shard: Location, path: Path) -> str:
+    """Copy a shard to the local `path` → its SHA-256."""
+    digest = hashlib.sha256()
+    with shard.open("rb") as remote, path.open("wb") as file:
+        while block := remote.read(_BLOCK):
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def _stat(path: Path) -> os.stat_result | None:

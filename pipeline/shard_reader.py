@@ -1,5 +1,6 @@
 """Samples out of shards, by the offsets in the manifest: local ones memory-mapped, remote ones through a cache."""
 
+import hashlib
 import mmap
 from functools import lru_cache
 
@@ -8,17 +9,15 @@ import pyarrow as pa
 
 from manifests.fragments import fragment_path, read_record
 from manifests.location import Location, is_remote
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, ShardError
 from pipeline.sample import npy_view
 from pipeline.shard_cache import ShardCache
 from pipeline.shards import shard_path
 
-COLUMNS = (
-    *("key", "split", "shard", "frames", "codebooks", "mel_bands"),
-    *("codes_offset", "codes_size", "mel_offset", "mel_size"),
-)
+_NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size", "mel_offset", "mel_size")
+COLUMNS = ("key", "split", "shard", *_NUMBERS)
 _OPEN_SHARDS = 64
-_NUMBERS = COLUMNS[3:]
+_CODES, _MEL = np.dtype(np.int16), np.dtype(np.float16)
 
 
 class ShardReader:
@@ -34,10 +33,14 @@ class ShardReader:
         self.shard_of = rows["shard"].combine_chunks().dictionary_encode().indices.to_numpy()  # int32 [N]
         firsts = np.unique(self.shard_of, return_index=True)[1]
         self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
-        self._numbers = {name: rows[name].to_numpy() for name in _NUMBERS}
-        self.frames = self._numbers["frames"].astype(np.int64)  # [N]
-        self.shape = int(rows["codebooks"][0].as_py()), int(rows["mel_bands"][0].as_py())  # K, M
+        self._numbers = np.stack([rows[name].to_numpy() for name in _NUMBERS], axis=1).astype(np.int64)  # [N, 7]
+        self.frames = self._numbers[:, 0]
+        self.shape = int(self._numbers[0, 1]), int(self._numbers[0, 2])  # K, M
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
+
+    def samples_sha256(self) -> str:
+        """A hash of what places in the stream depend on: how long the samples are, and in which shards, in order."""
+        return hashlib.sha256(self.frames.tobytes() + self.shard_of.tobytes()).hexdigest()
 
     def key(self, row: int) -> str:
         """The key of the sample in that row."""
@@ -46,34 +49,30 @@ class ShardReader:
     def read(self, row: int, start: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames `start` to `start + frames` of a sample → codes int16 `[K, frames]`, mel float16 `[frames, M]`.
 
-        Raises `PipelineError`, naming shard and sample, for what cannot be read or is not what the manifest says.
+        Raises `PipelineError`, naming shard and sample, for what is not what the manifest says, and `ShardError` for a
+        shard that cannot be read at all.
         """
-        numbers, end = self._numbers, start + frames
-        shape = int(numbers["codebooks"][row]), int(numbers["frames"][row]), int(numbers["mel_bands"][row])
-        codes = self._member(row, "codes", shape[:2])
-        mel = self._member(row, "mel", shape[1:])
+        total, books, bands, codes_offset, codes_size, mel_offset, mel_size = self._numbers[row].tolist()
+        shard = int(self.shard_of[row])
+        data, end, member = self._open(shard), start + frames, "codes"
+        try:
+            codes = _array(data[codes_offset : codes_offset + codes_size], _CODES, (books, total))
+            member = "mel"
+            mel = _array(data[mel_offset : mel_offset + mel_size], _MEL, (total, bands))
+        except ValueError as error:
+            raise self.damaged(row, f"{member}: {error}") from error
         return codes[:, start:end], mel[start:end]
+
+    def damaged(self, row: int, why: str) -> PipelineError:
+        """The error that says what is wrong with a sample."""
+        path = shard_path(self._dataset, *self._shards[self.shard_of[row]])
+        return PipelineError(f"{path}: {self.key(row)} cannot be read ({why}); run whisper-gpt verify {self._dataset}")
 
     def fetch(self, shard: int) -> None:
         """Have a remote shard in the cache for a later `read`."""
         path = shard_path(self._dataset, *self._shards[shard])
         if self._cache is not None and is_remote(path):
             self._cache.fetch(path, self._sha256(shard))
-
-    def _member(self, row: int, member: str, shape: tuple[int, ...]) -> np.ndarray:
-        offset, size = int(self._numbers[f"{member}_offset"][row]), int(self._numbers[f"{member}_size"][row])
-        shard = int(self.shard_of[row])
-        data = self._open(shard)[offset : offset + size]
-        try:
-            array = npy_view(data)
-            if array.shape != shape:
-                raise ValueError(f"its shape is {array.shape}, in the manifest {shape}")
-        except ValueError as error:
-            path = shard_path(self._dataset, *self._shards[shard])
-            raise PipelineError(
-                f"{path}: {member} of {self.key(row)} cannot be read ({error}); run whisper-gpt verify {self._dataset}"
-            ) from error
-        return array
 
     def _map_shard(self, shard: int) -> memoryview:
         path = shard_path(self._dataset, *self._shards[shard])
@@ -85,7 +84,14 @@ class ShardReader:
                 return memoryview(path.read_bytes())
             return self._cache.map(path, self._sha256(shard))
         except (OSError, ValueError) as error:  # ValueError: the file is empty
-            raise PipelineError(f"{path}: cannot be read ({error}); run whisper-gpt verify {self._dataset}") from error
+            raise ShardError(f"{path}: cannot be read ({error}); run whisper-gpt verify {self._dataset}") from error
 
     def _sha256(self, shard: int) -> str:
         return read_record(fragment_path(self._dataset, self._shards[shard][1])).sha256
+
+
+def _array(member: memoryview, dtype: np.dtype, shape: tuple[int, int]) -> np.ndarray:
+    array = npy_view(member)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{array.dtype} {array.shape} where the manifest has {dtype} {shape}")
+    return array

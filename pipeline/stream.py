@@ -6,8 +6,8 @@ cuts the windows out, and a prefetcher does that a few batches ahead of the trai
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,9 @@ class Stream(BaseNode[Batch]):
     thread would come out with its whole traceback for a message.
     """
 
-    def __init__(self, source: Prefetcher[Batch | PipelineError], damage: Damage):
+    def __init__(self, source: Prefetcher[Batch | Exception], damage: Damage, samples_sha256: Sequence[str] = ()):
         super().__init__()
+        self.samples_sha256 = samples_sha256  # of each dataset: what a place in the stream depends on
         self._source = source
         self.damaged = damage.samples
         weakref.finalize(self, _stop_thread, source)
@@ -72,9 +73,10 @@ class Stream(BaseNode[Batch]):
 
     def next(self) -> Batch:
         item = next(self._source)
-        if isinstance(item, PipelineError):
+        if isinstance(item, Exception):
             raise item
-        return item
+        # Widened here and not in the thread, which so has half as many bytes to hand over, and time to read ahead.
+        return replace(item, codes=item.codes.long(), mel=item.mel.float())
 
     def get_state(self) -> dict[str, Any]:
         return self._source.state_dict()
@@ -101,9 +103,10 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     windows = WindowOrder(tables, [weight for _, weight in weighted], config)
     order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if cache else windows
     damage = Damage(config.max_damaged)
-    reader = BatchReader(list(zip(tables, readers, strict=True)), config.pack, damage)
+    reader = BatchReader(list(zip(tables, readers, strict=True)), infos[0].codec["codebook_size"], config.pack, damage)
     read = Mapper(order, lambda chosen: _read_or_error(reader, chosen))
-    return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage)
+    samples = [reader.samples_sha256() for reader in readers]
+    return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage, samples)
 
 
 def require_like(info: DatasetInfo, other: DatasetInfo, place: Location, other_place: Location) -> None:
@@ -188,6 +191,7 @@ class FetchAhead(BaseNode[list[Window]]):
         self._order = order
         self._fetch = fetch
         self._asked: set[tuple[int, int]] = set()
+        self._running: list[Future[None]] = []  # no more than there are threads: a program that ends waits for them
         self._pool = ThreadPoolExecutor(_FETCHING_SHARDS, "fetch-ahead")
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
@@ -197,10 +201,12 @@ class FetchAhead(BaseNode[list[Window]]):
     def next(self) -> list[Window]:
         windows = next(self._order)
         ahead = self._order.shards_ahead()
-        for dataset, shard in ahead:
-            if (dataset, shard) not in self._asked:
-                self._pool.submit(self._fetch, dataset, shard)
-        self._asked = set(ahead)
+        self._running = [future for future in self._running if not future.done()]
+        self._asked &= set(ahead)
+        for shard in ahead:
+            if shard not in self._asked and len(self._running) < _FETCHING_SHARDS:
+                self._running.append(self._pool.submit(self._fetch, *shard))
+                self._asked.add(shard)
         return windows
 
     def get_state(self) -> dict[str, Any]:
@@ -223,8 +229,8 @@ def _cache(config: StreamConfig) -> ShardCache:
     return ShardCache(config.cache_folder or default_cache_folder(), round(config.cache_gb * 1e9))
 
 
-def _read_or_error(reader: BatchReader, windows: list[Window]) -> Batch | PipelineError:
+def _read_or_error(reader: BatchReader, windows: list[Window]) -> Batch | Exception:
     try:
         return reader.read(windows)
-    except PipelineError as error:
+    except Exception as error:  # of an object store's client, too
         return error

@@ -133,6 +133,6 @@ def test_a_shard_that_is_not_what_its_manifest_says_is_named(
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1
         shard.write_bytes(bytes(content))
-    config = StreamConfig(100, 4, shuffle=False, cache_folder=tmp_path / "cache")
+    config = StreamConfig(100, 4, shuffle=False, cache_folder=tmp_path / "cache", max_damaged=100)
     with pytest.raises(PipelineError, match=r"s3://.*test-000000.tar: not the bytes that its manifest names"):
         next(stream(remote_dataset, "test", config))

@@ -19,9 +19,9 @@ from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
 from manifests.errors import ManifestError
 from manifests.fragments import read_samples
-from pipeline.batch import Batch, Damage
+from pipeline.batch import Batch
 from pipeline.errors import PipelineError
-from pipeline.stream import FetchAhead, Stream, StreamConfig, WindowOrder, batches, stream
+from pipeline.stream import FetchAhead, StreamConfig, WindowOrder, batches, stream
 from tests.pipeline.test_order import shard_sizes, table_of
 
 
@@ -118,7 +118,7 @@ def test_state_contract_of_every_node(dataset: Path, kind: str) -> None:
     makers: dict[str, Callable[[], BaseNode]] = {
         "order": order,
         "fetch ahead": lambda: FetchAhead(order(), fetch_nothing),
-        "prefetched": lambda: Stream(Prefetcher(Mapper(order(), str), 2), Damage(0)),  # type: ignore[arg-type]
+        "prefetched": lambda: Prefetcher(Mapper(order(), str), 2),
         "stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2)),
         "packed stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2, pack=True)),
         "mixture": lambda: stream([(dataset, 0.7), (dataset, 0.3)], "train", StreamConfig(100, 3, seed=2)),
@@ -227,8 +227,37 @@ def test_damaged_samples_are_left_out_counted_and_logged(
     frames = sum(int(batch.mask.sum()) for batch in batches(node))
     rows = read_samples(copy, "train").to_pylist()
     assert frames == sum(row["frames"] for row in rows if row["key"] not in keys)
-    assert sorted(node.damaged) == sorted(keys) and all("mel of" in why for why in node.damaged.values())
+    assert sorted(node.damaged) == sorted(keys) and all("(mel: " in why for why in node.damaged.values())
     assert all(key in caplog.text for key in keys)
+
+
+def test_codes_that_no_codebook_has_are_damage(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    row = read_samples(copy, "train").slice(2, 1).to_pylist()[0]
+    with (copy / "train" / f"{row['shard']}.tar").open("r+b") as tar:
+        tar.seek(row["codes_offset"] + row["codes_size"] - 2)
+        tar.write(b"\xff\xff")
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
+    assert sum(int(batch.mask.sum()) for batch in batches(node)) < sum(
+        read_samples(copy, "train")["frames"].to_pylist()
+    )
+    assert list(node.damaged) == [row["key"]]
+
+
+def test_a_state_of_two_ranks_goes_on_with_three(dataset: Path) -> None:
+    """Through the whole graph: batches of five ranks, in two phases, are the windows of one rank."""
+    read: list[tuple[Any, Any]] = []
+    state = None
+    for world, steps in ((2, 3), (3, 2)):
+        nodes = [stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world=world)) for r in range(world)]
+        for node in nodes:
+            node.reset(state)
+        for _ in range(steps):
+            taken = [next(node) for node in nodes]
+            read += [window for batch in taken for window in zip(batch.keys, batch.starts, strict=True)]
+        state = nodes[0].state_dict()
+    alone = take(stream(dataset, "train", StreamConfig(60, 1, seed=3)), len(read))
+    assert read == [(batch.keys[0], batch.starts[0]) for batch in alone]
 
 
 def test_more_damage_than_is_allowed_is_an_error(damaged: tuple[Path, list[str]]) -> None:
