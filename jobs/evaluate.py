@@ -86,7 +86,7 @@ def evaluate(config: Config) -> list[Row]:
         require_same_data(state.data, data, folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
-    if "train" in info.splits:
+    if "train" in info.splits and info.splits["train"].samples:
         ngram = _fit_floors(config, info, context)
         for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
             score = score_ngram(ngram, order, _windows(config, config.split, context))

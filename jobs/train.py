@@ -2,6 +2,7 @@
 
 from jobs.config_files import resume_with_saved_options, save_config
 from jobs.errors import JobError
+from jobs.output_lock import output_lock
 from jobs.progress import status_console
 from jobs.stop_signals import stop_signals
 from jobs.training.checkpoints import checkpoints, newest_checkpoint
@@ -23,12 +24,13 @@ def run(config: Config) -> int:
     if not config.resume and checkpoints(config.out):
         raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
     console = status_console()
-    if config.workers > 1 or config.ray_address:
-        from jobs.training.cluster import train_on_cluster
+    with output_lock(config.out):
+        if config.workers > 1 or config.ray_address:
+            from jobs.training.cluster import train_on_cluster
 
-        finished = train_on_cluster(config, console)
-    else:
-        finished = _train_here(config)
+            finished = train_on_cluster(config, console)
+        else:
+            finished = _train_here(config)
     console.print(f"{newest_checkpoint(config.out)}")
     if not finished:
         raise JobError(f"stopped by a signal; whisper-gpt train --out {config.out} --resume goes on")
@@ -39,7 +41,8 @@ def _train_here(config: Config) -> bool:
     console = status_console()
     if config.deterministic:
         make_deterministic()
-    session = open_session(config, alone(config.device), config.resume, console.print)
+    resume = bool(checkpoints(config.out))  # a run that was killed before its first one begins anew
+    session = open_session(config, alone(config.device), resume, console.print)
     save_config(config, config.out / CONFIG_FILE, without=["resume"])
     with stop_signals() as stopped, monitor(session, console) as shown:
         return train(session, shown, stopped)

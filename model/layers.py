@@ -8,10 +8,12 @@ from torch import nn
 
 from model.cache import LayerCache
 
+_EPS = torch.finfo(torch.float32).eps  # in bfloat16 too, whose own would swallow small inputs
+
 
 def norm(x: torch.Tensor) -> torch.Tensor:
     """RMSNorm without a gain (Zhang and Sennrich 2019)."""
-    return RMSNormCPU.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.shape[-1],))
+    return RMSNormCPU.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.shape[-1],), eps=_EPS)
 
 
 class RMSNormCPU(torch.autograd.Function):
@@ -20,17 +22,18 @@ class RMSNormCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        r = torch.rsqrt(square + torch.finfo(x.dtype).eps)
-        y = x * r
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
+        r = torch.rsqrt(square + _EPS)
+        y = (x * r).type_as(x)
         ctx.save_for_backward(y, r)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         (gradient,), (y, r) = gradients, ctx.saved_tensors
-        along = torch.linalg.vecdot(gradient, y).unsqueeze(-1) / y.shape[-1]
-        return torch.addcmul(gradient, y, along, value=-1).mul_(r)
+        g, y = gradient.float(), y.float()
+        along = torch.linalg.vecdot(g, y).unsqueeze(-1) / y.shape[-1]
+        return torch.addcmul(g, y, along, value=-1).mul_(r).type_as(gradient)
 
 
 def rotation(begin: int, end: int, head_width: int, device: torch.device) -> torch.Tensor:

@@ -30,13 +30,11 @@ class Batch:
     keys: list[tuple[str, ...]]
     starts: list[tuple[int, ...]]
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same on `device`."""
-        if device.type == "cpu":
-            return self
+    def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
+        """The same on `device`, with the coarsest `codebooks` or all."""
         return replace(
             self,
-            codes=self.codes.to(device),
+            codes=self.codes[:, :codebooks].to(device),
             mel=self.mel.to(device),
             mask=self.mask.to(device),
             segments=None if self.segments is None else self.segments.to(device),

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+from upath import UPath
 
 from jobs.benchmarks.loader_rivals import BATCH, CONTEXT, RIVALS, Tensors
 from jobs.benchmarks.restore_speed import RestoreSpeed, restore_speed
@@ -27,7 +28,7 @@ from jobs.benchmarks.timing import Timing, timing_of
 from jobs.errors import JobError, require
 from jobs.progress import status_console
 from manifests.dataset_info import read_info
-from manifests.location import is_remote, location
+from manifests.location import Location, is_remote, location
 from manifests.splits import read_split
 from pipeline.shards import shard_path
 from pipeline.stream import StreamConfig, stream
@@ -43,7 +44,7 @@ _barrier: Any = None  # of the processes that are measured together, in each of 
 class Config:
     """Options of `whisper-gpt bench loader`."""
 
-    dataset: Positional[Path]
+    dataset: Positional[UPath]
     """Dataset folder made by preprocess; 45 MB of shards are enough, for they are read again and again."""
     split: str = "train"
     """Split to read."""
@@ -116,9 +117,9 @@ def loader_speed(config: Config) -> LoaderSpeed:
     return LoaderSpeed(in_process, two_processes, absent, frames_per_window, restore)
 
 
-def shards(dataset: Path, split: str) -> tuple[list[Path], float]:
+def shards(dataset: Location, split: str) -> tuple[list[Path], float]:
     """The tars of a split in a local folder, and the mean frames of its windows. Raises `JobError` for a remote one."""
-    place = location(str(dataset))
+    place = location(dataset)
     if is_remote(place):
         raise JobError(f"{dataset}: lies in an object store; measure on a copy in a local folder")
     rows = read_split(place, read_info(place), split, ("shard", "frames"))

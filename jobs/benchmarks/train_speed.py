@@ -70,7 +70,7 @@ class Row:
     precision: Precision
     compiled: bool
     tokens_per_s: Timing
-    to_plain: float  # against the plain loop of the same precision, as it is
+    to_plain: float  # against the plain loop of the same precision, compiled or not as this one is
     wait_share: float | None
 
 
@@ -108,9 +108,9 @@ def measure(config: Config, precision: Precision, console: Console) -> list[Row]
         for _ in range(config.rounds):
             for key, loop in loops.items():
                 found[key].append(loop())
-    plain = timing_of([speed for speed, _ in found[_PLAIN, False]]).median
     rows = []
     for (name, compiled), measured in found.items():
+        plain = timing_of([speed for speed, _ in found[_PLAIN, compiled]]).median
         speeds = timing_of([speed for speed, _ in measured])
         waits = [wait for _, wait in measured if wait is not None]
         rows.append(

@@ -25,7 +25,7 @@ from manifests.dataset_info import DatasetInfo, differences
 from manifests.location import Location, file_sha256
 from model.checkpoint import load_safetensors, save_model
 from model.hybrid import HybridLM
-from pipeline.publish import sync_folder
+from pipeline.publish import publish_bytes, sync_folder
 
 _FOLDER = "checkpoints"
 _STATE_FILE = "state.json"
@@ -57,12 +57,14 @@ class TrainingState:
 
     step: int
     elapsed_s: float
-    stream: dict[str, Any]
+    stream: dict[str, Any] | None  # None: at its start
     order: dict[str, Any]  # what the stream's order depends on
     data: TrainedOn
+    optimizer: str
     best: Best | None = None
     skipped: int = 0  # steps whose numbers were out of bounds
-    unscored: bool = False  # whether a signal broke off the evaluation of this step
+    unscored: bool = False  # whether this step's evaluation is still to be done
+    damaged: dict[str, str] = field(default_factory=dict)  # samples that the leader left out, and why
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the checkpoint's other files
 
 
@@ -91,13 +93,21 @@ def save_checkpoint(
     for file in aside.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
+    sync_folder(aside)
+    if folder.exists():
+        folder.replace(folder.with_name(f"{_ASIDE}old-{folder.name}"))
     aside.replace(folder)
     sync_folder(folder.parent)
-    for old in checkpoints(run)[:-keep]:
-        if state.best is None or old != checkpoint_folder(run, state.best.step):
-            shutil.rmtree(old)
+    _remove_old(run, state, keep)
     return folder
+
+
+def update_state(run: Path, state: TrainingState, keep: int) -> None:
+    """Write the state of the checkpoint of `state.step` anew, whose tensors stay; then remove as `save_checkpoint`."""
+    path = checkpoint_folder(run, state.step) / _STATE_FILE
+    state = replace(state, files=read_state(path.parent).files)
+    publish_bytes(path, (json.dumps(asdict(state), indent=1) + "\n").encode())
+    _remove_old(run, state, keep)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -138,12 +148,9 @@ def newest_whole_checkpoint(run: Path, say: Callable[[str], None]) -> Path:
 def require_whole(folder: Path) -> None:
     """Raise `JobError`, naming the file, unless a checkpoint's files are what its state says."""
     for name, sha256 in read_state(folder).files.items():
-        try:
-            found = file_sha256(folder / name)
-        except OSError as error:
-            raise JobError(f"{folder / name}: {error.strerror or error}") from error
-        if found != sha256:
-            raise JobError(f"{folder / name}: damaged, not the file that was written")
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != sha256:  # what cannot be read at all is another matter
+            raise JobError(f"{path}: damaged, not the file that was written")
 
 
 def chosen_checkpoint(path: Path, best: bool) -> Path:
@@ -154,8 +161,8 @@ def chosen_checkpoint(path: Path, best: bool) -> Path:
     state = read_state(newest)
     if not best:
         return newest
-    if state.best is None:
-        raise JobError(f"{path}: has no best checkpoint, nothing was scored while it was trained")
+    if state.best is None or not checkpoint_folder(path, state.best.step).is_dir():
+        raise JobError(f"{path}: has no best checkpoint; nothing was scored while it was trained, or it was damaged")
     return checkpoint_folder(path, state.best.step)
 
 
@@ -172,7 +179,7 @@ def read_state(folder: Path) -> TrainingState:
         content = json.loads(path.read_text(encoding="utf-8"))
         data, best = TrainedOn(**content.pop("data")), content.pop("best")
         return TrainingState(data=data, best=Best(**best) if best else None, **content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise JobError(f"{path}: not the state of a training run ({error})") from error
 
 
@@ -206,6 +213,12 @@ def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Loc
         return
     what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel))
     raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")
+
+
+def _remove_old(run: Path, state: TrainingState, keep: int) -> None:
+    for old in checkpoints(run)[:-keep]:
+        if state.best is None or old != checkpoint_folder(run, state.best.step):
+            shutil.rmtree(old)
 
 
 def _optimizer_tensors(model: HybridLM, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:

@@ -7,7 +7,9 @@ find the checkpoint to go on from, where they are told to stop, and where the fi
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -25,8 +27,13 @@ from jobs.training.loop import train
 from jobs.training.monitor import monitor
 from jobs.training.ranks import Ranks, make_deterministic
 from jobs.training.session import open_session
+from manifests.errors import ManifestError
+from manifests.location import location
+from model.errors import ModelError
+from pipeline.errors import PipelineError
 
 _STOP_FILE = ".stop"
+_FAILED_FILE = ".failed"
 _LOG_FILE = "train.log"
 _RAY_FOLDER = ".ray"
 _MOST_FAILURES = 10  # of workers, in one run, before it is given up
@@ -39,10 +46,11 @@ def train_on_cluster(config: Config, console: Console) -> bool:
     Raises `JobError` where the workers cannot train, after some tries.
     """
     refuse_dead_address(config.ray_address)
-    out = config.out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    stop = out / _STOP_FILE
+    config = _absolute(config)
+    out = config.out
+    stop, failed = out / _STOP_FILE, out / _FAILED_FILE
     stop.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     log = (out / _LOG_FILE).open("a+", encoding="utf-8")
     log.seek(0, os.SEEK_END)
     ended: list[Exception | None] = []
@@ -59,37 +67,70 @@ def train_on_cluster(config: Config, console: Console) -> bool:
                 stop.touch()
     stop.unlink(missing_ok=True)
     shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)
+    if failed.exists():
+        message = failed.read_text(encoding="utf-8")
+        failed.unlink()
+        raise JobError(message)
     if ended[0] is not None:
         raise ended[0]
     state = read_state(newest_checkpoint(out))
     return share_done(state.step, config.steps, state.elapsed_s, config.minutes) >= 1
 
 
+def _absolute(config: Config) -> Config:
+    """With all paths absolute: Ray Train's workers run in a folder of their own."""
+    weights, cache = config.codec_weights, config.cache
+    return replace(
+        config,
+        out=config.out.absolute(),
+        datasets=tuple(location(dataset) for dataset in config.datasets),
+        codec_weights=weights and weights.absolute(),
+        cache=cache and cache.absolute(),
+    )
+
+
 def _fit(config: Config, out: Path) -> Exception | None:
     """Run the workers to their end → what went wrong, in words of the worker that it went wrong in."""
-    gpu = config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    trainer = TorchTrainer(
-        _train_one_rank,
-        train_loop_config={"config": config},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
-        run_config=RunConfig(
-            name="train", storage_path=str(out / _RAY_FOLDER), failure_config=FailureConfig(max_failures=_MOST_FAILURES)
-        ),
-    )
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0))
+    gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    kind, found = ("GPUs", gpus) if gpu else ("cores", int(there.get("CPU", 0)))
+    if found < config.workers:  # Ray would wait for more for ever
+        return JobError(f"--workers {config.workers}: Ray has {found} {kind}, and each worker takes one")
     try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
+        TorchTrainer(
+            _train_one_rank,
+            train_loop_config={"config": config},
+            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(out / _RAY_FOLDER),
+                failure_config=FailureConfig(max_failures=_MOST_FAILURES),
+            ),
+        ).fit()
+    except Exception as error:
         failures = getattr(error, "worker_failures", {})
-        first = next(iter(failures.values()), error)
-        return first if isinstance(first, JobError) else JobError(f"training failed: {first}")
+        return JobError(f"training failed: {next(iter(failures.values()), error)}")
     return None
 
 
-def _train_one_rank(loop_config: dict) -> None:
-    """What each worker runs, from the newest checkpoint where there is one."""
+def _train_one_rank(loop_config: dict[str, Any]) -> None:
+    """What each worker runs. An error that is the user's to mend goes to the driver in a file, and ends all workers:
+    when Ray starts them again, they find it there."""
     config: Config = loop_config["config"]
     context = ray.train.get_context()
-    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    failed = config.out / _FAILED_FILE
+    if failed.exists():
+        return
+    try:
+        _train(config, Ranks(context.get_world_rank(), context.get_world_size(), get_device()))
+    except (JobError, PipelineError, ManifestError, ModelError) as error:
+        failed.write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _train(config: Config, ranks: Ranks) -> None:
+    """Train from the newest checkpoint where there is one."""
     if config.deterministic:
         make_deterministic()
     resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])

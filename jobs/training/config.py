@@ -102,10 +102,12 @@ def check(config: Config) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         require(value >= bound, f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+    require(not (config.deterministic and config.minutes), "--minutes: the clock decides; not with --deterministic")
     for name in ("learning_rate", "clip", "cache_gb"):
         value = getattr(config, name)
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
+    require(0 <= config.weight_decay < math.inf, f"--weight-decay {config.weight_decay}: must not be negative")
     require(0 <= config.warmup < 1, f"--warmup {config.warmup}: must be a share of the run, 0 to 1")
     require(0 <= config.ema < 1, f"--ema {config.ema}: must be a decay, 0 to 1")
     require(len(config.shares) == len(config.datasets), "--weights: one for each dataset")

@@ -1,20 +1,33 @@
-"""The loop: take batches, step, and now and then score and save."""
+"""The loop: take batches, step, and now and then save and score."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from jobs.errors import JobError
 from jobs.progress import share_done
 from jobs.scoring import Score, score_model
-from jobs.training.checkpoints import Best, TrainingState, save_checkpoint
+from jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
 from jobs.training.monitor import Clock, Monitor
 from jobs.training.optimizers import learning_rate, set_learning_rate
 from jobs.training.ranks import autocast, seed_everything
 from jobs.training.session import Session
-from jobs.training.step import train_step
-from pipeline.stream import batches
+from jobs.training.step import StepResult, train_step
+from pipeline.stream import Batch
+from pipeline.stream import batches as all_batches
+
+
+@dataclass
+class Streak:
+    """Steps out of bounds, one after another, since a step that was not."""
+
+    healthy: TrainingState  # after that step
+    batches: list[Batch]  # of that step
+    keys: list[list[str]] = field(default_factory=list)  # the samples of each bad step
 
 
 def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
@@ -22,63 +35,74 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
 
     Every rank takes the same steps. Raises `JobError` after too many steps in a row whose numbers are out of bounds.
     """
-    config, ranks, clock = session.config, session.ranks, Clock()
-    elapsed_before, wanted_to_stop = session.state.elapsed_s, False
-    first = done = _done(session)
+    config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
     if session.state.unscored:
         _evaluate(session, monitor, stopped)
-        _save(session, session.state)
-        wanted_to_stop = session.state.unscored
-    healthy = session.state  # the last one before a bad step
-    bad: list[list[str]] = []  # the keys of the bad batches since
+        _update_state(session)
+    wanted_to_stop = session.state.unscored  # still: broken off again
+    first = done = _done(session)
+    streak = Streak(session.state, [])
     while done < 1 and not wanted_to_stop:
-        state = session.state
-        seed_everything(config.seed, state.step, ranks.rank)
+        begun = time.monotonic()
         rate = learning_rate(config, done)
-        set_learning_rate(session.optimizers, rate)
-        asked = time.monotonic()
-        taken = [next(session.training) for _ in range(config.accumulate)]
-        clock.waiting_s += time.monotonic() - asked
-        result = train_step(
-            session.objective,
-            session.optimizers,
-            taken,
-            ranks,
-            clip=config.clip,
-            most_nats=session.most_nats,
-            precision=config.precision,
-        )
-        if session.average is not None and result.healthy:
-            session.average.update_parameters(session.model)
-        seconds = time.monotonic() - asked
-        clock.stepping_s += seconds
-        elapsed, stop = ranks.of_leader([elapsed_before + time.monotonic() - clock.started, float(stopped())])
+        batches, result = _step(session, rate, clock)
+        elapsed, stop = ranks.of_leader([clock.elapsed_s, float(stopped())])
         wanted_to_stop = bool(stop)
+        state = session.state
         session.state = state = replace(
             state,
             step=state.step + 1,
             elapsed_s=elapsed,
             stream=session.training.state_dict(),
             skipped=state.skipped + (not result.healthy),
+            damaged=dict(session.training.damaged),
         )
         if result.healthy:
-            healthy, bad = state, []
+            streak = Streak(state, batches)
         else:
-            bad.append(sorted({key for batch in taken for keys in batch.keys for key in keys}))
-            _answer_bad_step(session, monitor, healthy, bad, result.token_nats, result.gradient_norm)
+            _answer_bad_step(session, monitor, streak, batches, result)
         done = _done(session)
         if monitor:
-            eta_s = (elapsed - elapsed_before) * max(0.0, 1 - done) / max(done - first, 1e-9)
-            monitor.step(state.step, result, rate, seconds, clock, eta_s)
-        best = False
-        if session.validation is not None and (done >= 1 or state.step % config.eval_every == 0):
+            eta_s = (elapsed - clock.before_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
+            monitor.step(state.step, result, rate, time.monotonic() - begun, clock, eta_s)
+        due = session.validation is not None and (done >= 1 or state.step % config.eval_every == 0)
+        session.state = replace(state, unscored=due)
+        periodic = state.step % config.save_every == 0 and not streak.keys
+        saved = done >= 1 or wanted_to_stop or periodic
+        if saved:  # before the evaluation, in which much can happen
+            _save(session, session.state)
+        if due:
             best = _evaluate(session, monitor, stopped)
             wanted_to_stop = wanted_to_stop or session.state.unscored
-        if done >= 1 or wanted_to_stop or best or state.step % config.save_every == 0:
-            _save(session, session.state)
+            if saved:
+                _update_state(session)
+            elif best or wanted_to_stop:
+                _save(session, session.state)
+    left_out = ranks.sum([len(session.training.damaged)])[0]
     if monitor:
-        monitor.end()
+        monitor.end(int(left_out))
     return done >= 1
+
+
+def _step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
+    """Take the batches of one step, and the step."""
+    config, ranks = session.config, session.ranks
+    seed_everything(config.seed, session.state.step, ranks.rank)
+    set_learning_rate(session.optimizers, rate)
+    asked = time.monotonic()
+    batches = [next(session.training) for _ in range(config.accumulate)]
+    clock.waiting_s += time.monotonic() - asked
+    result = _take(session, batches, session.optimizers)
+    if session.average is not None and result.healthy:
+        session.average.update_parameters(session.model)
+    clock.stepping_s += time.monotonic() - asked
+    return batches, result
+
+
+def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch.optim.Optimizer]) -> StepResult:
+    config = session.config
+    bounds = {"clip": config.clip, "most_nats": session.most_nats}
+    return train_step(session.objective, optimizers, batches, session.ranks, precision=config.precision, **bounds)
 
 
 def _done(session: Session) -> float:
@@ -93,7 +117,7 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
     """
     assert session.validation is not None
     config, ranks = session.config, session.ranks
-    windows = itertools.islice(batches(session.validation), config.eval_batches)
+    windows = itertools.islice(all_batches(session.validation), config.eval_batches)
     until_stopped = (batch.to(ranks.device) for batch in itertools.takewhile(lambda _: not stopped(), windows))
     with autocast(config.precision, ranks.device):
         own = score_model(session.scored_model, until_stopped)
@@ -103,29 +127,43 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
         return False
     score = Score(nats, int(hits), int(tokens))
     if monitor:
-        monitor.evaluation(session.state.step, score)
+        monitor.evaluation(session.state.step, score, stopped)
     before = session.state.best
-    if before is not None and before.nats <= score.nll:
+    if math.isnan(score.nll) or (before is not None and before.nats <= score.nll):
         return False
     session.state = replace(session.state, best=Best(session.state.step, score.nll))
     return True
 
 
 def _answer_bad_step(
-    session: Session, monitor: Monitor | None, healthy: TrainingState, bad: list[list[str]], nats: float, norm: float
+    session: Session, monitor: Monitor | None, streak: Streak, batches: list[Batch], result: StepResult
 ) -> None:
-    """Say that a step was skipped; after too many in a row save the state before them, and raise `JobError`."""
-    step, most = session.state.step, session.config.max_bad_steps
+    """Say that a step was skipped; after too many in a row raise `JobError`.
+
+    What is saved then are the weights from before them, if they are sound still on what they were last changed by: else
+    the last change is what spoilt them, and the newest checkpoint is what is left.
+    """
+    config, ranks = session.config, session.ranks
+    streak.keys.append(sorted({key for batch in batches for keys in batch.keys for key in keys}))
+    numbers = f"{result.token_nats:.3g} nats a token, gradient {result.gradient_norm:.3g}"
     if monitor:
-        monitor.say(f"step {step} skipped: {nats:.3g} nats a token, gradient {norm:.3g}, out of bounds")
-    if len(bad) < most:
+        monitor.say(f"step {session.state.step} skipped: {numbers}, out of bounds")
+    if len(streak.keys) < config.max_bad_steps:
         return
-    _save(session, healthy)
-    keys = "; ".join(", ".join(one) for one in bad)
+    if streak.batches and _take(session, streak.batches, ()).healthy:
+        _save(session, streak.healthy)
+    found = checkpoints(config.out)
+    left = f"{found[-1].name} is from before them" if found else "there is no checkpoint from before them"
+    keys = "; ".join(", ".join(one) for one in streak.keys)
     raise JobError(
-        f"{most} steps in a row were out of bounds, the last with {nats:.3g} nats a token and a gradient of "
-        f"{norm:.3g}; the checkpoint of step {healthy.step} is from before them; their samples: {keys}"
+        f"{config.max_bad_steps} steps in a row were out of bounds, the last with {numbers}; {left}; their samples"
+        f"{f' on rank {ranks.rank}' if ranks.world > 1 else ''}: {keys}"
     )
+
+
+def _update_state(session: Session) -> None:
+    if session.ranks.leads:
+        update_state(session.config.out, session.state, session.config.keep)
 
 
 def _save(session: Session, state: TrainingState) -> None:

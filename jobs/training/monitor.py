@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -23,11 +23,17 @@ from pipeline.errors import PipelineError
 
 @dataclass
 class Clock:
-    """Seconds of this process's run so far: in steps, and of these waiting for data."""
+    """Seconds of a run: before this process went on with it, in this one's steps, and of these waiting for data."""
 
+    before_s: float
     started: float = field(default_factory=time.monotonic)
     stepping_s: float = 0.0
     waiting_s: float = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """All seconds of the run so far."""
+        return self.before_s + time.monotonic() - self.started
 
     @property
     def wait_share(self) -> float:
@@ -77,21 +83,21 @@ class Monitor:
             self._writer.add_scalar(name, value, step)
         self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
 
-    def evaluation(self, step: int, score: Score) -> None:
-        """Show the score on the validation split, and what the model makes of a prompt."""
+    def evaluation(self, step: int, score: Score, stopped: Callable[[], bool]) -> None:
+        """Show the score on the validation split, and (if there is time) what the model makes of a prompt."""
         self._writer.add_scalar("validation/codebook_0/token_nats", score.nll, step)
         self._writer.add_scalar("validation/codebook_0/accuracy", score.accuracy, step)
         self._console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
-        if self._clips:
+        if self._clips and not stopped():
             clip = self._clips.make(self._session.scored_model, seed=step)
             self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
             self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
 
-    def end(self) -> None:
-        """Say what was left out."""
+    def end(self, left_out: int) -> None:
+        """Say what was left out: the samples that all ranks together could not read, this one's by name."""
         damaged, skipped = self._session.training.damaged, self._session.state.skipped
-        if damaged:
-            self._console.print(f"{len(damaged)} damaged samples were left out: {', '.join(sorted(damaged))}")
+        if left_out:
+            self._console.print(f"{left_out} damaged samples were left out: {', '.join(sorted(damaged))}")
         if skipped:
             self._console.print(f"{skipped} steps were skipped: their loss or gradient was out of bounds")
 

@@ -70,13 +70,13 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     infos = [read_info(location(dataset)) for dataset in config.datasets]
     training = _stream(config, ranks, "train")
     validation = None
-    if all("validation" in info.splits for info in infos):
+    if all("validation" in info.splits and info.splits["validation"].samples for info in infos):
         validation = _stream(config, ranks, "validation")
     seed_everything(config.seed, 0, 0)
     model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
     if model.config.hybrid:
         model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares))
-    state = TrainingState(0, 0.0, training.state_dict(), _order(config, infos), trained_on(infos[0]))
+    state = TrainingState(0, 0.0, None, _order(config, training), trained_on(infos[0]), config.optimizer)
     average = running_average(model, config.ema)
     optimizers = build_optimizers(model, config)
     if resume:
@@ -85,12 +85,15 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
         found = read_state(folder)
         require_same_data(found.data, state.data, config.out, config.datasets[0])
         _require_same_order(found.order, state.order, config)
+        if found.optimizer != config.optimizer:
+            raise JobError(f"{config.out} was trained with --optimizer {found.optimizer}, not {config.optimizer}")
         saved = HybridLM.from_pretrained(folder)
         _require_same_shape(saved.config, model.config, config)
         model.load_state_dict(saved.state_dict())
         restore_training(folder, model, optimizers, average)
         training.reset(found.stream)
         state = found
+        training.damaged.update(found.damaged)
         if ranks.leads:
             say(f"going on from step {state.step}")
     objective = ranks.wrap(Objective(model))
@@ -135,21 +138,21 @@ def _mel_statistics(infos: list[DatasetInfo], weights: tuple[float, ...]) -> tup
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)
 
 
-def _order(config: Config, infos: list[DatasetInfo]) -> dict[str, Any]:
+def _order(config: Config, training: Stream) -> dict[str, Any]:
     """What decides the order of the windows, so that a place in it means anything."""
     return {
         "seed": config.seed,
         "context": config.context,
         "pack": config.pack,
         "weights": list(config.shares),
-        "plans_sha256": [info.plans_sha256 for info in infos],
+        "samples_sha256": list(training.samples_sha256),
     }
 
 
 def _require_same_order(before: dict[str, Any], now: dict[str, Any], config: Config) -> None:
-    if before["plans_sha256"] != now["plans_sha256"]:
+    if before.get("samples_sha256") != now["samples_sha256"]:
         datasets = ", ".join(map(str, config.datasets))
-        raise JobError(f"{config.out} was trained on another dataset than {datasets}; pass that one")
+        raise JobError(f"{config.out} was trained on other samples than {datasets} holds now; pass that dataset")
     for name in now:
         if before.get(name) != now[name]:
             raise JobError(

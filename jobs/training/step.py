@@ -40,17 +40,19 @@ def train_step(
 
     The norm of the gradient is cut to `clip`; a loss of `most_nats` a token or more is out of bounds.
     """
-    sums = [0.0, 0.0, 0.0, 0.0]
+    seen = []
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with ranks.exchange(objective, last), autocast(precision, ranks.device):
-            here = batch.to(ranks.device)
+            here = batch.to(ranks.device, codebooks=1)
             losses = objective(here.codes[:, 0], here.mel, here.mask, here.segments)
             (losses.total / len(batches)).backward()
-        values = (losses.token_nats, losses.mel_nats, losses.accuracy, batch.mask.sum())
-        sums = [total + float(value.detach()) for total, value in zip(sums, values, strict=True)]
-    norm = float(nn.utils.clip_grad_norm_(objective.parameters(), clip))
-    *sums, tokens = ranks.sum(sums)
+        values = (losses.token_nats, losses.mel_nats, losses.accuracy, here.mask.sum())
+        seen.append(torch.stack([value.detach().double() for value in values]))
+    gradient_norm = nn.utils.clip_grad_norm_(objective.parameters(), clip)
+    # The one place of a step where a GPU is waited for.
+    *own, norm = torch.cat([torch.stack(seen).sum(dim=0), gradient_norm.double()[None]]).tolist()
+    *sums, tokens = ranks.sum(own)
     token_nats, mel_nats, accuracy = (total / (len(batches) * ranks.world) for total in sums)
     healthy = all(map(math.isfinite, (token_nats, mel_nats, norm))) and token_nats < most_nats
     for optimizer in optimizers:

@@ -14,14 +14,15 @@ from model.checkpoint import load_safetensors
 
 STEPS, KILLS = 200, 20
 OPTIONS = [
-    *("--model=hybrid-4m", "--context=16", "--batch=2", "--deterministic", "--eval-every=50", "--eval-batches=1"),
-    *(f"--steps={STEPS}", "--save-every=7", "--clip-s=0", "--ema=0.9"),
+    *("--model=hybrid-4m", "--context=16", "--batch=2", "--accumulate=2", "--deterministic", "--ema=0.9"),
+    *(f"--steps={STEPS}", "--save-every=7", "--eval-every=50", "--eval-batches=1", "--clip-s=0"),
 ]
 
 # Imports once and forks for each try, because a fresh interpreter spends seconds on importing torch.
 KILLER = """
 import os, random, signal, sys, time
 import jobs.train
+from jobs import cli
 
 out, number, kills, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 moments, killed = random.Random(number), 0
@@ -34,9 +35,14 @@ while True:
         time.sleep(moments.uniform(0.2, 1.5))
         if os.waitpid(child, os.WNOHANG)[0]:
             sys.exit(f"ended by itself after {killed} kills")
+        asked = time.monotonic()
         os.kill(child, number)
     status = os.waitpid(child, 0)[1]
     if killed < kills:
+        # SIGTERM before the training loop is there to see it ends a process as it ends any.
+        code, took = os.waitstatus_to_exitcode(status), time.monotonic() - asked
+        if code not in ((-9,) if number == 9 else (1, -15)) or took > 10:
+            sys.exit(f"ended with {code} after {took} s")
         killed += 1
     else:
         sys.exit(os.waitstatus_to_exitcode(status))
@@ -78,4 +84,4 @@ def test_a_run_that_is_killed_twenty_times_is_the_undisturbed_run(
     assert not list((run / "checkpoints").glob(".*"))
     assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(undisturbed)).best
     gone_on_from = {line for line in killer.stderr.splitlines() if line.startswith("going on from step")}
-    assert len(gone_on_from) >= KILLS // 2  # places all over the run
+    assert len(gone_on_from) >= KILLS // 4  # places all over the run

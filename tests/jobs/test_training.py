@@ -1,22 +1,27 @@
 """The trainer's pieces: steps out of bounds, checkpoints that are kept, damaged or best, averages, clips, mixtures."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from jobs import cli
+from jobs.output_lock import output_lock
 from jobs.training import loop
 from jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from jobs.training.config import Config
 from jobs.training.optimizers import build_optimizers, running_average
 from jobs.training.ranks import alone, seed_everything
 from jobs.training.step import train_step
+from manifests.fragments import read_samples
 from model.checkpoint import load_safetensors
 from model.config import ModelConfig
 from model.cost import peak_flops, training_flops
@@ -96,7 +101,7 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
     def spoilt(objective: Any, optimizers: Any, taken: Any, *rest: Any, **named: Any) -> Any:
         nonlocal count
         count += 1
-        if count == 3 or count >= 6:
+        if optimizers and (count == 3 or count >= 6):  # without any the weights are only tried
             named["most_nats"] = 0.0
         return step(objective, optimizers, taken, *rest, **named)
 
@@ -105,9 +110,34 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
     assert train(dataset, run, "--steps=20", "--save-every=4", "--max-bad-steps=3") == 1
     said = capsys.readouterr().err
     assert said.count("out of bounds") == 5 and "step 3 skipped" in said
-    assert "the checkpoint of step 5 is from before them; their samples: " in said
+    assert "step-00000005 is from before them; their samples: " in said
     state = read_state(newest_checkpoint(run))
     assert (state.step, state.skipped) == (5, 1)
+
+
+def test_weights_that_are_spoilt_are_not_saved(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At an absurd learning rate the first step is in bounds, and what it makes of the weights is not."""
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0", "--max-bad-steps=2") == 1
+    assert "there is no checkpoint from before them" in capsys.readouterr().err and not checkpoints(run)
+
+
+def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, count = loop.train_step, 0
+
+    def spoilt(objective: Any, optimizers: Any, *rest: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        return step(objective, optimizers, *rest, **(named | {"most_nats": 0.0} if count > 2 and optimizers else named))
+
+    monkeypatch.setattr(loop, "train_step", spoilt)
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--save-every=1", "--max-bad-steps=4") == 1
+    assert [c.name for c in checkpoints(run)] == ["step-00000001", "step-00000002"]
 
 
 def test_the_best_checkpoint_outlives_the_newest(dataset: Path, tmp_path: Path) -> None:
@@ -223,12 +253,63 @@ def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, t
 
 def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
-    shard = sorted((copy / "train").glob("*.tar"))[0]
-    shard.write_bytes(b"")
-    assert train(copy, tmp_path / "run", "--steps=12", "--batch=32", "--max-damaged=1000") == 0
-    assert "damaged samples were left out: " in capsys.readouterr().err
+    row = read_samples(copy, "train").slice(0, 1).to_pylist()[0]
+    shard = copy / "train" / f"{row['shard']}.tar"
+    with shard.open("r+b") as tar:
+        tar.seek(row["mel_offset"])
+        tar.write(b"nonsense")
+    assert train(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
+    assert f"1 damaged samples were left out: {row['key']}" in capsys.readouterr().err
     assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
+    assert f"{shard}: {row['key']} cannot be read" in capsys.readouterr().err
+    shard.write_bytes(b"")  # no sample's fault: never left out
+    assert train(copy, tmp_path / "third", "--steps=12", "--batch=32", "--max-damaged=1000") == 1
     assert f"{shard}: cannot be read" in capsys.readouterr().err
+
+
+def test_another_optimizer_or_other_samples_are_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, copy = tmp_path / "run", Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    assert train(copy, run, "--steps=2") == 0
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4", "--optimizer=muon"]) == 1
+    assert "trained with --optimizer adamw, not muon" in capsys.readouterr().err
+    fragment = sorted((copy / "manifest").glob("train-*"))[0]
+    rows = pq.read_table(fragment)
+    pq.write_table(rows.slice(0, rows.num_rows - 1), fragment)
+    info = json.loads((copy / "dataset.json").read_text())
+    info["splits"]["train"]["samples"] -= 1
+    (copy / "dataset.json").write_text(json.dumps(info))
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    assert "trained on other samples than" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score, run, other = loop.score_model, tmp_path / "run", tmp_path / "other"
+    options = ["--steps=6", "--eval-every=3", "--save-every=100"]
+    assert train(dataset, other, *options) == 0
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score_model", interrupted)
+        assert train(dataset, run, *options) == 1
+    stopped = read_state(newest_checkpoint(run))
+    assert stopped.step == 3 and stopped.unscored and stopped.best is None
+    capsys.readouterr()
+    assert cli.main(["train", "--out", str(run), "--resume"]) == 0
+    assert "step 3: validation" in capsys.readouterr().err
+    assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(other)).best
+
+
+def test_one_run_at_a_time(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with output_lock(tmp_path / "run"):
+        assert train(dataset, tmp_path / "run", "--steps=2") == 1
+    assert "another run" in capsys.readouterr().err
 
 
 def test_flops_are_those_of_the_formula() -> None:

@@ -11,7 +11,7 @@ from model.checkpoint import save_model
 from model.config import PRESETS, ModelConfig, preset
 from model.errors import ModelError
 from model.hybrid import HybridLM
-from model.layers import rotate, rotation
+from model.layers import ReLUSquared, norm, rotate, rotation
 from model.objective import laplace_nats, training_losses
 
 SMALL = ModelConfig("small", vocab=32, context=40, width=32, layers=2, heads=2, mel_bands=8, mel_width=16, mel_heads=2)
@@ -162,6 +162,28 @@ def test_laplace_nats_are_a_density() -> None:
     x = torch.linspace(-40, 40, 80_001)
     density = torch.exp(-laplace_nats(x, torch.tensor(1.5), torch.tensor(0.7)))
     assert torch.trapezoid(density, x).item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-2, 1.0, 30.0])
+def test_the_norm_is_rms_norm(dtype: torch.dtype, size: float) -> None:
+    """Values and gradients of torch's own in float64."""
+    x = (size * torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    weights = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(1))
+    y, expected = norm(x), torch.nn.functional.rms_norm(exact, (64,), eps=torch.finfo(torch.float32).eps)
+    (y * weights).sum().backward()
+    (expected * weights).sum().backward()
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    assert y.dtype == dtype and torch.allclose(y.double(), expected, rtol=tolerance, atol=tolerance)
+    assert x.grad is not None and exact.grad is not None
+    assert torch.allclose(x.grad.double() * size, exact.grad * size, rtol=tolerance, atol=2 * tolerance)
+
+
+def test_relu_squared_has_the_gradient_of_its_formula() -> None:
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ReLUSquared.apply, (x,))
+    assert torch.equal(ReLUSquared.apply(x), x.clamp_min(0).square())
 
 
 def test_rotation_depends_on_distance_alone() -> None:
