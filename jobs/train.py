@@ -1,5 +1,7 @@
 """Train a hybrid or a token-only model from datasets' shards; --resume goes on where a run stopped."""
 
+import contextlib
+
 from jobs.config_files import resume_with_saved_options, save_config
 from jobs.errors import JobError
 from jobs.output_lock import output_lock
@@ -44,5 +46,5 @@ def _train_here(config: Config) -> bool:
     resume = bool(checkpoints(config.out))  # a run that was killed before its first one begins anew
     session = open_session(config, alone(config.device), resume, console.print)
     save_config(config, config.out / CONFIG_FILE, without=["resume"])
-    with stop_signals() as stopped, monitor(session, console) as shown:
+    with contextlib.closing(session), stop_signals() as stopped, monitor(session, console) as shown:
         return train(session, shown, stopped)

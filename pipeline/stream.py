@@ -65,7 +65,11 @@ class Stream(BaseNode[Batch]):
         self.samples_sha256 = samples_sha256  # of each dataset: what a place in the stream depends on
         self._source = source
         self.damaged = damage.samples
-        weakref.finalize(self, _stop_thread, source)
+        self._finalizer = weakref.finalize(self, _stop_thread, source)
+
+    def close(self) -> None:
+        """End the thread that reads ahead; happens by itself where nothing refers to the stream any more."""
+        self._finalizer()
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         super().reset(initial_state)

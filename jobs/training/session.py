@@ -47,6 +47,12 @@ class Session:
     validation: Stream | None
     state: TrainingState
 
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self.training.close()
+        if self.validation is not None:
+            self.validation.close()
+
     @property
     def scored_model(self) -> HybridLM:
         """The model that is scored and saved: the running average where there is one."""

@@ -119,6 +119,22 @@ def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, dataset: Path
     assert not (run / ".stop").exists() and not (run / ".ray").exists()
 
 
+def test_errors_of_workers_are_said_once_and_paths_may_be_relative(
+    undisturbed: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of another model that lies in a relative folder: refused by the workers, in one line, without ten tries."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(undisturbed, tmp_path / "runs" / "relative")
+    shutil.copytree(dataset, tmp_path / "dataset")
+    process = start(Path("dataset"), Path("runs/relative"), "--steps=45", "--resume", "--context=16")
+    said = process.communicate(timeout=180)[1]
+    assert process.returncode == 1 and "was trained with context 32, not 16" in said.splitlines()[-1]
+    process = start(Path("dataset"), Path("runs/relative"), "--steps=42", "--resume")
+    said = process.communicate(timeout=180)[1]
+    assert process.returncode == 0, said
+    assert read_state(newest_checkpoint(tmp_path / "runs" / "relative")).step == 42
+
+
 def test_a_signal_stops_all_ranks_with_a_checkpoint(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
     """And one process goes on where two stopped."""
     run = tmp_path / "run"
