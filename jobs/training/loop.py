@@ -151,7 +151,7 @@ def _answer_bad_step(
     if len(streak.keys) < config.max_bad_steps:
         return
     if streak.batches and _take(session, streak.batches, ()).healthy:
-        _save(session, streak.healthy)
+        _save(session, replace(streak.healthy, best=session.state.best))
     found = checkpoints(config.out)
     left = f"{found[-1].name} is from before them" if found else "there is no checkpoint from before them"
     keys = "; ".join(", ".join(one) for one in streak.keys)
