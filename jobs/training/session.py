@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from upath import UPath
 
 from jobs.errors import JobError
 from jobs.training.checkpoints import (
@@ -74,10 +75,10 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     whole.
     """
     infos = [read_info(location(dataset)) for dataset in config.datasets]
-    training = _stream(config, ranks, "train")
-    validation = None
-    if all("validation" in info.splits and info.splits["validation"].samples for info in infos):
-        validation = _stream(config, ranks, "validation")
+    weighted = list(zip(config.datasets, config.shares, strict=True))
+    training = _stream(config, ranks, weighted, "train")
+    validated = [own for own, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
+    validation = _stream(config, ranks, validated, "validation") if validated else None
     seed_everything(config.seed, 0, 0)
     model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
     if model.config.hybrid:
@@ -108,11 +109,15 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     return Session(config, ranks, infos, model, objective, optimizers, average, training, validation, state)
 
 
-def _stream(config: Config, ranks: Ranks, split: str) -> Stream:
+def _has_samples(info: DatasetInfo, split: str) -> bool:
+    return split in info.splits and info.splits[split].samples > 0
+
+
+def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str) -> Stream:
     """The training windows, or those of another split: in their order, each sample by itself, none left out."""
     training = split == "train"
     return stream(
-        list(zip(config.datasets, config.shares, strict=True)),
+        weighted,
         split,
         StreamConfig(
             context=config.context,

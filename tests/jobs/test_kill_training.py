@@ -18,7 +18,8 @@ OPTIONS = [
     *(f"--steps={STEPS}", "--save-every=7", "--eval-every=50", "--eval-batches=1", "--clip-s=0"),
 ]
 
-# Imports once and forks for each try, because a fresh interpreter spends seconds on importing torch.
+# Imports once and forks for each try, because a fresh interpreter spends seconds on importing torch. Each try is killed
+# a random moment after the run came near a random step, so that however fast the machine is, there are as many.
 KILLER = """
 import os, random, signal, sys, time
 import jobs.train
@@ -26,13 +27,23 @@ from jobs import cli
 
 out, number, kills, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 moments, killed = random.Random(number), 0
+targets = sorted(moments.sample(range(180), kills))
+
+def newest():
+    try:
+        return max(int(name[5:]) for name in os.listdir(out + "/checkpoints") if name.startswith("step-"))
+    except (FileNotFoundError, ValueError):
+        return 0
+
 while True:
     child = os.fork()
     if child == 0:
         resume = ["--resume"] if os.path.isdir(out + "/checkpoints") and os.listdir(out + "/checkpoints") else []
         os._exit(cli.main(["train", *options, "--out", out, *resume]))
     if killed < kills:
-        time.sleep(moments.uniform(0.2, 1.5))
+        while newest() < targets[killed] - 7:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.6))
         if os.waitpid(child, os.WNOHANG)[0]:
             sys.exit(f"ended by itself after {killed} kills")
         asked = time.monotonic()

@@ -231,9 +231,13 @@ def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> Non
 
 def test_a_mixture_is_trained_on_and_resumed(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, run = Path(shutil.copytree(dataset, tmp_path / "other")), tmp_path / "run"
+    info = json.loads((other / "dataset.json").read_text())
+    del info["splits"]["validation"]
+    (other / "dataset.json").write_text(json.dumps(info))
     options = [*FAST, "--weights", "0.7", "0.3", "--steps=4", "--save-every=2"]
     assert cli.main(["train", str(dataset), str(other), "--out", str(run), *options]) == 0
     assert read_state(newest_checkpoint(run)).order["weights"] == [0.7, 0.3]
+    assert "step 4: validation" in capsys.readouterr().err  # on the one that has such a split
     assert cli.main(["train", "--out", str(run), "--resume", "--steps=6"]) == 0
     assert cli.main(["train", "--out", str(run), "--resume", "--weights", "0.5", "0.5"]) == 1
     assert "trained with weights [0.7, 0.3], not [0.5, 0.5]" in capsys.readouterr().err
