@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 
 from jobs.config_files import default_from_file
-from jobs.errors import JobError, UsageError
+from jobs.errors import USERS_ERRORS, UsageError
 
 # Verb → module and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
 VERBS = {
@@ -80,11 +80,7 @@ def _user_message(error: Exception) -> str | None:
     """One line for an error that a user can mend; None for a bug, which keeps its traceback."""
     if type(error).__name__.startswith("RayTaskError"):
         error = getattr(error, "cause", error)
-    from manifests.errors import ManifestError
-    from model.errors import ModelError
-    from pipeline.errors import PipelineError
-
-    if isinstance(error, JobError | PipelineError | ManifestError | ModelError):
+    if isinstance(error, USERS_ERRORS):
         return " ".join(str(error).split())
     if type(error).__module__.partition(".")[0] in _STORE_CLIENTS:
         return f"the object store does not answer, or refuses: {' '.join(str(error).split())}"

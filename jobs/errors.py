@@ -1,5 +1,9 @@
 """Errors of the jobs that are a user's to mend."""
 
+from manifests.errors import ManifestError
+from model.errors import ModelError
+from pipeline.errors import PipelineError
+
 
 class JobError(Exception):
     """A command cannot do what was asked of it: the message says what, which file, and what to do."""
@@ -7,6 +11,10 @@ class JobError(Exception):
 
 class UsageError(JobError):
     """An option or its value makes no sense, whatever the data: exit code 2."""
+
+
+# What every part of the project raises for a user to mend.
+USERS_ERRORS = (JobError, PipelineError, ManifestError, ModelError)
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,18 +1,14 @@
 """Train a hybrid or a token-only model from datasets' shards; --resume goes on where a run stopped."""
 
-import contextlib
-
-from jobs.config_files import resume_with_saved_options, save_config
+from jobs.config_files import resume_with_saved_options
 from jobs.errors import JobError
 from jobs.output_lock import output_lock
 from jobs.progress import status_console
 from jobs.stop_signals import stop_signals
 from jobs.training.checkpoints import checkpoints, newest_checkpoint
 from jobs.training.config import CONFIG_FILE, Config, check
-from jobs.training.loop import train
-from jobs.training.monitor import monitor
-from jobs.training.ranks import alone, make_deterministic
-from jobs.training.session import open_session
+from jobs.training.rank import train_rank
+from jobs.training.ranks import alone
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:
@@ -32,19 +28,8 @@ def run(config: Config) -> int:
 
             finished = train_on_cluster(config, console)
         else:
-            finished = _train_here(config)
+            finished = train_rank(config, alone(config.device), console, stop_signals())
     console.print(f"{newest_checkpoint(config.out)}")
     if not finished:
         raise JobError(f"stopped by a signal; whisper-gpt train --out {config.out} --resume goes on")
     return 0
-
-
-def _train_here(config: Config) -> bool:
-    console = status_console()
-    if config.deterministic:
-        make_deterministic()
-    resume = bool(checkpoints(config.out))  # a run that was killed before its first one begins anew
-    session = open_session(config, alone(config.device), resume, console.print)
-    save_config(config, config.out / CONFIG_FILE, without=["resume"])
-    with contextlib.closing(session), stop_signals() as stopped, monitor(session, console) as shown:
-        return train(session, shown, stopped)

@@ -51,11 +51,10 @@ class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio"
         save_model(self, save_directory)
 
 
-def save_model(model: Any, folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> None:
-    """Write `config.json` and `model.safetensors` into the existing `folder`: the model's tensors, or those given."""
-    tensors = model.state_dict() if tensors is None else tensors
+def save_model(model: Any, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors` into the existing `folder`."""
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
 
 
 def read_config(folder: Path) -> ModelConfig:

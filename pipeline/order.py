@@ -75,14 +75,17 @@ class EpochOrder:
 
     def window_at(self, index: int) -> int:
         """The row of the window table that stands at `index`."""
-        group = int(np.searchsorted(self._group_ends, index, side="right"))
+        group = self._group_of(index)
         begin = int(self._group_ends[group - 1]) if group else 0
         return int(self._group_order(group)[index - begin])
 
     def group_at(self, index: int) -> tuple[np.ndarray, int]:
         """The shards (counted as in `shard_starts`) that the window at `index` is shuffled with, and where they end."""
-        group = int(np.searchsorted(self._group_ends, index, side="right"))
+        group = self._group_of(index)
         return self._groups[group], int(self._group_ends[group])
+
+    def _group_of(self, index: int) -> int:
+        return int(np.searchsorted(self._group_ends, index, side="right"))
 
     def _shuffle_group(self, group: int) -> np.ndarray:
         starts = self._table.shard_starts

@@ -88,8 +88,7 @@ def save_checkpoint(
     save_model(model if average is None else average.module, aside)
     save_file(tensors, aside / _TRAINING_FILE)
     files = {file.name: file_sha256(file) for file in sorted(aside.iterdir())}
-    content = json.dumps(asdict(replace(state, files=files)), indent=1) + "\n"
-    (aside / _STATE_FILE).write_text(content, encoding="utf-8")
+    (aside / _STATE_FILE).write_bytes(_state_bytes(replace(state, files=files)))
     for file in aside.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -105,8 +104,7 @@ def save_checkpoint(
 def update_state(run: Path, state: TrainingState, keep: int) -> None:
     """Write the state of the checkpoint of `state.step` anew, whose tensors stay; then remove as `save_checkpoint`."""
     path = checkpoint_folder(run, state.step) / _STATE_FILE
-    state = replace(state, files=read_state(path.parent).files)
-    publish_bytes(path, (json.dumps(asdict(state), indent=1) + "\n").encode())
+    publish_bytes(path, _state_bytes(replace(state, files=read_state(path.parent).files)))
     _remove_old(run, state, keep)
 
 
@@ -213,6 +211,10 @@ def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Loc
         return
     what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel))
     raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")
+
+
+def _state_bytes(state: TrainingState) -> bytes:
+    return (json.dumps(asdict(state), indent=1) + "\n").encode()
 
 
 def _remove_old(run: Path, state: TrainingState, keep: int) -> None:

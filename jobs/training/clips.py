@@ -8,7 +8,6 @@ import torch
 
 from jobs.generate import continue_audio
 from jobs.run_codec import codec_of
-from jobs.training.config import Config
 from jobs.training.session import Session
 from model.hybrid import HybridLM
 from model.sampling import Sampling
@@ -50,11 +49,12 @@ class Clips:
         return Clip(wav.numpy(), self.codec.sample_rate, scaled.numpy())
 
 
-def open_clips(session: Session, config: Config) -> Clips | None:
+def open_clips(session: Session) -> Clips | None:
     """What to make clips from, or None where none are asked for or there is no validation split.
 
     Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
     """
+    config = session.config
     if config.clip_s == 0 or session.validation is None:
         return None
     data = session.state.data

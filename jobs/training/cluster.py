@@ -4,11 +4,11 @@ The workers know nothing of each other but through `Ranks`; the run's folder, wh
 find the checkpoint to go on from, where they are told to stop, and where the first of them writes what it has to say.
 """
 
+import contextlib
 import os
 import shutil
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -16,21 +16,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from rich.console import Console
 
-from jobs.config_files import save_config
-from jobs.errors import JobError
+from jobs.errors import USERS_ERRORS, JobError
 from jobs.progress import share_done, status_console
 from jobs.ray_pool import cluster, refuse_dead_address
 from jobs.stop_signals import stop_signals
-from jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
-from jobs.training.config import CONFIG_FILE, Config
-from jobs.training.loop import train
-from jobs.training.monitor import monitor
-from jobs.training.ranks import Ranks, make_deterministic
-from jobs.training.session import open_session
-from manifests.errors import ManifestError
+from jobs.training.checkpoints import newest_checkpoint, read_state
+from jobs.training.config import Config
+from jobs.training.rank import train_rank
+from jobs.training.ranks import Ranks
 from manifests.location import location
-from model.errors import ModelError
-from pipeline.errors import PipelineError
 
 _STOP_FILE = ".stop"
 _FAILED_FILE = ".failed"
@@ -56,7 +50,7 @@ def train_on_cluster(config: Config, console: Console) -> bool:
     ended: list[Exception | None] = []
     with log, cluster(config.ray_address, config.workers), stop_signals() as stopped:
         # In a thread, because Ray Train in the main one answers SIGINT itself: by dropping the run.
-        thread = threading.Thread(target=lambda: ended.append(_fit(config, out)), daemon=True)
+        thread = threading.Thread(target=lambda: ended.append(_fit(config)), daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(_ASK_EVERY_S)
@@ -89,7 +83,7 @@ def _absolute(config: Config) -> Config:
     )
 
 
-def _fit(config: Config, out: Path) -> Exception | None:
+def _fit(config: Config) -> Exception | None:
     """Run the workers to their end → what went wrong, in words of the worker that it went wrong in."""
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0))
@@ -104,7 +98,7 @@ def _fit(config: Config, out: Path) -> Exception | None:
             scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=gpu),
             run_config=RunConfig(
                 name="train",
-                storage_path=str(out / _RAY_FOLDER),
+                storage_path=str(config.out / _RAY_FOLDER),
                 failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             ),
         ).fit()
@@ -122,24 +116,11 @@ def _train_one_rank(loop_config: dict[str, Any]) -> None:
     failed = config.out / _FAILED_FILE
     if failed.exists():
         return
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
+    told_to_stop = contextlib.nullcontext((config.out / _STOP_FILE).exists)
     try:
-        _train(config, Ranks(context.get_world_rank(), context.get_world_size(), get_device()))
-    except (JobError, PipelineError, ManifestError, ModelError) as error:
+        with (config.out / _LOG_FILE).open("a", buffering=1, encoding="utf-8") as log:
+            train_rank(config, ranks, status_console(log), told_to_stop)
+    except USERS_ERRORS as error:
         failed.write_text(str(error), encoding="utf-8")
         raise
-
-
-def _train(config: Config, ranks: Ranks) -> None:
-    """Train from the newest checkpoint where there is one."""
-    if config.deterministic:
-        make_deterministic()
-    resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
-    with (config.out / _LOG_FILE).open("a", buffering=1, encoding="utf-8") as log:
-        console = status_console(log)
-        session = open_session(config, ranks, resume, console.print)
-        if not ranks.leads:
-            train(session, None, lambda: False)
-            return
-        save_config(config, config.out / CONFIG_FILE, without=["resume"])
-        with monitor(session, console) as shown:
-            train(session, shown, (config.out / _STOP_FILE).exists)

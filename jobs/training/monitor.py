@@ -14,7 +14,6 @@ from jobs.errors import JobError
 from jobs.progress import ShowStep, training_progress
 from jobs.scoring import Score
 from jobs.training.clips import Clips, open_clips
-from jobs.training.config import Config
 from jobs.training.session import Session
 from jobs.training.step import StepResult
 from model.cost import peak_flops, training_flops
@@ -103,7 +102,7 @@ class Monitor:
 
     def _find_clips(self) -> Clips | None:
         try:
-            return open_clips(self._session, self._session.config)
+            return open_clips(self._session)
         except (JobError, PipelineError) as error:
             self._console.print(f"no clips will be made: {error}")
             return None
@@ -117,8 +116,7 @@ class Monitor:
 @contextlib.contextmanager
 def monitor(session: Session, console: Console) -> Iterator[Monitor]:
     """A monitor for the length of a run; TensorBoard's curves go on from the session's step."""
-    config: Config = session.config
-    first = session.state.step
+    config, first = session.config, session.state.step
     folder = str(config.out / "tensorboard")
     with SummaryWriter(folder, purge_step=first + 1) as writer, training_progress(console, config.steps, first) as show:
         yield Monitor(session, console, writer, show)

@@ -29,7 +29,7 @@ from manifests.location import location
 from model.config import ModelConfig, preset
 from model.hybrid import HybridLM
 from model.objective import Objective
-from pipeline.mixture import block_slots
+from pipeline.mixture import BLOCK, block_slots
 from pipeline.stream import Stream, StreamConfig, stream
 
 
@@ -39,7 +39,6 @@ class Session:
 
     config: Config
     ranks: Ranks
-    infos: list[DatasetInfo]
     model: HybridLM
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
@@ -106,7 +105,7 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     objective = ranks.wrap(Objective(model))
     if config.compile:
         objective.compile()
-    return Session(config, ranks, infos, model, objective, optimizers, average, training, validation, state)
+    return Session(config, ranks, model, objective, optimizers, average, training, validation, state)
 
 
 def _has_samples(info: DatasetInfo, split: str) -> bool:
@@ -141,7 +140,7 @@ def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
 
 def _mel_statistics(infos: list[DatasetInfo], weights: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation `[M]` of every band over the mixture that the datasets' windows make."""
-    shares = block_slots(weights) / block_slots(weights).sum()
+    shares = block_slots(weights) / BLOCK
     means = np.array([info.mel_mean for info in infos])
     squares = np.array([info.mel_std for info in infos]) ** 2 + means**2
     mean = shares @ means

@@ -1,0 +1,36 @@
+"""What one rank of a run does from its start to its end, be it the only one or one of several."""
+
+import contextlib
+from collections.abc import Callable
+
+from rich.console import Console
+
+from jobs.config_files import save_config
+from jobs.training.checkpoints import checkpoints
+from jobs.training.config import CONFIG_FILE, Config
+from jobs.training.loop import train
+from jobs.training.monitor import monitor
+from jobs.training.ranks import Ranks, make_deterministic
+from jobs.training.session import open_session
+
+
+def train_rank(
+    config: Config,
+    ranks: Ranks,
+    console: Console,
+    watch: contextlib.AbstractContextManager[Callable[[], bool]],
+) -> bool:
+    """Train from the newest checkpoint, or anew where none was made yet → whether the run is done, not stopped.
+
+    The leader shows it on `console`, and for the length of the training asks what `watch` gives whether to stop.
+    """
+    if config.deterministic:
+        make_deterministic()
+    resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
+    session = open_session(config, ranks, resume, console.print)
+    with contextlib.closing(session):
+        if not ranks.leads:
+            return train(session, None, lambda: False)
+        save_config(config, config.out / CONFIG_FILE, without=["resume"])
+        with watch as stopped, monitor(session, console) as shown:
+            return train(session, shown, stopped)
