@@ -22,9 +22,12 @@ from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
 from pipeline.codec.fingerprint import CodecFingerprint, Precision
 from pipeline.corpora.recording import Scan
 from pipeline.errors import PipelineError
-from pipeline.mel_config import HOP_SAMPLES, MelConfig
+from pipeline.mel_config import AUDIO, HOP_SAMPLES, MelConfig
 from pipeline.plan import PlanSettings
 from pipeline.source import Source
+
+_DECODED_CODEBOOKS = (1, 2)  # of which the mel is made beside that of all, with --mel-of both
+_LEAKY = "centred-2048"
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,21 @@ class DatasetOptions:
     """Mel bands."""
     mel_window: int = 1024
     """Length of the mel window in samples at 24 kHz; it ends with the frame."""
+    mel_of: Literal["audio", "codes", "both"] = "audio"
+    """What the mel is of: the audio, or what its codes decode to, which is all that a generation can know. both: the
+    audio's, and one more member (mel_views.npy) with that of the codes, of 1, of 2 and of all codebooks."""
+    leaky_control: bool = False
+    """Add a centred mel of 2048 samples to mel_views.npy: it sees 704 samples of the future, which shows in a table
+    what such a leak is worth. Never train anything else on it."""
     segment_s: float = 30.0
     """Longest sample in seconds; longer recordings become several samples."""
     shard_mb: float = 8.0
     """About how large a shard becomes, in megabytes: the unit of work, of retry and of reading."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Which splits to make."""
+    hold_out: tuple[float, float] = (0.0, 0.0)
+    """Shares of the training speakers that become the validation and the test split instead, whole: for a corpus
+    without such subsets, as LibriSpeech's train-* alone."""
     workers: int | None = None
     """Workers, one core each; all cores of the cluster (with --device cuda all GPUs) if not given."""
     require_complete: bool = False
@@ -76,11 +88,14 @@ def check(options: DatasetOptions) -> None:
     for name in ("segment_s", "shard_mb"):
         value = getattr(options, name)
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+    validation, test = options.hold_out
+    shares = min(validation, test) >= 0 and validation + test < 1
+    require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers that leave some to train on")
     require(bool(options.splits), "--splits needs at least one of train, validation, test")
     require(options.workers is None or options.workers >= 1, f"--workers {options.workers}: must be at least 1")
     require(options.codebooks >= 1, f"--codebooks {options.codebooks}: must be at least 1")
     try:
-        MelConfig(bands=options.mels, window_samples=options.mel_window)
+        _mel_config(options)
     except PipelineError as error:
         raise UsageError(str(error)) from error
 
@@ -95,7 +110,7 @@ class Survey:
 
 def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
     """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
-    scan = scan_corpus(options.corpus, root, options.splits)
+    scan = scan_corpus(options.corpus, root, options.splits, options.hold_out)
     if scan.absent and options.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
     for warning in _warnings(scan, options):
@@ -135,11 +150,23 @@ def source_root(options: DatasetOptions) -> Location:
     return source
 
 
+def _mel_config(options: DatasetOptions) -> MelConfig:
+    decoded = sorted({min(count, options.codebooks) for count in _DECODED_CODEBOOKS} | {options.codebooks})
+    views = {
+        "audio": [AUDIO],
+        "codes": [f"codes-{options.codebooks}"],
+        "both": [AUDIO, *(f"codes-{count}" for count in decoded)],
+    }[options.mel_of]
+    if options.leaky_control:
+        views.append(_LEAKY)
+    return MelConfig(bands=options.mels, window_samples=options.mel_window, views=tuple(views))
+
+
 def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:
     return PlanSettings(
         corpus=options.corpus,
         codec=codec,
-        mel=MelConfig(bands=options.mels, window_samples=options.mel_window),
+        mel=_mel_config(options),
         segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=options.shard_mb,
         splits=tuple(options.splits),

@@ -81,9 +81,8 @@ def evaluate(config: Config) -> list[Row]:
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     info, device = read_info(location(config.dataset)), alone(config.device).device
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
-    data = trained_on(info)
     for folder, _, state in loaded:
-        require_same_data(state.data, data, folder, config.dataset)
+        require_same_data(state.data, trained_on(info, state.data.view), folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     if "train" in info.splits and info.splits["train"].samples:
@@ -91,11 +90,10 @@ def evaluate(config: Config) -> list[Row]:
         for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
             score = score_ngram(ngram, order, _windows(config, config.split, context))
             rows.append(_row(None, name, parameters, config.split, context, score))
-    for folder, model, _ in loaded:
+    for folder, model, state in loaded:
         shape = model.config
-        score = score_model(
-            model.to(device), (batch.to(device) for batch in _windows(config, config.split, shape.context))
-        )
+        windows = _windows(config, config.split, shape.context, state.data.view)
+        score = score_model(model.to(device), (batch.to(device) for batch in windows))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:
         raise JobError(f"{config.dataset} has no training split to count floors on; name at least one run to score")
@@ -122,8 +120,8 @@ def table(rows: list[Row]) -> Table:
     return shown
 
 
-def _windows(config: Config, split: str, context: int) -> Iterator[Batch]:
-    return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False)))
+def _windows(config: Config, split: str, context: int, view: str | None = None) -> Iterator[Batch]:
+    return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False, view=view)))
 
 
 def _fit_floors(config: Config, info: DatasetInfo, context: int) -> NGram:

@@ -30,7 +30,7 @@ from pipeline.audio import read_mono
 from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
+from pipeline.mel_config import MelConfig, lookahead_samples
 from pipeline.publish import publishing
 
 MelSource = Literal["decode", "predict", "none"]
@@ -75,6 +75,9 @@ def run(config: Config) -> int:
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
+    if model.config.input_codebooks != 1 or lookahead_samples(state.data.view):
+        books, view = model.config.input_codebooks, state.data.view
+        raise JobError(f"{config.run}: reads {books} codebooks, mel of {view}; a continuation has one, and no future")
     codec = codec_of(config.run, state.data, config.codec_weights)
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)
@@ -165,8 +168,8 @@ def _predict(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
 ) -> Prediction:
     """The predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
-    tokens = tokens[None]  # [1, n]
-    present = tokens != model.begin_token
+    tokens = tokens[None, None]  # [1, 1, n]
+    present = tokens[:, 0] != model.begin_token
     if not model.config.hybrid:
         return model.predict_next(tokens, None, present, cache)
     if mel_source == "none":

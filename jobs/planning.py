@@ -15,7 +15,7 @@ from manifests.dataset_info import FILE_NAME, read_info
 from manifests.failures import open_failures
 from manifests.location import Location, is_file, is_folder, open_for_seeking
 from pipeline.corpora import folder, librispeech, maestro, synthetic
-from pipeline.corpora.recording import Scan
+from pipeline.corpora.recording import Scan, hold_out_speakers
 from pipeline.plan import (
     PLAN_FILE,
     PlanSettings,
@@ -49,9 +49,12 @@ class PlanPart:
     rows: pa.Table
 
 
-def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...]) -> Scan:
-    """The recordings of `splits` below `root`. Raises `JobError` where there is none."""
-    scan = _SCANS[corpus](root)
+def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...], hold_out: tuple[float, float]) -> Scan:
+    """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test.
+
+    Raises `JobError` where there is none.
+    """
+    scan = hold_out_speakers(_SCANS[corpus](root), *hold_out)
     chosen = Scan(
         scan.corpus,
         [recording for recording in scan.recordings if recording.split in splits],

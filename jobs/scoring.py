@@ -39,7 +39,7 @@ def score_model(model: HybridLM, windows: Iterable[Batch]) -> Score:
 
     def logits(batch: Batch) -> torch.Tensor:
         mel = model.mel_encoder.normalise(batch.mel) if model.config.hybrid else None
-        return model(batch.codes[:, 0], mel).logits
+        return model(batch.codes, mel).logits
 
     try:
         return _add_up((batch, logits(batch)) for batch in windows)

@@ -31,14 +31,14 @@ class _Tally:
 
     frames: int
     seconds: float
-    mel_sums: np.ndarray  # float64 [2, M]
+    mel_sums: np.ndarray  # float64 [2, V, M]
     code_counts: np.ndarray  # int64 [K, codebook_size]
 
     def add(self, segment: Segment, sample_rate: int) -> None:
-        mel = segment.mel.astype(np.float64)
-        self.frames += len(mel)
+        mel = np.concatenate([segment.mel[None], segment.mel_views]).astype(np.float64)  # [V, T, M]
+        self.frames += mel.shape[1]
         self.seconds += segment.samples / sample_rate
-        self.mel_sums += [mel.sum(axis=0), np.square(mel).sum(axis=0)]
+        self.mel_sums += [mel.sum(axis=1), np.square(mel).sum(axis=1)]
         self.code_counts += code_counts(segment.codes, self.code_counts.shape[1])
 
     def merge(self, other: "_Tally") -> None:
@@ -114,7 +114,7 @@ def _write_recording(
     rows, plan_row = [], source.row
     for index, segment in enumerate(segments):
         meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
-        sample = Sample(meta, segment.codes, segment.mel)
+        sample = Sample(meta, segment.codes, segment.mel, segment.mel_views)
         spans = writer.add(sample)
         tally.add(segment, codec.sample_rate)
         rows.append(_manifest_row(sample, segment, spans, task.shard))
@@ -151,9 +151,12 @@ def _manifest_row(sample: Sample, segment: Segment, spans: dict[str, Span], shar
         "rms_dbfs": segment.rms_dbfs,
         "clipped_share": segment.clipped_share,
     }
-    for member, span in spans.items():
-        row |= {f"{member}_offset": span.offset, f"{member}_size": span.size}
-    return row | {"codes_sha256": spans["codes"].sha256, "mel_sha256": spans["mel"].sha256}
+    absent = Span(0, 0, "")
+    for member in ("codes", "json", "mel", "mel_views"):
+        span = spans.get(member, absent)
+        row |= {f"{member}_offset": span.offset, f"{member}_size": span.size, f"{member}_sha256": span.sha256}
+    del row["json_sha256"]  # what is in it, the row holds itself
+    return row
 
 
 def _failure_row(plan_row: dict, error: AudioError) -> dict:
@@ -173,6 +176,6 @@ def _new_tally(codec: Codec, log_mel: LogMel) -> _Tally:
     return _Tally(
         frames=0,
         seconds=0.0,
-        mel_sums=np.zeros((2, log_mel.config.bands)),
+        mel_sums=np.zeros((2, len(log_mel.config.views), log_mel.config.bands)),
         code_counts=np.zeros((codec.codebooks, codec.codebook_size), np.int64),
     )

@@ -13,7 +13,7 @@ from manifests.location import Location, is_file
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"
-FORMAT = "whisper-gpt dataset 2"
+FORMAT = "whisper-gpt dataset 3"
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class SplitTotals:
 class DatasetInfo:
     """The content of `dataset.json`.
 
-    `codec` and `mel` are their fingerprints, `fingerprint` the hash of both; `mel_mean` and `mel_std` `[M]` are those
-    of the training split, or of all splits where there is none. `plans_sha256` are the hashes of the plan's parts, in
-    their order.
+    `codec` and `mel` are their fingerprints, `fingerprint` the hash of both; `mel_mean` and `mel_std` `[V, M]` are
+    those of each view of the mel, over the training split or (where there is none) all splits. `plans_sha256` are the
+    hashes of the plan's parts, in their order.
     """
 
     corpus: str
@@ -45,27 +45,27 @@ class DatasetInfo:
     failed_sources: int
     failed_seconds: float
     absent_sources: int
-    mel_mean: list[float]
-    mel_std: list[float]
+    mel_mean: list[list[float]]
+    mel_std: list[list[float]]
 
 
 @dataclass
 class Totals:
-    """Sums over the records of a dataset; `mel_sums` float64 `[2, M]` and `frames` are by split."""
+    """Sums over the records of a dataset; `mel_sums` float64 `[2, V, M]` and `frames` are by split."""
 
     splits: dict[str, SplitTotals]
     mel_sums: dict[str, np.ndarray]
     code_counts: np.ndarray | None
 
-    def mel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation `[M]` of the mel over the training split (over everything where it is empty)."""
+    def mel_statistics(self) -> tuple[list[list[float]], list[list[float]]]:
+        """Mean and standard deviation `[V, M]` of the mel over the training split (over all where it is empty)."""
         frames = {split: totals.frames for split, totals in self.splits.items() if totals.frames}
         own = ["train"] if "train" in frames else list(frames)
         if not own:
             return [], []
         total, squares = np.sum([self.mel_sums[split] for split in own], axis=0) / sum(frames[split] for split in own)
         deviation = np.sqrt(np.maximum(squares - total**2, 1e-8))
-        return [round(float(x), 6) for x in total], [round(float(x), 6) for x in deviation]
+        return total.round(6).tolist(), deviation.round(6).tolist()
 
 
 def add_up(records: Iterable[ShardRecord]) -> Totals:

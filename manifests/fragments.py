@@ -35,13 +35,16 @@ _RECORD_KEY, _SUMS_KEY, _COUNTS_KEY = (
 )
 
 
+_SHAPES = {"mel_shape": "mel_sums", "code_shape": "code_counts"}
+
+
 @dataclass(frozen=True)
 class ShardRecord:
     """What a fragment says of its shard as a whole.
 
     `plan_sha256` is that of the plan's part that holds the shard, `fingerprint` the dataset's. A shard none of whose
-    sources could be used has no tar: 0 bytes, and no hash. `mel_sums` float64 `[2, M]`: sums of the mel values and of
-    their squares; `code_counts` int64 `[K, codebook_size]`.
+    sources could be used has no tar: 0 bytes, and no hash. `mel_sums` float64 `[2, V, M]`: sums of the values and
+    of their squares in each view of the mel; `code_counts` int64 `[K, codebook_size]`.
     """
 
     shard: str
@@ -59,9 +62,10 @@ class ShardRecord:
 
 def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
     """The fragment of one shard as a Parquet file; equal input gives equal bytes."""
-    plain = {k: v for k, v in vars(record).items() if k not in ("mel_sums", "code_counts")}
+    plain = {k: v for k, v in vars(record).items() if k not in _SHAPES.values()}
+    plain |= {name: vars(record)[array].shape for name, array in _SHAPES.items()}
     metadata = {
-        _RECORD_KEY: json.dumps(plain | {"code_shape": record.code_counts.shape}, sort_keys=True).encode(),
+        _RECORD_KEY: json.dumps(plain, sort_keys=True).encode(),
         # Parquet has text for values here, and some readers (polars) open no file with anything else.
         _SUMS_KEY: base64.b64encode(record.mel_sums.astype("<f8").tobytes()),
         _COUNTS_KEY: base64.b64encode(zlib.compress(record.code_counts.astype("<i8").tobytes(), 6)),
@@ -108,11 +112,11 @@ def read_record(path: Location) -> ShardRecord:
     try:
         metadata = _metadata(footer)
         plain = _plain(metadata)
-        shape = plain.pop("code_shape")
+        shapes = {array: plain.pop(name) for name, array in _SHAPES.items()}
         return ShardRecord(
             **plain,
-            mel_sums=np.frombuffer(base64.b64decode(metadata[_SUMS_KEY]), "<f8").reshape(2, -1),
-            code_counts=np.frombuffer(zlib.decompress(base64.b64decode(metadata[_COUNTS_KEY])), "<i8").reshape(shape),
+            mel_sums=_array(base64.b64decode(metadata[_SUMS_KEY]), "<f8", shapes["mel_sums"]),
+            code_counts=_array(zlib.decompress(base64.b64decode(metadata[_COUNTS_KEY])), "<i8", shapes["code_counts"]),
         )
     except _UNREADABLE as error:
         raise _broken(path, error) from error
@@ -192,8 +196,12 @@ def _metadata(footer: bytes) -> dict[bytes, bytes]:
 
 
 def _plain(metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    """The fields of a record that are no arrays, and `code_shape`."""
+    """The fields of a record that are no arrays, and the arrays' shapes."""
     return json.loads(metadata[_RECORD_KEY])
+
+
+def _array(data: bytes, dtype: str, shape: list[int]) -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _broken(path: Location, error: Exception) -> ManifestError:

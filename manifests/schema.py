@@ -15,6 +15,8 @@ SAMPLES = pa.schema(
         pa.field("json_size", pa.int64(), nullable=False),
         pa.field("mel_offset", pa.int64(), nullable=False),
         pa.field("mel_size", pa.int64(), nullable=False),
+        pa.field("mel_views_offset", pa.int64(), nullable=False),  # 0 and 0 in a dataset of one view
+        pa.field("mel_views_size", pa.int64(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("codebooks", pa.int16(), nullable=False),
         pa.field("mel_bands", pa.int16(), nullable=False),
@@ -42,6 +44,7 @@ SAMPLES = pa.schema(
         pa.field("midi", pa.string(), nullable=False),
         pa.field("codes_sha256", pa.string(), nullable=False),  # of the member's bytes, header and all
         pa.field("mel_sha256", pa.string(), nullable=False),
+        pa.field("mel_views_sha256", pa.string(), nullable=False),
     ]
 )
 

@@ -20,7 +20,7 @@ from manifests.failures import read_failures
 from manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
 from manifests.location import Location, is_file, list_files
 
-_MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy"}
+_MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_views": "mel_views.npy"}
 _JSON_TYPES = (str, int, float)
 
 
@@ -137,6 +137,7 @@ def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem
         (f"{row['key']}.{extension}", row[f"{member}_offset"], row[f"{member}_size"])
         for row in rows
         for member, extension in _MEMBERS.items()
+        if row[f"{member}_size"]
     ]
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
@@ -155,8 +156,8 @@ def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem
 def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
     """What is wrong with one sample: hashes, types, shapes, ranges, alignment."""
     raw = {name: data[row[f"{name}_offset"] : row[f"{name}_offset"] + row[f"{name}_size"]] for name in _MEMBERS}
-    for name in ("codes", "mel"):
-        if hashlib.sha256(raw[name]).hexdigest() != row[f"{name}_sha256"]:
+    for name in ("codes", "mel", "mel_views"):
+        if raw[name] and hashlib.sha256(raw[name]).hexdigest() != row[f"{name}_sha256"]:
             yield f"the sha256 of its {name} is not the manifest's"
     hop = info.codec["hop_samples"]
     if row["frames"] != -(-row["samples"] // hop):
@@ -166,11 +167,18 @@ def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
         yield f"codes are not int16 [{info.codec['codebooks']}, {row['frames']}]"
     elif codes.min() < 0 or codes.max() >= info.codec["codebook_size"]:
         yield f"codes from {codes.min()} to {codes.max()}, of a codebook of {info.codec['codebook_size']}"
-    if mel is None or mel.dtype != np.float16 or mel.shape != (row["frames"], info.mel["bands"]):
-        yield f"mel is not float16 [{row['frames']}, {info.mel['bands']}]"
-    elif not np.isfinite(mel).all() or mel.min() < np.log10(info.mel["floor"]) - 0.01:
-        yield "mel values are not finite, or lie below the floor"
+    shape = (row["frames"], info.mel["bands"])
+    yield from _check_mel("mel", mel, shape, info)
+    if others := len(info.mel["views"]) - 1:
+        yield from _check_mel("mel_views", _read_npy(raw["mel_views"]), (others, *shape), info)
     yield from _check_json(raw["json"], row)
+
+
+def _check_mel(name: str, mel: np.ndarray | None, shape: tuple[int, ...], info: DatasetInfo) -> Iterator[str]:
+    if mel is None or mel.dtype != np.float16 or mel.shape != shape:
+        yield f"{name} is not float16 {list(shape)}"
+    elif not np.isfinite(mel).all() or mel.min() < np.log10(info.mel["floor"]) - 0.01:
+        yield f"{name} values are not finite, or lie below the floor"
 
 
 def _check_json(raw: bytes, row: dict) -> Iterator[str]:

@@ -15,6 +15,7 @@ class ModelConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
+    input_codebooks: int = 1  # of a frame, coarsest first, that the model reads; it predicts the coarsest
     mel_bands: int = 0
     mel_width: int = 96
     mel_layers: int = 2
@@ -27,6 +28,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads) or (self.mel_bands and self.mel_width % (2 * self.mel_heads)):
             raise ModelError(f"{self.name}: a width must be an even multiple of its heads")
+        if self.input_codebooks < (0 if self.hybrid else 1):
+            raise ModelError(f"{self.name}: reads {self.input_codebooks} codebooks and no mel; give it one of them")
 
     @property
     def hybrid(self) -> bool:
@@ -41,9 +44,11 @@ PRESETS = {
 }
 
 
-def preset(name: str, *, vocab: int, context: int, mel_bands: int) -> ModelConfig:
-    """The named shape for a codec's codebook size, a context, and (where it is a hybrid) a number of mel bands."""
+def preset(name: str, *, vocab: int, context: int, mel_bands: int, input_codebooks: int = 1) -> ModelConfig:
+    """The named shape for a codec's codebook size, a context, (where it is a hybrid) a number of mel bands, and how
+    many codebooks it reads."""
     if name not in PRESETS:
         raise ModelError(f"model {name!r} is not known; use one of {', '.join(PRESETS)}")
     shape = PRESETS[name]
-    return replace(shape, vocab=vocab, context=context, mel_bands=mel_bands if shape.hybrid else 0)
+    bands = mel_bands if shape.hybrid else 0
+    return replace(shape, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)

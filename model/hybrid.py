@@ -1,7 +1,8 @@
 """The language model: token embeddings, mel vectors of the same instants beside them, one causal decoder, two heads.
 
-Input t is what frame t − 1 was: its token (a begin token at t = 0) and its mel. Output t is frame t: a distribution
-over its token, and one over its mel frame. A token-only model is the same without the mel branch and the mel head.
+Input t is what frame t − 1 was: its tokens (a begin token at t = 0) and its mel. Output t is frame t: a distribution
+over its coarsest token, and one over its mel frame. A token-only model is the same without the mel branch and the mel
+head.
 """
 
 from dataclasses import dataclass
@@ -28,15 +29,17 @@ class Prediction:
 
 
 class HybridLM(nn.Module, Pretrained):
-    """A decoder over one codebook's tokens, with mel frames beside them where `config.mel_bands` > 0."""
+    """A decoder that predicts the coarsest codebook's tokens, with mel frames as input where `config.mel_bands` > 0."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab + 1, config.width)  # the last one begins a window
+        if config.input_codebooks:
+            self.embed = nn.Embedding(self.begin_token + 1, config.width)
         if config.hybrid:
             self.mel_encoder = MelEncoder(config)
-            self.fuse = nn.Linear(config.width + config.mel_width, config.width, bias=False)
+            token_width = config.width if config.input_codebooks else 0
+            self.fuse = nn.Linear(token_width + config.mel_width, config.width, bias=False)
             self.mel_head = nn.Linear(config.width, 2 * config.mel_bands)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.head = nn.Linear(config.width, config.vocab, bias=False)
@@ -45,8 +48,8 @@ class HybridLM(nn.Module, Pretrained):
 
     @property
     def begin_token(self) -> int:
-        """The input that stands before a window's first frame."""
-        return self.config.vocab
+        """The row of the embeddings that stands before a window's first frame: the last one."""
+        return self.config.input_codebooks * self.config.vocab
 
     def parameter_count(self) -> int:
         """All trained parameters."""
@@ -61,15 +64,18 @@ class HybridLM(nn.Module, Pretrained):
     ) -> Prediction:
         """Predict every frame of a window from those before it.
 
-        `codes` int64 `[B, T]`, `mel` normalised `[B, T, M]` or None (then the hybrid sees no mel at all);
+        `codes` int64 `[B, K, T]`, of which the coarsest are read that the model wants; `mel` normalised `[B, T, M]` or
+        None (then the hybrid sees no mel at all);
         `mel_kept` bool `[B]`, where given, says which windows see theirs. `segments` int64 `[B, T]`, where given,
         numbers the pieces of packed windows: each is predicted as if it stood alone.
         """
-        begins = torch.zeros_like(codes, dtype=torch.bool)  # [B, T]
+        begins = torch.zeros_like(codes[:, 0], dtype=torch.bool)  # [B, T]
         begins[:, 0] = True
         if segments is not None:
             begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
-        previous = F.pad(codes[:, :-1], (1, 0)).masked_fill(begins, self.begin_token)  # [B, T]
+        books = self.config.input_codebooks
+        offsets = self.config.vocab * torch.arange(books, device=codes.device)[:, None]  # [K, 1]
+        previous = F.pad(codes[:, :books, :-1] + offsets, (1, 0)).masked_fill(begins[:, None], self.begin_token)
         present = torch.zeros_like(begins)
         if mel is not None:
             mel = F.pad(mel[:, :-1], (0, 0, 1, 0)).masked_fill(begins[..., None], 0)  # [B, T, M]
@@ -84,21 +90,24 @@ class HybridLM(nn.Module, Pretrained):
         cache: Cache | None = None,
         segments: torch.Tensor | None = None,
     ) -> Prediction:
-        """Predict the frame after each input: `tokens` `[B, n]`, normalised `mel` `[B, n, M]` where `present` `[B, n]`.
+        """Predict the frame after each input: `tokens` `[B, K, n]`, and normalised `mel` `[B, n, M]` where `present`.
 
-        With a `cache` the inputs follow those that it has seen, and are added to it. See `forward` for `segments`.
+        `tokens` are rows of the embeddings: a code of codebook k plus k vocabularies, or the begin token. With `cache`
+        the inputs follow those that it has seen, and are added to it. See `forward` for `segments`.
         """
         position = cache.position if cache else 0
         visible = None if segments is None else within_segments(segments)
-        x = norm(self.embed(tokens))  # [B, n, D], at the scale of the mel vectors beside it
+        vectors = []  # each [B, n, …], of one scale
+        if self.config.input_codebooks:
+            vectors.append(norm(self.embed(tokens).sum(dim=1)))
         if self.config.hybrid:
             if mel is None:
-                mel = x.new_zeros(*tokens.shape, self.config.mel_bands)
-            mel_vectors = self.mel_encoder(mel, present, cache, segments, visible)  # [B, n, mel_width]
-            x = self.fuse(torch.cat([x, mel_vectors], dim=-1))  # [B, n, D]
+                mel = self.head.weight.new_zeros(*present.shape, self.config.mel_bands)
+            vectors.append(self.mel_encoder(mel, present, cache, segments, visible))
+        x = self.fuse(torch.cat(vectors, dim=-1)) if self.config.hybrid else vectors[0]  # [B, n, D]
         x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position, visible)
         if cache:
-            cache.position += tokens.shape[1]
+            cache.position += present.shape[1]
         logits = self.head(x)  # [B, n, V]
         if not self.config.hybrid:
             return Prediction(logits, None, None)

@@ -40,16 +40,17 @@ def training_losses(
     mask: torch.Tensor,
     segments: torch.Tensor | None = None,
 ) -> Losses:
-    """Teacher-forced losses of `codes` `[B, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`; packed windows: `segments`.
+    """Teacher-forced losses of `codes` `[B, K, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`, and for packed windows
+    `segments`. The coarsest codebook is predicted.
 
     In training mode the hybrid's mel input is corrupted: noise of a random deviation on each window, and in some
     windows no mel at all. Without both, it would not survive the mel of its own output.
     """
     if not model.config.hybrid:
-        return losses(model(codes, None, segments=segments), codes, None, mask, 0.0)
+        return losses(model(codes, None, segments=segments), codes[:, 0], None, mask, 0.0)
     target = model.mel_encoder.normalise(mel)
     seen, kept = corrupt_mel(target, model.config) if model.training else (target, None)
-    return losses(model(codes, seen, kept, segments), codes, target, mask, model.config.mel_loss_weight)
+    return losses(model(codes, seen, kept, segments), codes[:, 0], target, mask, model.config.mel_loss_weight)
 
 
 def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:

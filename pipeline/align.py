@@ -12,6 +12,7 @@ from pipeline.codec.streaming import StreamState, join
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 from pipeline.mel_config import frame_count
+from pipeline.mel_views import MelViews, ViewState, with_lookahead
 
 CLIPPED_AT = 0.999
 
@@ -22,12 +23,14 @@ _LANES = {"cpu": 8, "cuda": 128}
 
 @dataclass(frozen=True)
 class Segment:
-    """`codes` int16 `[K, T]` and `mel` float16 `[T, M]` of `samples` samples from `start_sample` on, at 24 kHz."""
+    """`codes` int16 `[K, T]` and `mel` float16 `[T, M]` of `samples` samples from `start_sample` on, at 24 kHz;
+    `mel_views` float16 `[V − 1, T, M]` are the mel's other views."""
 
     start_sample: int
     samples: int
     codes: np.ndarray
     mel: np.ndarray
+    mel_views: np.ndarray
     peak_dbfs: float
     rms_dbfs: float
     clipped_share: float
@@ -58,7 +61,7 @@ def align_recordings(
 
 @dataclass(frozen=True)
 class _Frames:
-    """Some frames of a recording: `wav` `[≤ n · hop]`, `codes` `[K, n]`, `mel` `[n, M]`."""
+    """Some frames of a recording: `wav` `[≤ n · hop]`, `codes` `[K, n]`, `mel` `[n, V, M]`."""
 
     wav: np.ndarray
     codes: np.ndarray
@@ -70,9 +73,9 @@ class _Lane:
     """A recording that is being encoded: what is left of it, the states, and frames that are not yet a segment."""
 
     index: int
-    chunks: Iterator[np.ndarray]
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]]  # and what follows each, as far as a view looks ahead
     codec_state: StreamState
-    mel_context: torch.Tensor
+    mel_state: ViewState
     frames: list[_Frames] = field(default_factory=list)
     start_frame: int = 0
 
@@ -88,7 +91,7 @@ class _Lanes:
         log_mel: LogMel,
         segment_frames: int,
     ):
-        self._codec, self._log_mel, self._segment_frames = codec, log_mel, segment_frames
+        self._codec, self._views, self._segment_frames = codec, MelViews(codec, log_mel), segment_frames
         self._waiting = deque((index, recordings[index]) for index in order)
         self._lanes: list[_Lane] = []
         self._most = _LANES[codec.device.type]
@@ -108,56 +111,51 @@ class _Lanes:
 
     def _step(self) -> None:
         """Encode the next chunk of every lane; ended recordings make room for waiting ones first."""
-        ready = [(lane, wav) for lane in self._lanes if (wav := self._read(lane)) is not None]
+        ready = [(lane, *read) for lane in self._lanes if (read := self._read(lane)) is not None]
         while len(ready) < self._most and self._waiting:
             index, blocks = self._waiting.popleft()
-            chunks = _rechunk(blocks, CHUNK_FRAMES * self._codec.hop)
-            lane = _Lane(index, chunks, self._codec.encoder_start, self._log_mel.start())
-            if (wav := self._read(lane)) is not None:
-                ready.append((lane, wav))
+            chunks = with_lookahead(_rechunk(blocks, CHUNK_FRAMES * self._codec.hop), self._views.lookahead)
+            lane = _Lane(index, chunks, self._codec.encoder_start, self._views.start())
+            if (read := self._read(lane)) is not None:
+                ready.append((lane, *read))
         self._lanes = []
         if not ready:
             return
-        longest = -(-max(len(wav) for _, wav in ready) // self._codec.hop) * self._codec.hop
+        lanes, wavs, ahead = (list(column) for column in zip(*ready, strict=True))
+        longest = -(-max(map(len, wavs)) // self._codec.hop) * self._codec.hop
         # A shorter chunk is its recording's last: the zeros after it change nothing before them.
-        batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for _, wav in ready]))
+        batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for wav in wavs]))
         codes, states = self._codec.encode_chunk(
-            join([lane.codec_state for lane, _ in ready]), batch.to(self._codec.device)
+            join([lane.codec_state for lane in lanes]), batch.to(self._codec.device)
         )
-        codes = codes.cpu()
-        for row, (lane, wav) in enumerate(ready):
-            lane.codec_state = states[row : row + 1]
+        following = torch.from_numpy(np.stack(ahead))
+        mels, mel_states = self._views.step([lane.mel_state for lane in lanes], codes, batch, following)
+        codes, halves = codes.cpu(), mels.numpy().astype(np.float16)
+        for row, (lane, wav) in enumerate(zip(lanes, wavs, strict=True)):
+            lane.codec_state, lane.mel_state = states[row : row + 1], mel_states[row]
             frames = frame_count(len(wav))
-            try:
-                mel = self._mel(lane, wav, batch[row, : frames * self._codec.hop])
-            except AudioError as error:
+            mel = halves[row, :frames]
+            if not np.isfinite(mel).all():
+                largest = f"{np.abs(wav).max():.3g}"
+                error = AudioError("encode", f"samples as large as {largest} have no finite mel; scale it to ±1")
                 self._outcomes[lane.index].append(error)
                 continue
             lane.frames.append(_Frames(wav, codes[row, :, :frames].numpy(), mel))
             self._cut_segments(lane)
             self._lanes.append(lane)
 
-    def _read(self, lane: _Lane) -> np.ndarray | None:
-        """The lane's next chunk; None where its recording has ended, well or badly."""
+    def _read(self, lane: _Lane) -> tuple[np.ndarray, np.ndarray] | None:
+        """The lane's next chunk and what follows it; None where its recording has ended, well or badly."""
         try:
-            wav = next(lane.chunks, None)
+            read = next(lane.chunks, None)
         except AudioError as error:
             self._outcomes[lane.index].append(error)
             return None
-        if wav is None:
+        if read is None:
             if lane.frames:
                 self._outcomes[lane.index].append(_segment(lane.start_frame * self._codec.hop, _join(lane.frames)))
             self._outcomes[lane.index].append(None)
-        return wav
-
-    def _mel(self, lane: _Lane, wav: np.ndarray, samples: torch.Tensor) -> np.ndarray:
-        mel, lane.mel_context = self._log_mel.step(lane.mel_context, samples)
-        half = mel.numpy().astype(np.float16)
-        if not np.isfinite(half).all():
-            raise AudioError(
-                "encode", f"samples as large as {np.abs(wav).max():.3g} have no finite mel; scale it to ±1"
-            )
-        return half
+        return read
 
     def _cut_segments(self, lane: _Lane) -> None:
         length = self._segment_frames
@@ -195,7 +193,8 @@ def _segment(start_sample: int, frames: _Frames) -> Segment:
         start_sample=start_sample,
         samples=len(wav),
         codes=frames.codes,
-        mel=frames.mel,
+        mel=frames.mel[:, 0],
+        mel_views=frames.mel[:, 1:].swapaxes(0, 1),
         peak_dbfs=_dbfs(float(np.abs(wav).max())),
         rms_dbfs=_dbfs(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))),
         clipped_share=float(np.mean(np.abs(wav) >= CLIPPED_AT)),

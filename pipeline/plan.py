@@ -51,7 +51,7 @@ class PlanSettings:
     def bytes_of(self, seconds: float) -> float:
         """About how many bytes of shard `seconds` of audio become."""
         frames_per_s = self.codec.sample_rate / self.codec.hop_samples
-        frame_bytes = 2 * (self.codec.codebooks + self.mel.bands)
+        frame_bytes = 2 * (self.codec.codebooks + len(self.mel.views) * self.mel.bands)
         return seconds * frames_per_s * (frame_bytes + _SAMPLE_OVERHEAD_BYTES / self.segment_frames)
 
 

@@ -1,8 +1,10 @@
 """The sample contract: what one sample of a shard holds, and its members byte for byte.
 
 A sample is three members with fixed names and fixed types: `KEY.codes.npy` int16 `[K, T]`, `KEY.json` with the fields
-of `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. Loaders that fix a schema from the first samples (Hugging Face
-`datasets`) then never meet another: absent text is `""`, an absent number 0, and a float is always written as one.
+of `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. In a dataset made with several views of the mel each sample has one
+more, `KEY.mel_views.npy` float16 `[V − 1, T, M]`, of the others. Loaders that fix a schema from the first samples
+(Hugging Face `datasets`) then never meet another: absent text is `""`, an absent number 0, and a float is always
+written as one.
 """
 
 import io
@@ -14,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-MEMBERS = ("codes.npy", "json", "mel.npy")  # in the order of the tar
+MEMBERS = ("codes.npy", "json", "mel.npy", "mel_views.npy")  # in the order of the tar
 MAX_NAME = 90  # key and extension; leaves USTAR's 100-character name field room to spare
 _KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -45,11 +47,12 @@ class SampleMeta:
 
 @dataclass(frozen=True)
 class Sample:
-    """One aligned sample: `codes` int16 `[K, T]`, `mel` float16 `[T, M]`."""
+    """One aligned sample: `codes` int16 `[K, T]`, `mel` float16 `[T, M]`, `mel_views` float16 `[V − 1, T, M]`."""
 
     meta: SampleMeta
     codes: np.ndarray
     mel: np.ndarray
+    mel_views: np.ndarray
 
     def __post_init__(self) -> None:
         key = self.meta.key
@@ -57,10 +60,12 @@ class Sample:
             raise ValueError(
                 f"key {key!r}: only A-Z a-z 0-9 _ -, and at most {MAX_NAME - len('.codes.npy')} characters"
             )
-        if self.codes.dtype != np.int16 or self.mel.dtype != np.float16:
+        if self.codes.dtype != np.int16 or {self.mel.dtype, self.mel_views.dtype} != {np.dtype(np.float16)}:
             raise ValueError(f"{key}: codes {self.codes.dtype} and mel {self.mel.dtype}, not int16 and float16")
         if self.codes.shape[1] != self.mel.shape[0]:
             raise ValueError(f"{key}: {self.codes.shape[1]} code frames beside {self.mel.shape[0]} mel frames")
+        if self.mel_views.shape[1:] != self.mel.shape:
+            raise ValueError(f"{key}: views {self.mel_views.shape} of a mel {self.mel.shape}")
 
 
 def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
@@ -70,7 +75,9 @@ def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
         "json": json.dumps(asdict(sample.meta), sort_keys=True, ensure_ascii=False).encode(),
         "mel.npy": npy_bytes(sample.mel),
     }
-    return [(f"{sample.meta.key}.{extension}", data[extension]) for extension in MEMBERS]
+    if len(sample.mel_views):
+        data["mel_views.npy"] = npy_bytes(sample.mel_views)
+    return [(f"{sample.meta.key}.{extension}", data[extension]) for extension in MEMBERS if extension in data]
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -45,6 +45,7 @@ class StreamConfig:
     seed: int = 0
     shuffle: bool = True
     pack: bool = False
+    view: str | None = None  # of the mel; the one that each sample holds as its mel where None
     shards_per_group: int = 16
     rank: int = 0
     world: int = 1
@@ -99,8 +100,10 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     for place, info in zip(places, infos, strict=True):
         require_like(infos[0], info, places[0], place)
     cache = _cache(config) if any(is_remote(place) for place in places) else None
+    views = infos[0].mel["views"]
+    view = view_index(views, config.view, places[0])
     readers = [
-        ShardReader(place, read_split(place, info, split, COLUMNS), cache)
+        ShardReader(place, read_split(place, info, split, COLUMNS), cache, view, len(views))
         for place, info in zip(places, infos, strict=True)
     ]
     tables = [cut_windows(reader.frames, reader.shard_of, config.context, config.pack) for reader in readers]
@@ -111,6 +114,15 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     read = Mapper(order, lambda chosen: _read_or_error(reader, chosen))
     samples = [reader.samples_sha256() for reader in readers]
     return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage, samples)
+
+
+def view_index(views: Sequence[str], view: str | None, place: Location) -> int:
+    """The place of `view` among those of a dataset; of the first where it is None. Raises `PipelineError`."""
+    if view is None:
+        return 0
+    if view not in views:
+        raise PipelineError(f"{place} has no mel of {view}, but of {', '.join(views)}; see preprocess --mel-of")
+    return views.index(view)
 
 
 def require_like(info: DatasetInfo, other: DatasetInfo, place: Location, other_place: Location) -> None:

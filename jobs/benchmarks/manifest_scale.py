@@ -97,7 +97,7 @@ def write_manifest(dataset: Path, rows: int, shards: int) -> None:
             samples=int(count),
             frames=sum(row["frames"] for row in samples),
             seconds=sum(row["duration_s"] for row in samples),
-            mel_sums=random.standard_normal((2, _BANDS)),
+            mel_sums=random.standard_normal((2, 1, _BANDS)),
             code_counts=counts,
         )
         publish_bytes(fragment_path(dataset, shard), fragment_bytes(samples, record))
@@ -109,7 +109,7 @@ def write_manifest(dataset: Path, rows: int, shards: int) -> None:
         corpus="made",
         fingerprint="made",
         codec=codec,
-        mel=mel,
+        mel={**mel, "views": ["audio"]},
         segment_frames=2250,
         plans_sha256=["0" * 64],
         absent_sources=0,

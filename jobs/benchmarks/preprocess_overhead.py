@@ -34,6 +34,7 @@ from pipeline.codec.loading import read_codec
 from pipeline.codec.weights import save_weights
 from pipeline.corpora.recording import SPLITS
 from pipeline.mel import LogMel
+from pipeline.mel_config import MelConfig
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(config: Config) -> int:
     """Measure and print → exit code 0."""
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     workers = config.workers or own_cores()
-    paths = [config.source / r.path for r in scan_corpus(config.corpus, config.source, SPLITS).recordings]
+    paths = [config.source / r.path for r in scan_corpus(config.corpus, config.source, SPLITS, (0, 0)).recordings]
     console = status_console()
     preprocess_s, bare_s, working_s = [], [], []
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
@@ -105,6 +106,8 @@ def encode_only(paths: Sequence[Path], weights: Path) -> float:
 
 class _NoMel:
     """Stands in for `LogMel` where mel is to cost nothing."""
+
+    config = MelConfig()
 
     def start(self) -> torch.Tensor:
         return torch.zeros(0)

@@ -36,11 +36,12 @@ _RAW = "raw/"  # before the names of weights that are not the averaged ones
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Which data a run was trained on: the datasets' fingerprint, and what went into it."""
+    """Which data a run was trained on: the datasets' fingerprint, what went into it, and which view of the mel."""
 
     fingerprint: str
     codec: dict[str, Any]
     mel: dict[str, Any]
+    view: str
 
 
 @dataclass(frozen=True)
@@ -200,16 +201,17 @@ def restore_training(
                 optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
 
 
-def trained_on(info: DatasetInfo) -> TrainedOn:
-    """The data of a dataset."""
-    return TrainedOn(info.fingerprint, info.codec, info.mel)
+def trained_on(info: DatasetInfo, view: str | None = None) -> TrainedOn:
+    """The data of a dataset, read with a view of its mel: the first where none is named."""
+    return TrainedOn(info.fingerprint, info.codec, info.mel, view or info.mel["views"][0])
 
 
 def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Location) -> None:
     """Raise `JobError`, naming what differs, where a run and a dataset do not belong together."""
-    if data.fingerprint == other.fingerprint:
+    if (data.fingerprint, data.view) == (other.fingerprint, other.view):
         return
-    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel))
+    views = [] if data.view == other.view else [f"mel of {data.view} / {other.view}"]
+    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel) + views)
     raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")
 
 

@@ -13,7 +13,7 @@ from model.hybrid import HybridLM
 from model.sampling import Sampling
 from pipeline.codec.causal import Codec
 from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
+from pipeline.mel_config import MelConfig, lookahead_samples
 from pipeline.stream import batches
 
 _SAMPLING = Sampling(temperature=1.0, top_k=100)
@@ -50,14 +50,15 @@ class Clips:
 
 
 def open_clips(session: Session) -> Clips | None:
-    """What to make clips from, or None where none are asked for or there is no validation split.
+    """What to make clips from, or None where none are asked for, there is no validation split, or the model reads what
+    a continuation does not have (several codebooks, the future).
 
     Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
     """
     config = session.config
-    if config.clip_s == 0 or session.validation is None:
+    data, books = session.state.data, session.model.config.input_codebooks
+    if config.clip_s == 0 or session.validation is None or books != 1 or lookahead_samples(data.view):
         return None
-    data = session.state.data
     codec = codec_of(config.out, data, config.codec_weights)
     codes = next(batches(session.validation)).codes[0, :, : max(1, config.context // 2)]
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))

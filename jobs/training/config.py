@@ -27,6 +27,11 @@ class Config:
     """Share of the windows that each dataset gives; equal shares if not given."""
     model: Literal["hybrid-4m", "gpt-4m", "gpt-40m"] = "hybrid-4m"
     """hybrid-4m reads mel frames and tokens, the others tokens alone."""
+    mel: str | None = None
+    """Which of the datasets' mels it reads, such as audio or codes-8 (see preprocess --mel-of); else their first."""
+    input_codebooks: int = 1
+    """How many of a frame's codebooks it reads, coarsest first, their embeddings summed; it predicts the coarsest.
+    0: mel alone."""
     steps: int = 5000
     """Optimizer steps."""
     minutes: float | None = None
@@ -98,7 +103,8 @@ def check(config: Config) -> None:
     """Raise `UsageError` for values that make no sense, whatever the data."""
     require(bool(config.datasets), "name at least one dataset")
     least = {"steps": 1, "batch": 1, "accumulate": 1, "context": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1}
-    least |= {"keep": 1, "max_bad_steps": 1, "workers": 1, "max_damaged": 0, "seed": 0, "clip_s": 0}
+    least |= {"keep": 1, "max_bad_steps": 1, "workers": 1, "input_codebooks": 0, "max_damaged": 0}
+    least |= {"seed": 0, "clip_s": 0}
     for name, bound in least.items():
         value = getattr(config, name)
         require(value >= bound, f"--{name.replace('_', '-')} {value}: must be at least {bound}")

@@ -101,8 +101,16 @@ def _step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], Ste
 
 def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch.optim.Optimizer]) -> StepResult:
     config = session.config
-    bounds = {"clip": config.clip, "most_nats": session.most_nats}
-    return train_step(session.objective, optimizers, batches, session.ranks, precision=config.precision, **bounds)
+    return train_step(
+        session.objective,
+        optimizers,
+        batches,
+        session.ranks,
+        clip=config.clip,
+        most_nats=session.most_nats,
+        precision=config.precision,
+        codebooks=max(1, session.model.config.input_codebooks),
+    )
 
 
 def _done(session: Session) -> float:

@@ -75,14 +75,16 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     """
     infos = [read_info(location(dataset)) for dataset in config.datasets]
     weighted = list(zip(config.datasets, config.shares, strict=True))
+    data = trained_on(infos[0], config.mel)
     training = _stream(config, ranks, weighted, "train")
     validated = [own for own, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
     validation = _stream(config, ranks, validated, "validation") if validated else None
     seed_everything(config.seed, 0, 0)
     model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
     if model.config.hybrid:
-        model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares))
-    state = TrainingState(0, 0.0, None, _order(config, training), trained_on(infos[0]), config.optimizer)
+        view = infos[0].mel["views"].index(data.view)
+        model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, view))
+    state = TrainingState(0, 0.0, None, _order(config, training), data, config.optimizer)
     average = running_average(model, config.ema)
     optimizers = build_optimizers(model, config)
     if resume:
@@ -124,6 +126,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             seed=config.seed,
             shuffle=training,
             pack=training and config.pack,
+            view=config.mel,
             rank=ranks.rank,
             world=ranks.world,
             max_damaged=config.max_damaged if training else 0,
@@ -135,14 +138,17 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
 
 def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
     vocab, bands = info.codec["codebook_size"], info.mel["bands"]
-    return preset(config.model, vocab=vocab, context=config.context, mel_bands=bands)
+    shape = {"vocab": vocab, "context": config.context, "mel_bands": bands}
+    return preset(config.model, **shape, input_codebooks=config.input_codebooks)
 
 
-def _mel_statistics(infos: list[DatasetInfo], weights: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation `[M]` of every band over the mixture that the datasets' windows make."""
+def _mel_statistics(
+    infos: list[DatasetInfo], weights: tuple[float, ...], view: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation `[M]` of every band of a view of the mel over the mixture that the datasets' windows make."""
     shares = block_slots(weights) / BLOCK
-    means = np.array([info.mel_mean for info in infos])
-    squares = np.array([info.mel_std for info in infos]) ** 2 + means**2
+    means = np.array([info.mel_mean[view] for info in infos])
+    squares = np.array([info.mel_std[view] for info in infos]) ** 2 + means**2
     mean = shares @ means
     deviation = np.sqrt(shares @ squares - mean**2)
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)

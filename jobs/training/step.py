@@ -35,17 +35,19 @@ def train_step(
     clip: float,
     most_nats: float,
     precision: Precision = "fp32",
+    codebooks: int = 1,
 ) -> StepResult:
     """Change the parameters of `objective` by the mean gradient of `batches`, at the learning rate that is set.
 
-    The norm of the gradient is cut to `clip`; a loss of `most_nats` a token or more is out of bounds.
+    The norm of the gradient is cut to `clip`; a loss of `most_nats` a token or more is out of bounds. No more than the
+    `codebooks` that the model needs go to the device.
     """
     seen = []
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with ranks.exchange(objective, last), autocast(precision, ranks.device):
-            here = batch.to(ranks.device, codebooks=1)
-            losses = objective(here.codes[:, 0], here.mel, here.mask, here.segments)
+            here = batch.to(ranks.device, codebooks)
+            losses = objective(here.codes, here.mel, here.mask, here.segments)
             (losses.total / len(batches)).backward()
         values = (losses.token_nats, losses.mel_nats, losses.accuracy, here.mask.sum())
         seen.append(torch.stack([value.detach().double() for value in values]))

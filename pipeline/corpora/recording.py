@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import PipelineError
 
@@ -45,6 +45,21 @@ class Scan:
             other = by_id.setdefault(recording.id, recording.path)
             if other != recording.path:
                 raise PipelineError(f"{other} and {recording.path} would both be {recording.id}; rename one of them")
+
+
+def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:
+    """Move whole speakers of the training split to the others: about these shares of them, by a hash of their names."""
+
+    def split(recording: Recording) -> str:
+        if recording.split != "train" or not recording.speaker:
+            return recording.split
+        digest = hashlib.sha256(f"speaker {recording.speaker}".encode()).digest()
+        draw = int.from_bytes(digest[:8]) / 2**64
+        if draw < validation:
+            return "validation"
+        return "test" if draw < validation + test else "train"
+
+    return replace(scan, recordings=[replace(recording, split=split(recording)) for recording in scan.recordings])
 
 
 def make_id(corpus: str, name: str, path: str) -> str:

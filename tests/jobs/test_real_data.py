@@ -46,7 +46,7 @@ def test_nothing_sees_the_future(utterance: np.ndarray, codec: Codec, log_mel: L
 
     def stages(wav: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         codes, mel = torch.from_numpy(codec.encode(wav)), log_mel(torch.from_numpy(wav))
-        logits = model(codes[:1].long(), model.mel_encoder.normalise(mel[None])).logits[0]
+        logits = model(codes[None].long(), model.mel_encoder.normalise(mel[None])).logits[0]
         return codes, mel, logits
 
     (codes, mel, logits), (codes_2, mel_2, logits_2) = stages(utterance), stages(other)

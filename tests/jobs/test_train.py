@@ -242,7 +242,7 @@ def test_generation_predicts_what_the_model_predicts(
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
     mel = model.mel_encoder.normalise(log_mel(torch.from_numpy(prompt)))
     for _ in range(6):
-        padded = torch.cat([tokens, tokens.new_zeros(1)])[None]  # output n predicts frame n, its input is not seen
+        padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n, its input is not seen
         logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
         piece = next(generated)
         tokens = torch.cat([tokens, logits.argmax()[None]])
@@ -274,7 +274,7 @@ def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
         model, _ = load_run(runs[name])
         tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
         _, prediction = prefill(model, tokens, mel, "decode")
-        plain = model(tokens[None], mel[None] if model.config.hybrid else None)
+        plain = model(tokens[None, None], mel[None] if model.config.hybrid else None)
         assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
 
 

@@ -16,6 +16,14 @@ from model.objective import laplace_nats, training_losses
 
 SMALL = ModelConfig("small", vocab=32, context=40, width=32, layers=2, heads=2, mel_bands=8, mel_width=16, mel_heads=2)
 
+SHAPES = {
+    "hybrid": SMALL,
+    "token-only": replace(SMALL, mel_bands=0),
+    "two codebooks": replace(SMALL, mel_bands=0, input_codebooks=2),
+    "mel alone": replace(SMALL, input_codebooks=0),
+}
+every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+
 
 def scrambled(config: ModelConfig, seed: int = 0) -> HybridLM:
     """A model none of whose weights is zero (fresh ones pass nothing through their branches)."""
@@ -29,7 +37,7 @@ def scrambled(config: ModelConfig, seed: int = 0) -> HybridLM:
 
 def frames(config: ModelConfig, batch: int = 2, length: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, config.vocab, (batch, length), generator=generator)
+    codes = torch.randint(0, config.vocab, (batch, 2, length), generator=generator)
     return codes, torch.randn(batch, length, config.mel_bands, generator=generator)
 
 
@@ -39,12 +47,12 @@ def test_parameter_counts(name: str, millions: float) -> None:
 
 
 @pytest.mark.parametrize("t", [0, 1, 17, 38])
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@every_shape
 def test_output_t_sees_frames_before_t_only(config: ModelConfig, t: int) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
     other_codes, other_mel = codes.clone(), mel.clone()
-    other_codes[:, t:] = (other_codes[:, t:] + 1) % config.vocab
+    other_codes[..., t:] = (other_codes[..., t:] + 1) % config.vocab
     other_mel[:, t:] += 3.0
     before = model(codes, mel if config.hybrid else None)
     after = model(other_codes, other_mel if config.hybrid else None)
@@ -70,13 +78,13 @@ def test_with_a_cache_as_without(config: ModelConfig, prompt: int) -> None:
     codes, mel = frames(config, length=30)
     heard = mel if config.hybrid else None
     whole = model(codes, heard)
-    tokens = torch.nn.functional.pad(codes[:, :-1], (1, 0), value=model.begin_token)
-    present = tokens != model.begin_token
+    tokens = torch.nn.functional.pad(codes[:, :1, :-1], (1, 0), value=model.begin_token)
+    present = tokens[:, 0] != model.begin_token
     shifted = torch.nn.functional.pad(mel[:, :-1], (0, 0, 1, 0)) if config.hybrid else None
 
     def part(a: int, b: int) -> torch.Tensor:
         mel_part = shifted[:, a:b] if shifted is not None else None
-        return model.predict_next(tokens[:, a:b], mel_part, present[:, a:b], cache).logits
+        return model.predict_next(tokens[..., a:b], mel_part, present[:, a:b], cache).logits
 
     cache = empty_cache(config, batch=2)
     logits = [part(0, prompt), *(part(t, t + 1) for t in range(prompt, 30))]
@@ -86,19 +94,19 @@ def test_with_a_cache_as_without(config: ModelConfig, prompt: int) -> None:
 
 def test_a_cache_takes_several_inputs_at_its_start_only() -> None:
     model = scrambled(replace(SMALL, mel_bands=0))
-    cache, tokens = empty_cache(model.config, batch=1), torch.zeros(1, 2, dtype=torch.long)
-    model.predict_next(tokens, None, tokens == 0, cache)
+    cache, tokens = empty_cache(model.config, batch=1), torch.zeros(1, 1, 2, dtype=torch.long)
+    model.predict_next(tokens, None, tokens[:, 0] == 0, cache)
     with pytest.raises(ValueError, match="only one may follow"):
-        model.predict_next(tokens, None, tokens == 0, cache)
+        model.predict_next(tokens, None, tokens[:, 0] == 0, cache)
 
 
 def test_padding_on_the_right_changes_nothing() -> None:
     model = scrambled(SMALL)
     codes, mel = frames(SMALL)
-    mask = torch.ones_like(codes, dtype=torch.bool)
+    mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     mask[1, 25:] = False
     other = codes.clone()
-    other[1, 25:] = 5
+    other[1, :, 25:] = 5
     one, two = (training_losses(model, c, mel, mask) for c in (codes, other))
     assert torch.equal(one.total, two.total)
 
@@ -106,7 +114,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
 PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@every_shape
 @torch.no_grad()
 def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig) -> None:
     model = scrambled(config)
@@ -115,22 +123,37 @@ def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig
     for row in range(2):
         for piece in PACKED[row].unique():
             own = PACKED[row] == piece
-            alone = model(codes[row, own][None], mel[row, own][None] if config.hybrid else None).logits[0]
+            alone = model(codes[row, :, own][None], mel[row, own][None] if config.hybrid else None).logits[0]
             assert torch.allclose(packed[row, own], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
+@every_shape
 @torch.no_grad()
 def test_nothing_passes_from_one_piece_to_another(config: ModelConfig) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
     before = model(codes, mel if config.hybrid else None, segments=PACKED)
     first = PACKED == 0
-    other_codes = torch.where(first, (codes + 1) % config.vocab, codes)
+    other_codes = torch.where(first[:, None], (codes + 1) % config.vocab, codes)
     other_mel = torch.where(first[..., None], mel + 3.0, mel)
     after = model(other_codes, other_mel if config.hybrid else None, segments=PACKED)
     assert torch.equal(before.logits[~first], after.logits[~first])
     assert not torch.equal(before.logits[first], after.logits[first])
+
+
+def test_each_shape_reads_what_it_says() -> None:
+    """The second codebook changes what reads two, and nothing else; tokens change nothing of what hears mel alone."""
+    for name, config in SHAPES.items():
+        model = scrambled(config)
+        codes, mel = frames(config)
+        heard = mel if config.hybrid else None
+        for book in range(2):
+            other = codes.clone()
+            other[:, book, 3] = (other[:, book, 3] + 1) % config.vocab
+            same = torch.equal(model(codes, heard).logits, model(other, heard).logits)
+            assert same == (book >= config.input_codebooks), name
+    with pytest.raises(ModelError, match="no mel"):
+        replace(SMALL, mel_bands=0, input_codebooks=0)
 
 
 def test_no_mel_is_what_dropout_gives() -> None:
@@ -144,7 +167,7 @@ def test_no_mel_is_what_dropout_gives() -> None:
 def test_training_mode_roughens_the_mel_and_evaluation_does_not() -> None:
     model = scrambled(SMALL)
     codes, mel = frames(SMALL)
-    mask = torch.ones_like(codes, dtype=torch.bool)
+    mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     assert training_losses(model, codes, mel, mask).total == training_losses(model, codes, mel, mask).total
     model.train()
     assert training_losses(model, codes, mel, mask).total != training_losses(model, codes, mel, mask).total
@@ -154,7 +177,7 @@ def test_first_losses_are_those_of_knowing_nothing() -> None:
     torch.manual_seed(0)
     model = HybridLM(PRESETS["hybrid-4m"])
     codes, mel = frames(model.config)
-    losses = training_losses(model, codes, mel, torch.ones_like(codes, dtype=torch.bool))
+    losses = training_losses(model, codes, mel, torch.ones_like(codes[:, 0], dtype=torch.bool))
     assert losses.token_nats.item() == pytest.approx(6.931, abs=0.05)
 
 
@@ -202,7 +225,7 @@ def test_one_batch_can_be_learnt_by_heart() -> None:
     torch.manual_seed(0)
     model = HybridLM(replace(SMALL, width=64, layers=2, heads=4)).train()
     codes, mel = frames(model.config, batch=4)
-    mask = torch.ones_like(codes, dtype=torch.bool)
+    mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     first = training_losses(model, codes, mel, mask)
     for _ in range(250):
