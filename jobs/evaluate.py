@@ -1,4 +1,4 @@
-"""Score trained models on a split, beside the unigram and bigram floors: nats per token, perplexity, accuracy."""
+"""Score trained models on a split, beside n-gram floors: nats per token, perplexity, accuracy."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -16,16 +15,15 @@ from tyro.conf import Positional
 from upath import UPath
 
 from jobs.errors import JobError, require
-from jobs.scoring import Score, score_model, score_ngram
+from jobs.scoring import Score, add_up, ngram_scores, score_model, sequences
 from jobs.training.checkpoints import load_run, require_same_data, trained_on
 from jobs.training.ranks import DeviceChoice, alone
 from manifests.dataset_info import DatasetInfo, read_info
 from manifests.location import location
-from model.ngram import NGram, count_pairs, fit
+from model.ngram import Counts, count, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
-# Every tenth training window chooses how much the bigram trusts the counts of the others.
-_HELD_OUT_EVERY = 10
+_FLOORS = {1: "unigram", 2: "bigram", 5: "5-gram"}
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,11 @@ def evaluate(config: Config) -> list[Row]:
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     if "train" in info.splits and info.splits["train"].samples:
-        ngram = _fit_floors(config, info, context)
-        for name, order, parameters in (("unigram", 1, ngram.unigram.numel()), ("bigram", 2, ngram.bigram.numel())):
-            score = score_ngram(ngram, order, _windows(config, config.split, context))
-            rows.append(_row(None, name, parameters, config.split, context, score))
+        counts = _count(config, info, context)
+        for order, name in _FLOORS.items():
+            ngram = fit(counts, order)
+            score = add_up(ngram_scores(ngram, _windows(config, config.split, context)))
+            rows.append(_row(None, name, ngram.parameter_count(), config.split, context, score))
     for folder, model, state in loaded:
         shape = model.config
         windows = _windows(config, config.split, shape.context, state.data.view)
@@ -124,17 +123,10 @@ def _windows(config: Config, split: str, context: int, view: str | None = None) 
     return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False, view=view)))
 
 
-def _fit_floors(config: Config, info: DatasetInfo, context: int) -> NGram:
-    """Count the training split: its windows but every tenth, and those apart."""
-    vocab = info.codec["codebook_size"]
-    counted, held_out = torch.zeros(2, vocab + 1, vocab, dtype=torch.float64)
-    seen = 0
-    for batch in _windows(config, "train", context):
-        codes, apart = batch.codes[:, 0], (torch.arange(seen, seen + len(batch.mask)) % _HELD_OUT_EVERY == 0)[:, None]
-        counted += count_pairs(codes, batch.mask & ~apart, vocab)
-        held_out += count_pairs(codes, batch.mask & apart, vocab)
-        seen += len(batch.mask)
-    return fit(counted, held_out)
+def _count(config: Config, info: DatasetInfo, context: int) -> Counts:
+    """The n-grams of the training split, in windows like those that are scored."""
+    tokens = (codes for _, codes in sequences(_windows(config, "train", context)))
+    return count(tokens, info.codec["codebook_size"], max(_FLOORS))
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:

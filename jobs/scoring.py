@@ -1,14 +1,14 @@
 """Scoring a model over a stream of windows: nats, hits and tokens, added up in double precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from model.hybrid import HybridLM
-from model.ngram import NGram
-from model.ngram import score as ngram_logits
+from model.ngram import NGram, log_probabilities
 from pipeline.stream import Batch
 
 
@@ -31,32 +31,58 @@ class Score:
         return self.hits / self.tokens
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class WindowScore:
+    """The tokens of one window of a sample: nats float64 `[T]`, and whether each was the likeliest, bool `[T]`."""
+
+    key: str
+    nats: np.ndarray
+    hits: np.ndarray
+
+
 def score_model(model: HybridLM, windows: Iterable[Batch]) -> Score:
     """Teacher-forced score of `model` on codebook 0 of `windows`; leaves the model in the mode it was in."""
+    return add_up(model_scores(model, windows))
+
+
+@torch.no_grad()
+def model_scores(model: HybridLM, windows: Iterable[Batch]) -> Iterator[WindowScore]:
+    """Teacher-forced scores of `model` on codebook 0 of `windows`, which are not packed."""
     training = model.training
     model.eval()
-
-    def logits(batch: Batch) -> torch.Tensor:
-        mel = model.mel_encoder.normalise(batch.mel) if model.config.hybrid else None
-        return model(batch.codes, mel).logits
-
     try:
-        return _add_up((batch, logits(batch)) for batch in windows)
+        for batch in windows:
+            mel = model.mel_encoder.normalise(batch.mel) if model.config.hybrid else None
+            targets = batch.codes[:, 0]
+            logits = model(batch.codes, mel).logits.float()
+            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            hits = logits.argmax(dim=-1) == targets
+            columns = (nats.double().cpu().numpy(), hits.cpu().numpy(), batch.mask.cpu().numpy())
+            for (key,), own_nats, own_hits, mask in zip(batch.keys, *columns, strict=True):
+                yield WindowScore(key, own_nats[mask], own_hits[mask])
     finally:
         model.train(training)
 
 
-def score_ngram(ngram: NGram, order: int, windows: Iterable[Batch]) -> Score:
-    """Score of the unigram (`order` 1) or bigram (2) floor."""
-    return _add_up((batch, ngram_logits(ngram, batch.codes[:, 0], order)) for batch in windows)
+def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:
+    """Scores of an n-gram model on codebook 0 of `windows`, each from an empty history as the neural models are."""
+    for key, tokens in sequences(windows):
+        logs = log_probabilities(ngram, tokens)
+        yield WindowScore(key, -logs[np.arange(len(tokens)), tokens], logs.argmax(axis=1) == tokens)
 
 
-def _add_up(scored: Iterable[tuple[Batch, torch.Tensor]]) -> Score:
+def sequences(windows: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
+    """Key and codebook 0 of each window of one sample, int64 `[T]`, without its padding."""
+    for batch in windows:
+        for (key,), codes, mask in zip(batch.keys, batch.codes[:, 0].numpy(), batch.mask.numpy(), strict=True):
+            yield key, codes[mask]
+
+
+def add_up(scores: Iterable[WindowScore]) -> Score:
+    """The sums over all windows."""
     nats, hits, tokens = 0.0, 0, 0
-    for batch, logits in scored:
-        chosen, targets = logits[batch.mask], batch.codes[:, 0][batch.mask]
-        nats += float(F.cross_entropy(chosen, targets, reduction="none").double().sum())
-        hits += int((chosen.argmax(dim=-1) == targets).sum())
-        tokens += len(targets)
+    for score in scores:
+        nats += float(score.nats.sum())
+        hits += int(score.hits.sum())
+        tokens += len(score.nats)
     return Score(nats, hits, tokens)

@@ -72,13 +72,13 @@ def test_evaluate_scores_every_token_beside_the_floors(
 ) -> None:
     assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["model"] for row in rows} == {"unigram", "bigram", "hybrid-4m", "gpt-4m"}
+    assert {row["model"] for row in rows} == {"unigram", "bigram", "5-gram", "hybrid-4m", "gpt-4m"}
     frames = sum(read_samples(dataset, "test")["frames"].to_pylist())
     for row in rows:
         assert row.keys() >= {"run", "model", "parameters", "split", "nll", "ppl", "accuracy", "tokens"}
         assert row["tokens"] == frames and row["ppl"] == pytest.approx(np.exp(row["nll"]))
     assert cli.main(["evaluate", str(dataset), str(runs["gpt-4m"])]) == 0
-    assert "bigram" in capsys.readouterr().out
+    assert "5-gram" in capsys.readouterr().out
 
 
 def test_a_run_leaves_what_it_should(runs: dict[str, Path]) -> None:
@@ -242,7 +242,7 @@ def test_generation_predicts_what_the_model_predicts(
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
     mel = model.mel_encoder.normalise(log_mel(torch.from_numpy(prompt)))
     for _ in range(6):
-        padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n, its input is not seen
+        padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n
         logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
         piece = next(generated)
         tokens = torch.cat([tokens, logits.argmax()[None]])

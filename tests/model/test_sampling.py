@@ -1,4 +1,4 @@
-"""Drawing tokens, and the n-gram floors."""
+"""Drawing tokens."""
 
 import math
 
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import ModelError
-from model.ngram import count_pairs, fit, score
 from model.sampling import Sampling, sample
 
 
@@ -52,29 +51,3 @@ def test_the_seed_decides() -> None:
 def test_impossible_settings_are_refused(how: dict) -> None:
     with pytest.raises(ModelError):
         Sampling(**how)
-
-
-def test_pairs_are_counted_within_windows_and_masks() -> None:
-    codes = torch.tensor([[0, 1, 1], [2, 0, 0]])
-    mask = torch.tensor([[True, True, True], [True, True, False]])
-    counts = count_pairs(codes, mask, vocab=3)
-    assert counts[3].tolist() == [1, 0, 1]  # the tokens that begin
-    assert counts[0, 1] == 1 and counts[1, 1] == 1 and counts[2, 0] == 1 and counts.sum() == 5
-
-
-def test_floors_are_distributions_and_the_bigram_learns_an_order() -> None:
-    codes = torch.arange(60).remainder(3)[None]
-    mask = torch.ones_like(codes, dtype=torch.bool)
-    counts = count_pairs(codes, mask, vocab=4)
-    model = fit(counts, counts)
-    assert torch.allclose(model.unigram.exp().sum(), torch.tensor(1.0).double())
-    assert torch.allclose(model.bigram.exp().sum(dim=1), torch.ones(4).double())
-    nats = [-score(model, codes, order).gather(2, codes[..., None]).mean().item() for order in (1, 2)]
-    assert nats[0] == pytest.approx(math.log(3), abs=0.1) and nats[1] < 0.1
-
-
-def test_an_unseen_bigram_falls_back_to_the_unigram() -> None:
-    counts = torch.zeros(4, 3, dtype=torch.float64)
-    counts[0, 1] = 5
-    model = fit(counts, counts)
-    assert torch.allclose(model.bigram[2], model.unigram)
