@@ -1,0 +1,111 @@
+"""Two pictures of a domain's rows: how they learn, and what context is worth to them."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from jobs.reproduction.results import RowResult
+from jobs.reproduction.statistics import nll
+
+# Without its grey, which is the floors'.
+_COLOURS = [colormaps["tab10"](i) for i in range(10) if i != 7]
+_FLOOR_DASHES = ((6, 2), (2, 2), (6, 2, 2, 2), (1, 1))
+_POSITION_BINS = 32
+
+
+def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
+    """PNG of validation NLL against tokens trained: of each row the mean over seeds, in a band from least to greatest.
+
+    Floors are dashed; theirs is the NLL of the scored split, as they have no curve.
+    """
+    figure, axes = _figure(domain, "tokens trained", "validation NLL, nats per token")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    tops, lows = [], []
+    for row, style in zip(rows, _styles(rows), strict=True):
+        if row.floor:
+            axes.axhline(nll(row), label=f"{row.row} (scored split)", **style)
+            tops.append(nll(row))
+            lows.append(nll(row))
+            continue
+        tokens, by_seed = common_points(row)
+        if not len(tokens):
+            continue
+        axes.plot(tokens, by_seed.mean(axis=0), label=row.row, **style)
+        axes.fill_between(tokens, by_seed.min(axis=0), by_seed.max(axis=0), color=style["color"], alpha=0.2, lw=0)
+        # The first tenth falls from log(codebook size): drawn whole, it would press all else into one line.
+        tops.append(by_seed[:, tokens >= tokens[-1] / 10].max())
+        lows.append(by_seed.min())
+    if tops and np.isfinite([*tops, *lows]).all():
+        margin = 0.05 * (max(tops) - min(lows)) or 0.1
+        axes.set_ylim(min(lows) - margin, max(tops) + margin)
+    return _png(figure, axes)
+
+
+def position_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
+    """PNG of NLL on the scored split against the position in the window, in bins of equal width on a log scale."""
+    figure, axes = _figure(domain, "position in the window", "NLL, nats per token")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    for row, style in zip(rows, _styles(rows), strict=True):
+        positions, nats = by_position(row.position_nats, row.position_tokens)
+        if len(positions):
+            axes.plot(positions, nats, label=row.row, **style)
+    return _png(figure, axes)
+
+
+def common_points(row: RowResult) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens trained `[P]` at which every seed was validated, in order, and the NLL there `[S, P]`."""
+    curves = [dict(curve) for curve in row.curves]
+    tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    return np.array(tokens), np.array([[curve[t] for t in tokens] for curve in curves]).reshape(len(curves), -1)
+
+
+def by_position(nats: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of nats and of tokens by position, both `[C]` → centres of log-spaced bins (from 1), nats per token in them.
+
+    Bins without tokens are left out.
+    """
+    if not len(tokens):
+        return np.empty(0), np.empty(0)
+    # As integers the narrow bins at the start fall together: each then holds at least one position.
+    edges = np.unique(np.geomspace(1, len(tokens) + 1, _POSITION_BINS + 1).round().astype(int))
+    first, last = edges[:-1], edges[1:] - 1
+    nats_in, tokens_in = np.add.reduceat(nats, first - 1), np.add.reduceat(tokens, first - 1)
+    held = tokens_in > 0
+    return np.sqrt(first * last)[held], nats_in[held] / tokens_in[held]
+
+
+def _styles(rows: Sequence[RowResult]) -> list[dict]:
+    """A line's look for each row: models in colours, floors grey and dashed."""
+    models, floors, styles = 0, 0, []
+    for row in rows:
+        if row.floor:
+            styles.append({"color": "0.45", "lw": 1.2, "dashes": _FLOOR_DASHES[floors % len(_FLOOR_DASHES)]})
+            floors += 1
+        else:
+            # A second round of the colours is dotted.
+            dotted = ":" if models >= len(_COLOURS) else "-"
+            styles.append({"color": _COLOURS[models % len(_COLOURS)], "lw": 1.5, "ls": dotted})
+            models += 1
+    return styles
+
+
+def _figure(title: str, x: str, y: str):
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _png(figure: Figure, axes) -> bytes:
+    """The figure with its legend at the right; a figure without lines has none."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

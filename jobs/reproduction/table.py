@@ -1,0 +1,230 @@
+"""The table of a reproduction, as Markdown and as JSON: one table a domain, its contrasts, and what the figures are."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jobs.reproduction.contrasts import BASELINE, Contrast, contrasts, difference_text, sentence, verdict
+from jobs.reproduction.results import RowResult
+from jobs.reproduction.statistics import (
+    Difference,
+    Interval,
+    accuracy,
+    difference,
+    interval,
+    nll,
+    nll_by_seed,
+    perplexity,
+    seed_sd,
+)
+
+
+class PaperFigures(NamedTuple):
+    """What the paper reports of one row on one dataset: nats per token, share from 0 to 1, perplexity."""
+
+    nll: float
+    accuracy: float
+    ppl: float
+
+
+# arXiv 2412.11449, its table: GPT-S, GPT-L and Hybrid on LibriSpeech, then on music. By a word in the domain's name.
+_PAPER = {
+    "speech": {
+        "gpt-4m": PaperFigures(2.02, 0.3418, 7.54),
+        "gpt-40m": PaperFigures(1.94, 0.3482, 6.96),
+        "hybrid-4m": PaperFigures(1.93, 0.3505, 6.96),
+    },
+    "music": {
+        "gpt-4m": PaperFigures(2.78, 0.3496, 16.12),
+        "gpt-40m": PaperFigures(2.77, 0.3572, 15.96),
+        "hybrid-4m": PaperFigures(2.52, 0.3847, 12.43),
+    },
+}
+
+_HEADINGS = (
+    "row (tag)",
+    "reads",
+    "parameters",
+    "FLOPs/token",
+    "NLL [95 %]",
+    "PPL",
+    "accuracy",
+    f"Δ NLL to {BASELINE} [95 %], p",
+    "seed SD",
+    "tokens trained",
+    "learning rate",
+    "wall time",
+    "paper NLL / accuracy / PPL",
+)
+_LEFT_ALIGNED = 2
+
+LEGEND = (
+    "NLL is in nats per token of codebook 0: the sum of nats over the sum of tokens, mean over seeds. PPL is its "
+    "exponential. Accuracy is the share of tokens that the model held likeliest.",
+    "Intervals are 95 % percentile bootstrap intervals over recordings, for the models as trained: they say what other "
+    "recordings would change, not what another seed would. Seed SD is the standard deviation of NLL over seeds. "
+    "Recordings are taken as independent; where several share a speaker or a piece, the intervals are too narrow.",
+    "Δ is a row's NLL minus its base's, paired by recording: below 0 is better than the base. p is of a two-sided "
+    "sign-flip permutation test over recordings, each test on its own, with no correction for how many there are.",
+    "A hybrid with real mel is given information that tokens do not hold, so its NLL is no likelihood of the token "
+    "sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of more of them than "
+    "the first, scores codebook 0 given the past of the others too. Comparable as likelihoods of codebook 0 are the "
+    "token-only rows, the floors, and the hybrid with the mel of codebook 0 decoded alone (hybrid-4m-codes-1).",
+    "The centred row (hybrid-4m-centred) is a control, not a model: its mel window sees up to 704 samples of the "
+    "future.",
+    "FLOPs/token are of training; parameters, FLOPs and tokens trained are of one seed, wall time is the mean over "
+    "seeds.",
+    "The paper's figures (arXiv 2412.11449: GPT-S, GPT-L, Hybrid) are of its own subsets and tokens: what can be "
+    "compared is the differences, not the values. Its hybrid's PPL on LibriSpeech, 6.96, is not exp(1.93) = 6.89.",
+)
+
+
+def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> str:
+    """The report: a table and contrasts for each domain, then the legend and the lines of `note`.
+
+    Raises `ValueError` where rows of a domain were not scored on the same tokens.
+    """
+    parts = ["# Reproduction of the WHISPER-GPT table", _bullets(note)]
+    for domain, rows in domains.items():
+        parts += [f"## {domain}", _scored(rows), _table(domain, rows)]
+        found = contrasts(rows)
+        if found:
+            parts += ["Contrasts of NLL:", _bullets([sentence(contrast) for contrast in found])]
+    parts += ["## What the figures are", _bullets(LEGEND)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> dict:
+    """What `table_markdown` shows, in full precision; what is not a finite number is None, as JSON has no other way.
+
+    Raises `ValueError` where rows of a domain were not scored on the same tokens.
+    """
+    return {
+        "note": list(note),
+        "legend": list(LEGEND),
+        "domains": {
+            domain: {
+                "recordings": len(rows[0].recordings) if rows else 0,
+                "tokens": int(rows[0].tokens.sum()) if rows else 0,
+                "rows": [_row_json(domain, row, base) for row, base in _with_baseline(rows)],
+                "contrasts": [_contrast_json(contrast) for contrast in contrasts(rows)],
+            }
+            for domain, rows in domains.items()
+        },
+    }
+
+
+def paper_figures(domain: str, row: str) -> PaperFigures | None:
+    """The paper's figures for a row, where `domain` names speech or music and the paper has the row."""
+    for word, figures in _PAPER.items():
+        if word in domain.lower():
+            return figures.get(row)
+    return None
+
+
+def _with_baseline(rows: Sequence[RowResult]) -> list[tuple[RowResult, RowResult | None]]:
+    """Each row, and the one that its Δ is taken from: None where that is the row itself, or missing."""
+    baseline = next((row for row in rows if row.row == BASELINE), None)
+    return [(row, None if row is baseline else baseline) for row in rows]
+
+
+def _scored(rows: Sequence[RowResult]) -> str:
+    if not rows:
+        return "No rows."
+    return f"{len(rows[0].recordings):,} recordings, {rows[0].tokens.sum():,} tokens of codebook 0 scored."
+
+
+def _table(domain: str, rows: Sequence[RowResult]) -> str:
+    rules = [":--" if i < _LEFT_ALIGNED else "--:" for i in range(len(_HEADINGS))]
+    lines = [_HEADINGS, rules, *(_cells(domain, row, base) for row, base in _with_baseline(rows))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(domain: str, row: RowResult, base: RowResult | None) -> list[str]:
+    spread, paper = seed_sd(row), paper_figures(domain, row.row)
+    return [
+        f"{row.row} ({row.tag})",
+        row.description.replace("|", "\\|"),
+        _si(row.parameters),
+        _si(row.flops_per_token) if row.flops_per_token else "–",
+        _with_interval(nll(row), interval(row)),
+        f"{perplexity(row):.2f}",
+        f"{accuracy(row):.2%}",
+        difference_text(difference(row, base)) if base else "–",
+        f"{spread:.4f}" if spread is not None else "–",
+        _si(row.tokens_trained),
+        f"{row.learning_rate:g}" if row.learning_rate is not None else "–",
+        _duration(row.wall_s),
+        f"{paper.nll:.2f} / {paper.accuracy:.2%} / {paper.ppl:.2f}" if paper else "–",
+    ]
+
+
+def _row_json(domain: str, row: RowResult, base: RowResult | None) -> dict:
+    paper = paper_figures(domain, row.row)
+    return {
+        "row": row.row,
+        "tag": row.tag,
+        "description": row.description,
+        "parameters": int(row.parameters),
+        "flops_per_token": _number(row.flops_per_token),
+        "learning_rate": _number(row.learning_rate),
+        "tokens_trained": int(row.tokens_trained),
+        "wall_s": _number(row.wall_s),
+        "seeds": [int(seed) for seed in row.seeds],
+        "nll": _number(nll(row)),
+        "nll_interval": _ends(interval(row)),
+        "nll_by_seed": [_number(value) for value in nll_by_seed(row)],
+        "seed_sd": _number(seed_sd(row)),
+        "ppl": _number(perplexity(row)),
+        "accuracy": _number(accuracy(row)),
+        "against_baseline": _difference_json(difference(row, base)) if base else None,
+        "paper": paper._asdict() if paper else None,
+    }
+
+
+def _contrast_json(contrast: Contrast) -> dict:
+    return {
+        "row": contrast.row,
+        "base": contrast.base,
+        "aside": contrast.aside,
+        "verdict": verdict(contrast.difference),
+        **_difference_json(contrast.difference),
+        "seed_sds": [_number(value) for value in contrast.seed_sds],
+    }
+
+
+def _difference_json(found: Difference) -> dict:
+    return {"delta": _number(found.delta), "interval": _ends(found.interval), "p": _number(found.p)}
+
+
+def _ends(found: Interval | None) -> list[float | None] | None:
+    return [_number(end) for end in found] if found else None
+
+
+def _number(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _with_interval(value: float, found: Interval | None) -> str:
+    return f"{value:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else f"{value:.3f}"
+
+
+def _si(value: float) -> str:
+    """Three significant digits and a prefix: 3.67 M, 205 M, 1.02 k."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999,600 is 1.00 M, not 1000 k.
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {prefix}"
+    return f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds to 2 minutes, minutes to 2 hours, then hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

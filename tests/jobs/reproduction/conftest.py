@@ -1,0 +1,65 @@
+"""Made results: rows that share recordings, as rows of one domain do."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from jobs.reproduction.results import RowResult
+
+MakeRow = Callable[..., RowResult]
+
+
+def make_row(
+    row: str = "gpt-4m", nll: float = 2.0, recordings: int = 40, seeds: int = 2, spread: float = 0.02, **fields
+) -> RowResult:
+    """A row near `nll` on recordings that are harder or easier for every row alike; `spread`: the row's own noise."""
+    shared, own = np.random.default_rng(0), np.random.default_rng([len(row), *row.encode()])
+    tokens = np.maximum(1, shared.lognormal(5, 0.8, recordings)).astype(np.int64)
+    rates = nll + shared.normal(0, 0.3, recordings) + own.normal(0, spread, (seeds, recordings))
+    positions = np.arange(1, 65)
+    made = {
+        "row": row,
+        "tag": "a",
+        "description": "token-only",
+        "parameters": 3_670_000,
+        "flops_per_token": 2.2e7,
+        "learning_rate": 0.001,
+        "tokens_trained": 50_000_000,
+        "wall_s": 300.0,
+        "seeds": tuple(range(seeds)),
+        "recordings": tuple(f"recording-{i}" for i in range(recordings)),
+        "tokens": tokens,
+        "nats": rates * tokens,
+        "hits": np.round(0.35 * tokens).astype(np.int64) * np.ones((seeds, 1), np.int64),
+        "position_nats": (nll + 1 / positions) * 100,
+        "position_tokens": np.full(64, 100),
+        "curves": tuple(tuple((t, nll + 3 / (1 + t) + seed / 10) for t in range(0, 50, 5)) for seed in range(seeds)),
+    }
+    return RowResult(**{**made, **fields})
+
+
+@pytest.fixture(scope="session")
+def made_row() -> MakeRow:
+    """`make_row`."""
+    return make_row
+
+
+@pytest.fixture(scope="session")
+def all_rows() -> list[RowResult]:
+    """Every row of the table, NLLs apart from one another."""
+    floor = {"tag": "floor", "learning_rate": None, "flops_per_token": 0.0, "curves": ((),)}
+    return [
+        make_row("gpt-4m", 2.00),
+        make_row("gpt-40m", 1.95),
+        make_row("gpt-4m-all-codes", 1.90, tag="b", description="all 8 codebooks summed"),
+        make_row("hybrid-4m", 1.80, tag="c", description="real causal mel"),
+        make_row("hybrid-4m-codes-1", 2.00, tag="d"),
+        make_row("hybrid-4m-codes-2", 1.97, tag="d"),
+        make_row("hybrid-4m-codes-8", 1.92, tag="d"),
+        make_row("hybrid-4m-centred", 1.20, tag="e", description="centred mel"),
+        make_row("mel-alone", 2.30, tag="f", description="mel | no tokens"),
+        make_row("unigram", 4.5, seeds=1, **floor),
+        make_row("bigram", 3.5, seeds=1, **floor),
+        make_row("5-gram", 3.0, seeds=1, **floor),
+    ]
