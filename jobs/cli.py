@@ -23,6 +23,7 @@ VERBS = {
     "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
     "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
+    "reproduce": ("jobs.reproduce", "the paper's table on your data: every row under one budget, with intervals"),
     "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
     "train-codec": ("jobs.train_codec", "train a codec of any size on folders of audio"),
     "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),

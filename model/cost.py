@@ -6,12 +6,13 @@ from model.config import ModelConfig
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
 
-def training_flops(config: ModelConfig, parameters: int, embeddings: int) -> float:
+def training_flops(config: ModelConfig, parameters: int) -> float:
     """Operations to train on one token: 6 a matrix weight, and 12 a layer, channel and visible position.
 
-    Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch; `embeddings`, of the `parameters`,
-    are looked up, not multiplied.
+    Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch; of the `parameters`, embeddings are
+    looked up, not multiplied.
     """
+    embeddings = (config.input_codebooks * config.vocab + 1) * config.width if config.input_codebooks else 0
     attention = (
         12 * config.context * (config.layers * config.width + config.hybrid * config.mel_layers * config.mel_width)
     )

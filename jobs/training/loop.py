@@ -45,7 +45,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     while done < 1 and not wanted_to_stop:
         begun = time.monotonic()
         rate = learning_rate(config, done)
-        batches, result = _step(session, rate, clock)
+        batches, result = take_step(session, rate, clock)
         elapsed, stop = ranks.of_leader([clock.elapsed_s, float(stopped())])
         wanted_to_stop = bool(stop)
         state = session.state
@@ -84,7 +84,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     return done >= 1
 
 
-def _step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
+def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
     """Take the batches of one step, and the step."""
     config, ranks = session.config, session.ranks
     seed_everything(config.seed, session.state.step, ranks.rank)

@@ -50,7 +50,7 @@ class Monitor:
         self._show = show
         self._clips = self._find_clips()
         model = session.model
-        self._flops = training_flops(model.config, model.parameter_count(), model.embed.weight.numel())
+        self._flops = training_flops(model.config, model.parameter_count())
         self._peak = self._find_peak()
         peak = f", {self._peak / 1e9:,.0f} GFLOP/s at most here" if self._peak else ""
         console.print(

@@ -1,0 +1,184 @@
+"""Train every row of the paper's table under one budget, on each dataset, and write the table with its intervals.
+
+A rerun goes on where another ended: each trial that is done stays done.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs import ray_pool
+from jobs.config_files import save_config
+from jobs.errors import JobError, require
+from jobs.output_lock import output_lock
+from jobs.progress import status_console
+from jobs.reproduction.plots import learning_curves, position_curves
+from jobs.reproduction.rows import rows_of
+from jobs.reproduction.schedule import Domain, Say, Search, afford, row_results, run_all
+from jobs.reproduction.table import table_json, table_markdown
+from jobs.reproduction.trials import Budget
+from jobs.training.ranks import DeviceChoice, Precision
+from manifests.dataset_info import DatasetInfo, read_info
+from manifests.location import location
+from pipeline.publish import publish_bytes
+
+_PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt reproduce`."""
+
+    datasets: Positional[tuple[UPath, ...]]
+    """Datasets, each a table of its own, named by its folder (speech and music have the paper's figures beside them).
+    They need the mels that the rows read: preprocess --mel-of both --leaky-control."""
+    out: Path
+    """Folder of the results, on a cluster one that all machines share: the table, its figures, every trial."""
+    tokens: int | None = None
+    """Tokens that each trial is trained on, whatever the model (one of --tokens and --budget)."""
+    budget: float | None = None
+    """Minutes that all of it may take on these machines: a few steps of each row say how many tokens that are."""
+    seeds: int = 3
+    """Trials of each row, of other first weights and another order of the data."""
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    """What each row may choose from, on the validation split, by its first seed."""
+    rows: tuple[str, ...] = ()
+    """Rows to train, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""
+    context: int = 512
+    """Frames a window."""
+    batch: int = 8
+    """Windows a step."""
+    precision: Precision = "fp32"
+    """Of matrix products; bf16 is faster on GPUs, and on CPUs with AMX."""
+    device: DeviceChoice = "auto"
+    """Where each trial runs; with cuda it takes one GPU."""
+    compile: bool = False
+    """Compile the models (torch.compile)."""
+    threads: int = 1
+    """CPU cores a trial; as many trials run side by side as there are cores, or GPUs, for."""
+    ray_address: str | None = None
+    """A Ray cluster for the trials, as HOST:PORT or auto; else this machine, or $RAY_ADDRESS."""
+
+
+def run(config: Config) -> int:
+    """Do the trials that are left, write table and figures → exit code 0."""
+    _check(config)
+    console = status_console()
+    datasets = {location(dataset).name: dataset for dataset in config.datasets}
+    infos = {name: read_info(location(dataset)) for name, dataset in datasets.items()}
+    domains = [
+        Domain(
+            name,
+            dataset,
+            rows_of(infos[name], config.rows),
+            _scored_frames(infos[name], dataset),
+            infos[name].fingerprint,
+        )
+        for name, dataset in datasets.items()
+    ]
+    search = Search(config.learning_rates, tuple(range(config.seeds)))
+    ray_pool.refuse_dead_address(config.ray_address)
+    with output_lock(location(config.out)), ray_pool.cluster(config.ray_address, None, _device(config)) as places:
+        budget = _settle(config, domains, search, places, console.print)
+        save_config(config, config.out / "reproduce.yaml")
+        run_all(domains, search, budget, config.out, console.print)
+    results = {domain.name: row_results(domain, search, config.out) for domain in domains}
+    note = _note(infos, search, budget)
+    publish_bytes(config.out / "table.json", (json.dumps(table_json(results, note), indent=1) + "\n").encode())
+    for name, rows in results.items():
+        publish_bytes(config.out / f"{name}-learning.png", learning_curves(name, rows))
+        publish_bytes(config.out / f"{name}-positions.png", position_curves(name, rows))
+    publish_bytes(config.out / "table.md", table_markdown(results, note).encode())
+    console.print(f"{config.out / 'table.md'}: the table; table.json and the curves lie beside it")
+    return 0
+
+
+def _check(config: Config) -> None:
+    require(bool(config.datasets), "name at least one dataset")
+    names = [location(dataset).name for dataset in config.datasets]
+    require(len(set(names)) == len(names), f"two datasets are called {', '.join(names)}; each names its table")
+    require(
+        (config.tokens is None) != (config.budget is None),
+        "say how long each trial is: --tokens N, or --budget MINUTES",
+    )
+    least = {"tokens": 1, "seeds": 1, "context": 2, "batch": 1, "threads": 1}
+    for name, bound in least.items():
+        value = getattr(config, name)
+        require(value is None or value >= bound, f"--{name} {value}: must be at least {bound}")
+    require(config.budget is None or 0 < config.budget < math.inf, f"--budget {config.budget}: must be above zero")
+    rates = config.learning_rates
+    require(bool(rates) and all(0 < rate < math.inf for rate in rates), "--learning-rates: at least one, above zero")
+    require(len(set(rates)) == len(rates), "--learning-rates: each once")
+
+
+def _device(config: Config) -> Literal["cpu", "cuda"]:
+    return "cuda" if config.device == "cuda" else "cpu"
+
+
+def _scored_frames(info: DatasetInfo, dataset: UPath) -> int:
+    """Frames of the two splits that are scored. Raises `JobError` where one of the three splits is empty."""
+    for split in ("train", "validation", "test"):
+        if split not in info.splits or not info.splits[split].samples:
+            raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one of whole speakers")
+    return info.splits["validation"].frames + info.splits["test"].frames
+
+
+def _settle(config: Config, domains: Sequence[Domain], search: Search, places: int, say: Say) -> Budget:
+    """The budget of all trials: that of the plan in the results' folder, else a new one, which is written there.
+
+    Raises `JobError` where what was begun there is another table.
+    """
+    budget = Budget(
+        tokens=config.tokens or 0,
+        context=config.context,
+        batch=config.batch,
+        precision=config.precision,
+        device=config.device,
+        compile=config.compile,
+        threads=config.threads,
+    )
+    path = config.out / _PLAN_FILE
+    plan: dict[str, Any] = {
+        "minutes": config.budget,
+        "datasets": {domain.name: domain.fingerprint for domain in domains},
+        **asdict(budget),
+    }
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found is None:
+        if config.budget:
+            say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
+            workers = max(1, places // (1 if config.device == "cuda" else config.threads))
+            budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, config.out))
+        found = plan | {"tokens": budget.tokens}
+        publish_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
+    for name, value in plan.items():
+        if found[name] != value and not (name == "tokens" and config.budget):
+            raise JobError(
+                f"{config.out} holds another table: {name} was {found[name]}, now {value}; use another --out"
+            )
+    budget = replace(budget, tokens=found["tokens"])
+    say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
+    return budget
+
+
+def _note(infos: dict[str, DatasetInfo], search: Search, budget: Budget) -> list[str]:
+    """What the figures were measured on, for the legend."""
+    rates, seeds = ", ".join(f"{rate:g}" for rate in search.learning_rates), ", ".join(map(str, search.seeds))
+    tokens = budget.steps * budget.batch * budget.context
+    lines = [
+        f"Budget: {tokens:,} tokens a trial ({budget.steps} steps of {budget.batch} packed windows of {budget.context} "
+        f"frames, {budget.precision}), the same windows in the same order for each row.",
+        f"Learning rates {rates} tried with seed {search.seeds[0]}; the best on the validation split is trained with "
+        f"seeds {seeds}. The test split is scored once, at the end.",
+    ]
+    for name, info in infos.items():
+        hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
+        codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
+        lines.append(f"{name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
+    return lines

@@ -1,0 +1,57 @@
+"""The rows of the table: which model reads what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.errors import UsageError
+from jobs.training.config import ModelName
+from manifests.dataset_info import DatasetInfo
+from pipeline.mel_config import AUDIO, centred_window, decoded_codebooks
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trained row: the `model` preset, the `view` of the mel that it reads (None: no mel), how many codebooks."""
+
+    name: str
+    tag: str
+    description: str
+    model: ModelName
+    view: str | None
+    input_codebooks: int
+
+
+# The floors: n-gram models, by their order.
+FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}
+# The row that the differences are to.
+BASE = "gpt-4m"
+
+
+def rows_of(info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
+    """The rows that a dataset allows, those `wanted` or all. Raises `UsageError` for a name that it does not have."""
+    views, books = info.mel["views"], info.codec["codebooks"]
+    rows = [
+        Row(BASE, "a", "token-only", "gpt-4m", None, 1),
+        Row("gpt-40m", "a", "token-only", "gpt-40m", None, 1),
+        Row("gpt-4m-all-codes", "b", f"all {books} codebooks summed", "gpt-4m", None, books),
+    ]
+    if AUDIO in views:
+        rows.append(Row("hybrid-4m", "c", "real causal mel", "hybrid-4m", AUDIO, 1))
+    for view in views:
+        if count := decoded_codebooks(view):
+            name, what = f"hybrid-4m-{view}", f"mel of the decoded codes, K = {count}"
+            rows.append(Row(name, "d", what, "hybrid-4m", view, 1))
+    for view in views:
+        if window := centred_window(view):
+            what = f"control: centred mel, window {window}"
+            rows.append(Row("hybrid-4m-centred", "e", what, "hybrid-4m", view, 1))
+    if AUDIO in views:
+        rows.append(Row("mel-alone", "f", "real causal mel, no tokens", "hybrid-4m", AUDIO, 0))
+    names = [row.name for row in rows]
+    if unknown := [name for name in wanted if name not in names]:
+        there = ", ".join(names)
+        raise UsageError(
+            f"--rows {' '.join(unknown)}: the dataset has mels of {', '.join(views)}, which allow {there}; "
+            "preprocess --mel-of both --leaky-control makes them all"
+        )
+    return [row for row in rows if not wanted or row.name in wanted]

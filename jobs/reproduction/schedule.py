@@ -1,0 +1,201 @@
+"""All trials of a table, in phases: every learning rate from one seed, the best one from the other seeds, the test.
+
+Each trial is a Ray task; what is done lies in the results' folder, so that a rerun goes on where another ended.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from upath import UPath
+
+from jobs.errors import JobError
+from jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
+from jobs.reproduction.results import RowResult
+from jobs.reproduction.rows import FLOORS, Row
+from jobs.reproduction.scores import Scores, read_scores, require_scores, score_floor, score_trial
+from jobs.reproduction.trials import Budget, Trial, read_trained, require_trained, train_trial
+from model.config import PRESETS
+
+_RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A dataset and the rows that are trained on it."""
+
+    name: str
+    dataset: UPath
+    rows: list[Row]
+    scored_frames: int  # of the validation and the test split
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """What each row gets: the same rates to choose from on the validation split, by the first seed, and the seeds."""
+
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, say: Say) -> None:
+    """Do all trials that are not done yet, and score the chosen ones. Raises `JobError` where one fails."""
+    first = search.seeds[0]
+    tried = [_trial(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
+    _train(tried, budget, say)
+    chosen = [trial for domain, row in _rows(domains) for trial in _chosen(results, domain, row, search)]
+    _train(chosen, budget, say)
+    work: list[_Work] = [(_score_trial, (trial, budget), trial.folder) for trial in chosen]
+    for domain in domains:
+        for name, order in FLOORS.items():
+            folder = _floor_folder(results, domain, name)
+            work.append((_score_floor, (domain.dataset, order, folder, budget), folder))
+    _do([one for one in work if read_scores(one[2]) is None], budget, say)
+
+
+def afford(
+    domains: Sequence[Domain], search: Search, budget: Budget, minutes: float, workers: int, results: Path
+) -> int:
+    """How many tokens each trial may have for all to be done in `minutes`. Raises `JobError` where it is none."""
+    rows = _rows(domains)
+    need = _need(budget)
+    timed = [_time_trial.options(**need).remote(_trial(results, *row, 1e-3, 0), budget) for row in rows]
+    times = len(search.learning_rates) + len(search.seeds) - 1
+    costs = [cost for cost in ray.get(timed) for _ in range(times)]
+    scored = [domain.scored_frames for domain, _ in rows for _ in range(times)]
+    tokens = affordable_tokens(60 * minutes, costs, scored, budget.context, workers)
+    if tokens < budget.context * budget.batch:
+        raise JobError(f"--budget {minutes:g}: {len(costs)} trials take longer only to start and to be scored")
+    return tokens
+
+
+def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:
+    """The results of all rows of a domain, and of the floors, once all is done."""
+    floors = [_floor_result(name, _floor_folder(results, domain, name)) for name in FLOORS]
+    return [*floors, *(_row_result(row, _chosen(results, domain, row, search)) for row in domain.rows)]
+
+
+def _rows(domains: Sequence[Domain]) -> list[tuple[Domain, Row]]:
+    return [(domain, row) for domain in domains for row in domain.rows]
+
+
+_Work = tuple[Any, tuple[Any, ...], Path]
+
+
+def _train(trials: Iterable[Trial], budget: Budget, say: Say) -> None:
+    """Train those that are not trained yet, the costliest first, so that no worker is left with one at the end."""
+    left = [trial for trial in trials if read_trained(trial) is None]
+    left.sort(key=lambda trial: -PRESETS[trial.row.model].layers * PRESETS[trial.row.model].width)
+    _do([(_train_trial, (trial, budget), trial.folder) for trial in left], budget, say)
+
+
+def _do(work: Sequence[_Work], budget: Budget, say: Say) -> None:
+    """Run tasks side by side, as many as Ray has room for. Raises `JobError` for the first that fails."""
+    options = _need(budget) | {"max_retries": _RETRIES}
+    running = {task.options(**options).remote(*arguments): name for task, arguments, name in work}
+    total = len(running)
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        name = running.pop(done)
+        try:
+            outcome = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise JobError(f"{name}: {error.cause}") from error
+        except ray.exceptions.RayError as error:
+            raise JobError(f"{name}: its worker died {_RETRIES + 1} times; rerun to go on") from error
+        say(f"{total - len(running)} of {total} · {name}: {outcome}")
+
+
+def _need(budget: Budget) -> dict[str, int]:
+    """What Ray is to keep for a trial."""
+    return {"num_cpus": budget.threads} | ({"num_gpus": 1} if budget.device == "cuda" else {})
+
+
+@ray.remote
+def _time_trial(trial: Trial, budget: Budget) -> Cost:
+    return time_trial(trial, budget)
+
+
+@ray.remote
+def _train_trial(trial: Trial, budget: Budget) -> str:
+    found = train_trial(trial, budget)
+    return f"{found.nats:.3f} nats on the validation split, {found.wall_s / 60:.1f} min"
+
+
+@ray.remote
+def _score_trial(trial: Trial, budget: Budget) -> str:
+    score_trial(trial, budget)
+    return "scored"
+
+
+@ray.remote
+def _score_floor(dataset: UPath, order: int, folder: Path, budget: Budget) -> str:
+    score_floor(dataset, order, folder, budget)
+    return "scored"
+
+
+def _trial(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
+    folder = results / "trials" / domain.name / row.name / f"rate-{rate:g}-seed-{seed}"
+    return Trial(domain.dataset, row, rate, seed, folder)
+
+
+def _chosen(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:
+    """The trials of all seeds at the rate that was best on the validation split with the first one."""
+    tried = [_trial(results, domain, row, rate, search.seeds[0]) for rate in search.learning_rates]
+    best = min(tried, key=lambda trial: require_trained(trial).nats)
+    return [_trial(results, domain, row, best.learning_rate, seed) for seed in search.seeds]
+
+
+def _floor_folder(results: Path, domain: Domain, name: str) -> Path:
+    return results / "trials" / domain.name / name
+
+
+def _row_result(row: Row, trials: Sequence[Trial]) -> RowResult:
+    found, scores = [require_trained(trial) for trial in trials], [require_scores(trial.folder) for trial in trials]
+    return RowResult(
+        row=row.name,
+        tag=row.tag,
+        description=row.description,
+        parameters=found[0].parameters,
+        flops_per_token=found[0].flops_per_token,
+        learning_rate=trials[0].learning_rate,
+        tokens_trained=found[0].tokens,
+        wall_s=sum(one.wall_s for one in found) / len(found),
+        seeds=tuple(trial.seed for trial in trials),
+        curves=tuple(tuple(one.curve) for one in found),
+        **_sums(scores),
+    )
+
+
+def _floor_result(name: str, folder: Path) -> RowResult:
+    scores = require_scores(folder)
+    return RowResult(
+        row=name,
+        tag="floor",
+        description=f"{FLOORS[name]} tokens at a time, counted",
+        parameters=scores.parameters,
+        flops_per_token=0.0,
+        learning_rate=None,
+        tokens_trained=0,
+        wall_s=0.0,
+        seeds=(0,),
+        curves=(),
+        **_sums([scores]),
+    )
+
+
+def _sums(scores: Sequence[Scores]) -> dict[str, Any]:
+    return {
+        "recordings": tuple(scores[0].recordings),
+        "tokens": np.array(scores[0].tokens, np.int64),
+        "nats": np.array([one.nats for one in scores]),
+        "hits": np.array([one.hits for one in scores], np.int64),
+        "position_nats": np.sum([one.position_nats for one in scores], axis=0),
+        "position_tokens": np.sum([one.position_tokens for one in scores], axis=0),
+    }

@@ -1,0 +1,95 @@
+"""What a row scored on the test split, recording by recording and by position, in `test.json` of its folder."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from upath import UPath
+
+from jobs.errors import JobError
+from jobs.reproduction.trials import Budget, Trial, windows
+from jobs.scoring import WindowScore, model_scores, ngram_scores, sequences
+from jobs.training.ranks import alone, autocast
+from manifests.dataset_info import read_info
+from manifests.fragments import read_samples
+from manifests.location import location
+from model.hybrid import HybridLM
+from model.ngram import count, fit
+from pipeline.publish import publish_bytes
+from pipeline.stream import StreamConfig, batches, stream
+
+_SCORES_FILE = "test.json"
+_READ_TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sums over each recording (`tokens`, `nats`, `hits` `[N]`) and each position in a window (`[C]`); a model's
+    `parameters`, which of an n-gram model are those n-grams that it keeps."""
+
+    parameters: int
+    recordings: list[str]
+    tokens: list[int]
+    nats: list[float]
+    hits: list[int]
+    position_nats: list[float]
+    position_tokens: list[int]
+
+
+def score_trial(trial: Trial, budget: Budget) -> None:
+    """Score a trained trial on the test split. In a process of its own."""
+    torch.set_num_threads(budget.threads)
+    device = alone(budget.device).device
+    model = HybridLM.from_pretrained(trial.folder).to(device)
+    with autocast(budget.precision, device):
+        scores = model_scores(model, windows(trial, budget, "test", device))
+        _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
+
+
+def score_floor(dataset: UPath, order: int, folder: Path, budget: Budget) -> None:
+    """Count the training split in an n-gram model, and score that on the test split."""
+    config = StreamConfig(budget.context, _READ_TOGETHER, shuffle=False)
+    vocab = read_info(location(dataset)).codec["codebook_size"]
+    training = (codes for _, codes in sequences(batches(stream(dataset, "train", config))))
+    ngram = fit(count(training, vocab, order), order)
+    scores = ngram_scores(ngram, batches(stream(dataset, "test", config)))
+    _publish(folder, _add_up(scores, dataset, budget.context, ngram.parameter_count()))
+
+
+def read_scores(folder: Path) -> Scores | None:
+    """The scores in `folder`; None where there are none yet."""
+    path = folder / _SCORES_FILE
+    return Scores(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def require_scores(folder: Path) -> Scores:
+    """The scores in `folder`. Raises `JobError` where there are none yet."""
+    found = read_scores(folder)
+    if found is None:
+        raise JobError(f"{folder}: not scored yet; rerun to go on")
+    return found
+
+
+def _publish(folder: Path, scores: Scores) -> None:
+    publish_bytes(folder / _SCORES_FILE, (json.dumps(asdict(scores)) + "\n").encode())
+
+
+def _add_up(scores: Iterable[WindowScore], dataset: UPath, context: int, parameters: int) -> Scores:
+    samples = read_samples(location(dataset), "test", ["key", "source"])
+    recording_of = dict(zip(samples["key"].to_pylist(), samples["source"].to_pylist(), strict=True))
+    tokens, hits = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
+    nats = dict.fromkeys(recording_of.values(), 0.0)
+    position_nats, position_tokens = np.zeros(context), np.zeros(context, np.int64)
+    for score in scores:
+        recording, frames = recording_of[score.key], len(score.nats)
+        tokens[recording] += frames
+        nats[recording] += float(score.nats.sum())
+        hits[recording] += int(score.hits.sum())
+        position_nats[:frames] += score.nats
+        position_tokens[:frames] += 1
+    names = sorted(tokens)
+    by_recording = [tokens[name] for name in names], [nats[name] for name in names], [hits[name] for name in names]
+    return Scores(parameters, names, *by_recording, position_nats.tolist(), position_tokens.tolist())

@@ -1,0 +1,156 @@
+"""One trial: a row trained on one dataset at one learning rate from one seed.
+
+Its folder holds `trial.json`, `config.json` and `model.safetensors` once it is trained; and while it trains, a run that
+goes on from its newest checkpoint.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from upath import UPath
+
+from jobs.errors import JobError
+from jobs.progress import status_console
+from jobs.reproduction.rows import Row
+from jobs.scoring import score_model
+from jobs.training.checkpoints import load_run
+from jobs.training.config import Config
+from jobs.training.rank import train_rank
+from jobs.training.ranks import DeviceChoice, Precision, alone, autocast
+from model.checkpoint import save_model
+from model.cost import training_flops
+from pipeline.publish import publish_bytes
+from pipeline.stream import Batch, StreamConfig, batches, stream
+
+EVALUATIONS = 10  # points of the learning curve
+EVALUATED_WINDOWS = 64  # for a point; the trial's last score is of the whole split
+_SCORED_TOGETHER = 8
+_TRIAL_FILE = "trial.json"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all trials share: how many frames they are trained on, in which windows, and how they are computed."""
+
+    tokens: int
+    context: int
+    batch: int
+    precision: Precision
+    device: DeviceChoice
+    compile: bool
+    threads: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a trial."""
+        return max(1, self.tokens // (self.context * self.batch))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row to train on `dataset`; `folder` is its place in the results."""
+
+    dataset: UPath
+    row: Row
+    learning_rate: float
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trial was found to be: `nats` a token of the validation split; `curve`: (tokens, nats) on the way."""
+
+    nats: float
+    parameters: int
+    flops_per_token: float
+    tokens: int
+    wall_s: float
+    curve: tuple[tuple[int, float], ...]
+
+
+def train_trial(trial: Trial, budget: Budget) -> Trained:
+    """Train a trial, or go on with it, and score it on the whole validation split. In a process of its own."""
+    torch.set_num_threads(budget.threads)
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    config, ranks = training_config(trial, budget), alone(budget.device)
+    with (trial.folder / "log.txt").open("a", encoding="utf-8") as log:
+        train_rank(config, ranks, status_console(log), contextlib.nullcontext(lambda: False))
+    model, state = load_run(config.out)
+    with autocast(budget.precision, ranks.device):
+        score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
+    parameters = model.parameter_count()
+    found = Trained(
+        nats=score.nll,
+        parameters=parameters,
+        flops_per_token=training_flops(model.config, parameters),
+        tokens=state.step * budget.batch * budget.context,
+        wall_s=state.elapsed_s,
+        curve=_curve(config.out, budget),
+    )
+    save_model(model.cpu(), trial.folder)
+    publish_bytes(trial.folder / _TRIAL_FILE, (json.dumps(asdict(found)) + "\n").encode())
+    shutil.rmtree(config.out)
+    return found
+
+
+def read_trained(trial: Trial) -> Trained | None:
+    """What a trial was found to be; None where it is not trained yet."""
+    path = trial.folder / _TRIAL_FILE
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Trained(**{**found, "curve": tuple((tokens, nats) for tokens, nats in found["curve"])})
+
+
+def require_trained(trial: Trial) -> Trained:
+    """What a trial was found to be. Raises `JobError` where it is not trained yet."""
+    found = read_trained(trial)
+    if found is None:
+        raise JobError(f"{trial.folder}: not trained yet; rerun to go on")
+    return found
+
+
+def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
+    """The whole of a split, its samples cut into windows, each predicted from what is in it."""
+    config = StreamConfig(budget.context, _SCORED_TOGETHER, shuffle=False, view=trial.row.view)
+    return (batch.to(device) for batch in batches(stream(trial.dataset, split, config)))
+
+
+def training_config(trial: Trial, budget: Budget) -> Config:
+    """The options of the trial's training run: `train`'s own, but for what makes a row, and the budget."""
+    row, now_and_then = trial.row, math.ceil(budget.steps / EVALUATIONS)
+    return Config(
+        datasets=(trial.dataset,),
+        out=trial.folder / "run",
+        model=row.model,
+        mel=row.view,
+        input_codebooks=row.input_codebooks,
+        steps=budget.steps,
+        batch=budget.batch,
+        context=budget.context,
+        learning_rate=trial.learning_rate,
+        precision=budget.precision,
+        device=budget.device,
+        compile=budget.compile,
+        seed=trial.seed,
+        eval_every=now_and_then,
+        eval_batches=math.ceil(EVALUATED_WINDOWS / budget.batch),
+        clip_s=0,
+        save_every=now_and_then,
+        keep=1,
+    )
+
+
+def _curve(run: Path, budget: Budget) -> tuple[tuple[int, float], ...]:
+    """Each evaluation of a run, as it has written them down for TensorBoard."""
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    found = {event.step: event.value for event in events.Scalars("validation/codebook_0/token_nats")}
+    return tuple((step * budget.batch * budget.context, nats) for step, nats in sorted(found.items()))
