@@ -21,6 +21,7 @@ class ModelConfig:
     mel_layers: int = 2
     mel_heads: int = 3
     mel_kernel: int = 3  # frames the encoder's stem sees
+    fusion_width: int = 0  # of the token's and of the mel's vector where they are put together; 0: their own widths
     mel_dropout: float = 0.1  # share of training windows that see no mel at all
     mel_noise: float = 0.3  # largest deviation of the noise on training mel, in standard deviations of the mel
     mel_loss_weight: float = 0.1
@@ -32,6 +33,11 @@ class ModelConfig:
             raise ModelError(f"{self.name}: reads {self.input_codebooks} codebooks and no mel; give it one of them")
 
     @property
+    def token_width(self) -> int:
+        """How wide the embeddings of tokens are."""
+        return self.fusion_width if self.hybrid and self.fusion_width else self.width
+
+    @property
     def hybrid(self) -> bool:
         """Whether the model reads mel frames beside tokens."""
         return self.mel_bands > 0
@@ -39,6 +45,7 @@ class ModelConfig:
 
 PRESETS = {
     "hybrid-4m": ModelConfig("hybrid-4m", mel_bands=64),
+    "hybrid-paper": ModelConfig("hybrid-paper", mel_bands=64, fusion_width=32),
     "gpt-4m": ModelConfig("gpt-4m"),
     "gpt-40m": ModelConfig("gpt-40m", width=512, layers=12, heads=8),
 }

@@ -12,7 +12,7 @@ def training_flops(config: ModelConfig, parameters: int) -> float:
     Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch; of the `parameters`, embeddings are
     looked up, not multiplied.
     """
-    embeddings = (config.input_codebooks * config.vocab + 1) * config.width if config.input_codebooks else 0
+    embeddings = (config.input_codebooks * config.vocab + 1) * config.token_width if config.input_codebooks else 0
     attention = (
         12 * config.context * (config.layers * config.width + config.hybrid * config.mel_layers * config.mel_width)
     )

@@ -34,12 +34,14 @@ class HybridLM(nn.Module, Pretrained):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        token_width = config.token_width
         if config.input_codebooks:
-            self.embed = nn.Embedding(self.begin_token + 1, config.width)
+            self.embed = nn.Embedding(self.begin_token + 1, token_width)
         if config.hybrid:
             self.mel_encoder = MelEncoder(config)
-            token_width = config.width if config.input_codebooks else 0
-            self.fuse = nn.Linear(token_width + config.mel_width, config.width, bias=False)
+            mel_width = config.fusion_width or config.mel_width
+            self.narrow = nn.Linear(config.mel_width, mel_width, bias=False) if config.fusion_width else nn.Identity()
+            self.fuse = nn.Linear(bool(config.input_codebooks) * token_width + mel_width, config.width, bias=False)
             self.mel_head = nn.Linear(config.width, 2 * config.mel_bands)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.head = nn.Linear(config.width, config.vocab, bias=False)
@@ -103,7 +105,7 @@ class HybridLM(nn.Module, Pretrained):
         if self.config.hybrid:
             if mel is None:
                 mel = self.head.weight.new_zeros(*present.shape, self.config.mel_bands)
-            vectors.append(self.mel_encoder(mel, present, cache, segments, visible))
+            vectors.append(self.narrow(self.mel_encoder(mel, present, cache, segments, visible)))
         x = self.fuse(torch.cat(vectors, dim=-1)) if self.config.hybrid else vectors[0]  # [B, n, D]
         x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position, visible)
         if cache:

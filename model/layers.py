@@ -160,4 +160,4 @@ def initialise(module: nn.Module) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Embedding):
-            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.weight, std=0.02)  # normalised when read: small ones turn sooner

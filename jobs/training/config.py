@@ -12,7 +12,7 @@ from upath import UPath
 from jobs.errors import require
 from jobs.training.ranks import DeviceChoice, Precision
 
-ModelName = Literal["hybrid-4m", "gpt-4m", "gpt-40m"]
+ModelName = Literal["hybrid-4m", "hybrid-paper", "gpt-4m", "gpt-40m"]
 CONFIG_FILE = "train.yaml"  # in the folder of the run
 
 
@@ -27,7 +27,7 @@ class Config:
     weights: tuple[float, ...] = ()
     """Share of the windows that each dataset gives; equal shares if not given."""
     model: ModelName = "hybrid-4m"
-    """hybrid-4m reads mel frames and tokens, the others tokens alone."""
+    """hybrid-4m and hybrid-paper (the published shape) read mel frames and tokens, the others tokens alone."""
     mel: str | None = None
     """Which of the datasets' mels it reads, such as audio or codes-8 (see preprocess --mel-of); else their first."""
     input_codebooks: int = 1

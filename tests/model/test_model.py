@@ -21,6 +21,7 @@ SHAPES = {
     "token-only": replace(SMALL, mel_bands=0),
     "two codebooks": replace(SMALL, mel_bands=0, input_codebooks=2),
     "mel alone": replace(SMALL, input_codebooks=0),
+    "narrow": replace(SMALL, fusion_width=6),
 }
 every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 
@@ -285,5 +286,5 @@ def test_presets_take_the_data_s_sizes() -> None:
     config = preset("hybrid-4m", vocab=512, context=100, mel_bands=80)
     assert (config.vocab, config.context, config.mel_bands) == (512, 100, 80)
     assert preset("gpt-4m", vocab=512, context=100, mel_bands=80).mel_bands == 0
-    with pytest.raises(ModelError, match="hybrid-4m, gpt-4m, gpt-40m"):
+    with pytest.raises(ModelError, match="hybrid-4m, hybrid-paper, gpt-4m, gpt-40m"):
         preset("gpt-5", vocab=1, context=1, mel_bands=1)

@@ -1,0 +1,162 @@
+"""The table from end to end on made audio: every kind of row, a rerun that goes on, and what it refuses."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import cli
+from jobs.errors import UsageError
+from jobs.reproduction.estimate import Cost, affordable_tokens
+from jobs.reproduction.rows import rows_of
+from jobs.reproduction.trials import EVALUATED_WINDOWS, EVALUATIONS
+from manifests.dataset_info import DatasetInfo, read_info
+from model.hybrid import HybridLM
+
+ROWS = ["gpt-4m", "hybrid-4m", "hybrid-4m-codes-1", "mel-alone", "gpt-4m-all-codes", "hybrid-4m-centred"]
+FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "--batch=2"]
+
+
+@pytest.fixture(scope="module")
+def seen(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with every view of the mel, two codebooks."""
+    out = tmp_path_factory.mktemp("views") / "made-speech"
+    arguments = ["preprocess", "librispeech", str(made_corpora / "LibriSpeech"), "--out", str(out)]
+    arguments += ["--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control", "--workers=2"]
+    assert cli.main([*arguments, "--hold-out", "0.3", "0.3"]) == 0
+    return out
+
+
+def reproduce(dataset: Path, out: Path, *options: str) -> int:
+    return cli.main(["reproduce", str(dataset), "--out", str(out), *FAST, *options])
+
+
+def test_every_view_is_in_every_sample(seen: Path) -> None:
+    info = read_info(seen)
+    assert info.mel["views"] == ["audio", "codes-1", "codes-2", "centred-2048"]
+    assert len(info.mel_mean) == 4 and all(len(mean) == 64 for mean in info.mel_mean)
+    assert cli.main(["verify", str(seen)]) == 0
+
+
+def test_the_table_of_all_kinds_of_rows_and_a_rerun_that_trains_nothing(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(seen, tmp_path, "--rows", *ROWS) == 0
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["row"]: row for row in table["domains"]["made-speech"]["rows"]}
+    assert set(rows) == {*ROWS, "unigram", "bigram", "5-gram"}
+    assert rows["hybrid-4m"]["parameters"] > rows["gpt-4m"]["parameters"] > 3e6
+    scored = {sum(json.loads(path.read_text())["tokens"]) for path in tmp_path.glob("trials/**/test.json")}
+    assert scored == {read_info(seen).splits["test"].frames}  # every row the same tokens, each frame once
+    markdown = (tmp_path / "table.md").read_text()
+    assert all(f"{name} (" in markdown for name in rows) and "the price of a leak" in markdown
+    for figure in ("learning", "positions"):
+        assert (tmp_path / f"made-speech-{figure}.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/**/t*.json")}
+    assert len(done) == 2 * (2 * len(ROWS)) + 3
+    gone = tmp_path / "trials/made-speech/mel-alone/rate-0.001-seed-1"
+    before = (gone / "test.json").read_bytes()
+    (gone / "trial.json").unlink()
+    (gone / "test.json").unlink()
+    assert reproduce(seen, tmp_path, "--rows", *ROWS) == 0
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/**/t*.json")}
+    assert {path for path in done if again[path] != done[path]} == {gone / "trial.json", gone / "test.json"}
+    assert (gone / "test.json").read_bytes() == before  # the same trial is the same model
+    assert json.loads((tmp_path / "table.json").read_text()) == table or _without_wall_times(table)
+
+    assert reproduce(seen, tmp_path, "--rows", *ROWS, "--batch=1") == 1
+    assert "holds another table: batch was 2, now 1" in capsys.readouterr().err
+
+
+def _without_wall_times(table: dict) -> bool:
+    """Wall times of what was trained again are others."""
+    return all("wall_s" in row for domain in table["domains"].values() for row in domain["rows"])
+
+
+def test_trained_rows_read_what_they_say(seen: Path, tmp_path: Path) -> None:
+    assert reproduce(seen, tmp_path, "--seeds=1", "--rows", "hybrid-4m-codes-1", "mel-alone", "gpt-4m-all-codes") == 0
+    folders = {path.parent.name: path for path in tmp_path.glob("trials/made-speech/*/rate-*")}
+    shapes = {name: HybridLM.from_pretrained(folder).config for name, folder in folders.items()}
+    assert shapes["mel-alone"].input_codebooks == 0 and shapes["gpt-4m-all-codes"].input_codebooks == 2
+    assert shapes["hybrid-4m-codes-1"].mel_bands == 64 and not shapes["gpt-4m-all-codes"].hybrid
+    models = [HybridLM.from_pretrained(folders[name]) for name in ("hybrid-4m-codes-1", "mel-alone")]
+    means = [tuple(model.mel_encoder.mel_mean.tolist()) for model in models]
+    info = read_info(seen)
+    assert means[0] == pytest.approx(info.mel_mean[1], abs=1e-4)  # each view is normalised by its own statistics
+    assert means[1] == pytest.approx(info.mel_mean[0], abs=1e-4)
+
+
+def test_a_budget_in_minutes_becomes_tokens(seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reproduce", str(seen), "--out", str(tmp_path), *FAST[1:], "--rows=gpt-4m", "--seeds=1"]
+    assert cli.main([*arguments, "--budget=1e-4"]) == 1
+    assert "take longer only to start" in capsys.readouterr().err
+    assert cli.main([*arguments, "--budget=0.4"]) == 0
+    tokens = json.loads((tmp_path / "plan.json").read_text())["tokens"]
+    assert tokens >= 64
+    assert cli.main([*arguments, "--budget=0.4"]) == 0  # the plan stands, whatever the machine does now
+    assert json.loads((tmp_path / "plan.json").read_text())["tokens"] == tokens
+
+
+def test_what_it_cannot_do_is_said_before_anything_is_trained(
+    dataset: Path, seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(dataset, tmp_path / "a", "--rows", "hybrid-4m-codes-8") == 2
+    assert "--mel-of both" in capsys.readouterr().err
+    assert cli.main(["reproduce", str(seen), "--out", str(tmp_path / "b")]) == 2
+    assert "--tokens N, or --budget MINUTES" in capsys.readouterr().err
+    assert cli.main(["reproduce", str(seen), str(seen), "--out", str(tmp_path / "c"), "--tokens=1"]) == 2
+    assert "are called" in capsys.readouterr().err
+    assert not any((tmp_path / name).exists() for name in "abc")
+
+
+def test_rows_follow_from_the_views(seen: Path) -> None:
+    info = read_info(seen)
+    assert [row.tag for row in rows_of(info, [])] == list("aabcddef")
+    plain: DatasetInfo = replace(info, mel={**info.mel, "views": ["codes-2"]})
+    assert [row.name for row in rows_of(plain, [])] == ["gpt-4m", "gpt-40m", "gpt-4m-all-codes", "hybrid-4m-codes-2"]
+    with pytest.raises(UsageError, match="gpt-5"):
+        rows_of(info, ["gpt-5"])
+
+
+@given(st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=20), st.floats(10, 1e6), st.integers(1, 64))
+def test_affordable_tokens_fill_the_time_and_no_more(costs: list[float], seconds: float, workers: int) -> None:
+    trials, scored = [Cost(1.0, cost) for cost in costs], [1000] * len(costs)
+    tokens = affordable_tokens(seconds, trials, scored, 512, workers)
+    besides = 1000 + EVALUATIONS * EVALUATED_WINDOWS * 512
+    spent = sum(1.0 + cost * (tokens + besides / 3) for cost in costs)
+    assert spent <= seconds * workers * 0.85 + 1e-6 * seconds * workers + sum(costs)
+    assert spent + sum(costs) >= seconds * workers * 0.85 * (1 - 1e-6)
+
+
+def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_path: Path) -> None:
+    """Ray starts the task again; the run within it goes on from its checkpoint, to the same model."""
+    assert reproduce(seen, tmp_path / "plain", "--rows=gpt-4m", "--seeds=1", "--tokens=640") == 0
+
+    @ray.remote
+    def kill_first_worker(folder: str) -> bool:
+        import os
+        import signal
+        import time
+
+        import psutil
+
+        for _ in range(600):
+            time.sleep(0.05)
+            if list(Path(folder).glob("**/checkpoints/step-*")):
+                for process in psutil.process_iter(["cmdline"]):
+                    if "_train_trial" in " ".join(process.info["cmdline"] or []):
+                        os.kill(process.pid, signal.SIGKILL)
+                        return True
+        return False
+
+    killing = kill_first_worker.options(num_cpus=0).remote(str(tmp_path / "killed"))
+    assert reproduce(seen, tmp_path / "killed", "--rows=gpt-4m", "--seeds=1", "--tokens=640") == 0
+    assert ray.get(killing)
+    models = [next((tmp_path / name).glob("trials/**/model.safetensors")).read_bytes() for name in ("plain", "killed")]
+    assert models[0] == models[1]
