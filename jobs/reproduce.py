@@ -22,10 +22,11 @@ from jobs.reproduction.plots import learning_curves, position_curves
 from jobs.reproduction.rows import rows_of
 from jobs.reproduction.schedule import Domain, Say, Search, afford, row_results, run_all
 from jobs.reproduction.table import table_json, table_markdown
-from jobs.reproduction.trials import Budget
+from jobs.reproduction.trials import Budget, recipe
 from jobs.training.ranks import DeviceChoice, Precision
 from manifests.dataset_info import DatasetInfo, read_info
 from manifests.location import location
+from model.config import PRESETS
 from pipeline.publish import publish_bytes
 
 _PLAN_FILE = "plan.json"
@@ -46,7 +47,7 @@ class Config:
     """Minutes that all of it may take on these machines: a few steps of each row say how many tokens that are."""
     seeds: int = 3
     """Trials of each row, of other first weights and another order of the data."""
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     """What each row may choose from, on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
     """Rows to train, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""
@@ -73,19 +74,13 @@ def run(config: Config) -> int:
     datasets = {location(dataset).name: dataset for dataset in config.datasets}
     infos = {name: read_info(location(dataset)) for name, dataset in datasets.items()}
     domains = [
-        Domain(
-            name,
-            dataset,
-            rows_of(infos[name], config.rows),
-            _scored_frames(infos[name], dataset),
-            infos[name].fingerprint,
-        )
+        Domain(name, dataset, rows_of(infos[name], config.rows), _scored_frames(infos[name], dataset))
         for name, dataset in datasets.items()
     ]
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     ray_pool.refuse_dead_address(config.ray_address)
     with output_lock(location(config.out)), ray_pool.cluster(config.ray_address, None, _device(config)) as places:
-        budget = _settle(config, domains, search, places, console.print)
+        budget = _settle(config, domains, infos, search, places, console.print)
         save_config(config, config.out / "reproduce.yaml")
         run_all(domains, search, budget, config.out, console.print)
     results = {domain.name: row_results(domain, search, config.out) for domain in domains}
@@ -129,7 +124,14 @@ def _scored_frames(info: DatasetInfo, dataset: UPath) -> int:
     return info.splits["validation"].frames + info.splits["test"].frames
 
 
-def _settle(config: Config, domains: Sequence[Domain], search: Search, places: int, say: Say) -> Budget:
+def _settle(
+    config: Config,
+    domains: Sequence[Domain],
+    infos: dict[str, DatasetInfo],
+    search: Search,
+    places: int,
+    say: Say,
+) -> Budget:
     """The budget of all trials: that of the plan in the results' folder, else a new one, which is written there.
 
     Raises `JobError` where what was begun there is another table.
@@ -146,7 +148,9 @@ def _settle(config: Config, domains: Sequence[Domain], search: Search, places: i
     path = config.out / _PLAN_FILE
     plan: dict[str, Any] = {
         "minutes": config.budget,
-        "datasets": {domain.name: domain.fingerprint for domain in domains},
+        "datasets": {name: [info.fingerprint, *info.plans_sha256] for name, info in infos.items()},
+        "models": {name: asdict(shape) for name, shape in PRESETS.items()},
+        "recipe": recipe(),
         **asdict(budget),
     }
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -159,9 +163,8 @@ def _settle(config: Config, domains: Sequence[Domain], search: Search, places: i
         publish_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     for name, value in plan.items():
         if found[name] != value and not (name == "tokens" and config.budget):
-            raise JobError(
-                f"{config.out} holds another table: {name} was {found[name]}, now {value}; use another --out"
-            )
+            what = f"other {name}" if isinstance(value, dict) else f"{name} was {found[name]}, now {value}"
+            raise JobError(f"{config.out} holds another table: {what}; use another --out")
     budget = replace(budget, tokens=found["tokens"])
     say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget

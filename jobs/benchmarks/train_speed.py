@@ -150,6 +150,7 @@ def _ours(
         precision=precision,
         device=config.device,
         compile=compiled,
+        optimizer="adamw",  # as the plain loop's
         ema=_EMA,
         clip_s=0.0,
         eval_every=10**9,

@@ -33,7 +33,6 @@ class Domain:
     dataset: UPath
     rows: list[Row]
     scored_frames: int  # of the validation and the test split
-    fingerprint: str
 
 
 @dataclass(frozen=True)

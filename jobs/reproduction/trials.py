@@ -9,8 +9,9 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -30,7 +31,7 @@ from pipeline.publish import publish_bytes
 from pipeline.stream import Batch, StreamConfig, batches, stream
 
 EVALUATIONS = 10  # points of the learning curve
-EVALUATED_WINDOWS = 64  # for a point; the trial's last score is of the whole split
+EVALUATED_WINDOWS = 32  # for a point; the trial's last score is of the whole split
 _SCORED_TOGETHER = 8
 _TRIAL_FILE = "trial.json"
 
@@ -147,6 +148,13 @@ def training_config(trial: Trial, budget: Budget) -> Config:
         save_every=now_and_then,
         keep=1,
     )
+
+
+def recipe() -> dict[str, Any]:
+    """What of a training run is the same in all trials, whatever their budget."""
+    same = ("optimizer", "weight_decay", "warmup", "clip", "ema", "accumulate", "pack")
+    defaults = {field.name: field.default for field in fields(Config)}
+    return {name: defaults[name] for name in same}
 
 
 def _curve(run: Path, budget: Budget) -> tuple[tuple[int, float], ...]:

@@ -45,9 +45,9 @@ class Config:
     """Frames a window: 512 are 6.8 s."""
     pack: bool = True
     """Fill windows with several samples, each predicted as if it stood alone; else short ones are padded."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "muon"
     """muon takes the matrices of the blocks, adamw the rest."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Its peak, after the warm-up."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises; then it falls to a tenth along a cosine."""
