@@ -21,6 +21,7 @@ VERBS = {
     "query": ("jobs.query", "ask the manifest in SQL: the samples that meet a condition, or any SELECT"),
     "merge": ("jobs.merge", "join datasets of one codec and mel, without rewriting a tar"),
     "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
+    "audit": ("jobs.audit", "whether codec, mel or model see the future, and how far; exit 1 if anything does"),
     "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
     "reproduce": ("jobs.reproduce", "the paper's table on your data: every row under one budget, with intervals"),

@@ -1,25 +1,26 @@
-"""The codec whose tokens a run was trained on."""
+"""The codec whose tokens a run was trained on, or a dataset holds."""
 
 from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.training.checkpoints import TrainedOn
+from manifests.location import Location
 from pipeline.codec.causal import Codec
 from pipeline.codec.files import NAMES, weights_file
 from pipeline.codec.fingerprint import CodecFingerprint
 from pipeline.codec.loading import read_codec
 
 
-def codec_of(run: Path, data: TrainedOn, weights: Path | None) -> Codec:
-    """The codec of `data`, from the file `weights` or from where its name says.
+def codec_of(owner: Location, data: TrainedOn, weights: Path | None) -> Codec:
+    """The codec of `data`, from the file `weights` or from where its name says; `owner` is the run or the dataset.
 
     Raises `JobError` where it cannot be found without a file, or the file holds another one; `PipelineError` where
     there is none.
     """
     wanted = CodecFingerprint(**data.codec)
     if weights is None and wanted.name not in NAMES:
-        raise JobError(f"the model was trained on tokens of the codec {wanted.name!r}; pass its file: --codec-weights")
+        raise JobError(f"{owner}: its tokens are of the codec {wanted.name!r}; pass its file: --codec-weights")
     codec = read_codec(weights or weights_file(wanted.name), wanted.codebooks, wanted.precision)
     if codec.fingerprint != wanted:
-        raise JobError(f"{run} was trained on tokens of other codec weights than were found now; pass its own")
+        raise JobError(f"{owner}: its tokens are of other codec weights than were found now; pass its own")
     return codec

@@ -27,8 +27,8 @@ from model.checkpoint import load_safetensors, save_model
 from model.hybrid import HybridLM
 from pipeline.publish import publish_bytes, sync_folder
 
+STATE_FILE = "state.json"
 _FOLDER = "checkpoints"
-_STATE_FILE = "state.json"
 _ASIDE = ".writing-"
 _TRAINING_FILE = "training.safetensors"
 _RAW = "raw/"  # before the names of weights that are not the averaged ones
@@ -89,7 +89,7 @@ def save_checkpoint(
     save_model(model if average is None else average.module, aside)
     save_file(tensors, aside / _TRAINING_FILE)
     files = {file.name: file_sha256(file) for file in sorted(aside.iterdir())}
-    (aside / _STATE_FILE).write_bytes(_state_bytes(replace(state, files=files)))
+    (aside / STATE_FILE).write_bytes(_state_bytes(replace(state, files=files)))
     for file in aside.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -104,7 +104,7 @@ def save_checkpoint(
 
 def update_state(run: Path, state: TrainingState, keep: int) -> None:
     """Write the state of the checkpoint of `state.step` anew, whose tensors stay; then remove as `save_checkpoint`."""
-    path = checkpoint_folder(run, state.step) / _STATE_FILE
+    path = checkpoint_folder(run, state.step) / STATE_FILE
     publish_bytes(path, _state_bytes(replace(state, files=read_state(path.parent).files)))
     _remove_old(run, state, keep)
 
@@ -154,7 +154,7 @@ def require_whole(folder: Path) -> None:
 
 def chosen_checkpoint(path: Path, best: bool) -> Path:
     """The newest or the best checkpoint of the run at `path`, or `path` itself where it is a checkpoint."""
-    if (path / _STATE_FILE).is_file():
+    if (path / STATE_FILE).is_file():
         return path
     newest = newest_checkpoint(path)
     state = read_state(newest)
@@ -173,7 +173,7 @@ def load_run(path: Path, best: bool = False) -> tuple[HybridLM, TrainingState]:
 
 def read_state(folder: Path) -> TrainingState:
     """The `state.json` of a checkpoint."""
-    path = folder / _STATE_FILE
+    path = folder / STATE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         data, best = TrainedOn(**content.pop("data")), content.pop("best")

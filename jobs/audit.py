@@ -1,0 +1,235 @@
+"""The leak audit: which is the last sample of the input that a frame of each stage depends on.
+
+For the codec, the mel and the model in turn the future of a clip is replaced (by other noise, by silence, by very
+loud sound), and what that changes is compared to the last bit. Codes and mel of frame t may depend on samples up to
+320·t + 319, its own last; a prediction of frame t on samples up to 320·t − 1, the last of the frame before. Of a
+dataset the codec and every view of its mel are audited, by the code that makes them when it is preprocessed; of a run
+its codec, the view of the mel that it reads, and the model's logits.
+
+Exit code 0 where nothing sees past that, 1 where something does, or where a stage depends on nothing at all. A
+dataset's labelled control (preprocess --leaky-control) is shown as 'leak (the control)' and does not count, for as
+long as it looks no further ahead than its name says: it is there to leak. A run that was trained on it does count.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+from tyro.conf import Positional
+from upath import UPath
+
+from jobs.errors import JobError
+from jobs.progress import status_console
+from jobs.run_codec import codec_of
+from jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
+from manifests.dataset_info import FILE_NAME, read_info
+from manifests.location import is_file, is_remote, location
+from model.hybrid import HybridLM
+from pipeline.align import align_recordings
+from pipeline.audio import read_mono
+from pipeline.audit import REPLACEMENTS, Finding, Stage, audit_stage, frames_to_audit, made_clip
+from pipeline.codec.causal import Codec
+from pipeline.errors import AudioError
+from pipeline.mel import LogMel
+from pipeline.mel_config import HOP_SAMPLES, MelConfig, frame_count, lookahead_samples
+
+_MADE_FRAMES = 160  # two chunks of the codec's stream, and a bit
+_FRAMES = range(20, 751)  # of a recording: fewer have no future to speak of, and more only take longer
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt audit`."""
+
+    target: Positional[UPath]
+    """Folder, or s3:// or gs:// prefix, of a dataset that `preprocess` made; or of a training run, or a checkpoint."""
+    audio: Path | None = None
+    """Audio file to audit on, the first 10 s of it; tones and noise, made here, without it."""
+    codec_weights: Path | None = None
+    """File with the weights of the codec of the dataset or run, if it is not found without."""
+    json: bool = False
+    """Print a JSON list instead of the table."""
+
+
+@dataclass(frozen=True)
+class StageAudit:
+    """What was found of one stage, its `changes` in `unit`; `permitted` says which samples frame t may depend on."""
+
+    stage: str
+    permitted: str
+    unit: str
+    verdict: str
+    passed: bool
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage to be audited on `samples` samples; `control_reach`: how far past its frame it is meant to see."""
+
+    name: str
+    run: Stage
+    samples: int
+    unit: str
+    frames_back: int = 0  # 1: frame t may depend on the frames before it only
+    control_reach: int = 0
+
+    def permitted(self, frame: int) -> int:
+        """The last sample that a frame may depend on."""
+        return HOP_SAMPLES * (frame + 1 - self.frames_back) - 1
+
+
+def run(config: Config) -> int:
+    """Print the table (or JSON) → exit code 0, or 1 where a stage did not pass."""
+    torch.set_num_threads(1)  # as preprocess's workers: with more, short pieces mostly wait for each other
+    audits = audit(config)
+    if config.json:
+        print(json.dumps([asdict(one) for one in audits], indent=1))
+    else:
+        Console().print(table(audits))
+    failed = [f"{one.stage} ({one.verdict})" for one in audits if not one.passed]
+    verdict = f"does not pass: {', '.join(failed)}" if failed else "nothing sees the future"
+    controls = [one.stage for one in audits if one.passed and any(f.samples_ahead for f in one.findings)]
+    meant = f", but {', '.join(controls)}, as it is meant to" if controls else ""
+    status_console().print(f"{config.target}: {verdict}{meant}")
+    return 1 if failed else 0
+
+
+def audit(config: Config) -> list[StageAudit]:
+    """The audit of every stage of a dataset or a run. Raises `JobError` for anything else, and for audio of no use."""
+    target = location(config.target)
+    wav = _read(config.audio) if config.audio else made_clip(_MADE_FRAMES)
+    if is_file(target / FILE_NAME):
+        data = trained_on(read_info(target))
+        stages = _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
+    elif not is_remote(target) and (checkpoints(target) or is_file(target / STATE_FILE)):
+        model, state = load_run(target)
+        stages = _run_stages(model, state.data, codec_of(target, state.data, config.codec_weights), wav)
+    else:
+        raise JobError(f"{config.target}: neither a dataset ({FILE_NAME}) nor a training run (checkpoints/)")
+    shown = track(stages, "auditing", console=status_console(), transient=True)
+    return [_audit(stage, wav[: stage.samples]) for stage in shown]
+
+
+def table(audits: list[StageAudit]) -> Table:
+    """The findings for a terminal, a line a frame."""
+    title = "the last input sample that frame t depends on"
+    shown = Table(box=box.SIMPLE_HEAD, title=title, show_lines=True, padding=(0, 1, 0, 0))  # fits into 80 characters
+    shown.add_column("stage", no_wrap=True)
+    for heading in ("t", "may see", "sees", "ahead", *REPLACEMENTS):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.caption = (
+        "what louder sound, noise and silence change in frame t\nin the place of all samples that it may not see"
+    )
+    for one in audits:
+        lines = [_line(finding) for finding in one.findings]
+        about = [escape(one.stage), f"[{'green' if one.passed else 'red'}]{one.verdict}[/]", one.permitted, one.unit]
+        shown.add_row("\n".join(about), *("\n".join(cells) for cells in zip(*lines, strict=True)))
+    return shown
+
+
+def _line(finding: Finding) -> list[str]:
+    last, ahead = finding.last_sample, finding.samples_ahead
+    return [
+        str(finding.frame),
+        f"{finding.permitted_sample:,}" if finding.permitted_sample >= 0 else "none",
+        "none" if last is None else f"{last:,}",
+        f"{ahead:,}" if ahead else "–",
+        *(f"{change:.2g}" if change else "–" for change in finding.changes.values()),
+    ]
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        wav = read_mono(path)[: _FRAMES[-1] * HOP_SAMPLES]
+    except AudioError as error:
+        raise JobError(f"--audio {path}: {error}") from error
+    if frame_count(len(wav)) < _FRAMES[0]:
+        raise JobError(f"--audio {path}: shorter than {_FRAMES[0]} frames of {HOP_SAMPLES} samples")
+    return wav
+
+
+def _dataset_stages(data: TrainedOn, codec: Codec, wav: np.ndarray) -> list[_Stage]:
+    mel_config = MelConfig(**data.mel)
+    aligned = _Aligned(codec, LogMel(mel_config))
+    return [
+        _Stage("codec", aligned.codes, len(wav), "share of codes"),
+        *(
+            _Stage(f"mel {view}", aligned.mel(row), len(wav), "log10 units", control_reach=lookahead_samples(view))
+            for row, view in enumerate(mel_config.views)
+        ),
+    ]
+
+
+def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray) -> list[_Stage]:
+    aligned = _Aligned(codec, LogMel(replace(MelConfig(**data.mel), views=(data.view,))))
+    mel = aligned.mel(0)
+
+    @torch.no_grad()
+    def logits(wav: np.ndarray) -> np.ndarray:
+        """Of each frame, from those before it `[T, V]`."""
+        codes = torch.from_numpy(aligned.codes(wav).T[None]).long()  # [1, K, T]
+        if not model.config.hybrid:
+            return model(codes, None).logits[0].numpy()
+        frames = torch.from_numpy(mel(wav)).float()[None]  # [1, T, M]
+        return model(codes, model.mel_encoder.normalise(frames)).logits[0].numpy()
+
+    stages = [_Stage("codec", aligned.codes, len(wav), "share of codes")]
+    if model.config.hybrid:
+        stages.append(_Stage(f"mel {data.view}", mel, len(wav), "log10 units"))
+    window = min(len(wav), model.config.context * HOP_SAMPLES)
+    return [*stages, _Stage(f"model {model.config.name}", logits, window, "logits", frames_back=1)]
+
+
+class _Aligned:
+    """Codes and mels of clips as `preprocess` makes them; every view is made at once, and remembered for the others."""
+
+    def __init__(self, codec: Codec, log_mel: LogMel):
+        self._codec, self._log_mel = codec, log_mel
+        self._made: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+
+    def codes(self, wav: np.ndarray) -> np.ndarray:
+        """Codes `[T, K]` of samples `[N]`."""
+        return self._of(wav)[0]
+
+    def mel(self, view: int) -> Stage:
+        """The log-mel `[T, M]` of a view, as a function of samples `[N]`."""
+        return lambda wav: self._of(wav)[1][view]
+
+    def _of(self, wav: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        key = hashlib.sha256(wav.tobytes()).digest()
+        if key not in self._made:
+            (segments,) = map(list, align_recordings([[wav]], self._codec, self._log_mel, frame_count(len(wav))))
+            mels = np.concatenate([segments[0].mel[None], segments[0].mel_views])  # [V, T, M]
+            self._made[key] = segments[0].codes.T, mels
+        return self._made[key]
+
+
+def _audit(stage: _Stage, wav: np.ndarray) -> StageAudit:
+    findings = audit_stage(stage.name, stage.run, wav, frames_to_audit(frame_count(len(wav))), stage.permitted)
+    rule = "up to 320·t − 1" if stage.frames_back else "up to 320·t + 319"
+    verdict, passed = judge(findings, stage.control_reach)
+    return StageAudit(stage.name, rule, stage.unit, verdict, passed, findings)
+
+
+def judge(findings: list[Finding], control_reach: int = 0) -> tuple[str, bool]:
+    """The verdict on a stage in words, and whether that is as it should be.
+
+    `control_reach`: how many samples past its frame a labelled control is meant to see; 0 for anything else.
+    """
+    if any(f.deaf for f in findings):
+        return "deaf", False
+    ahead = max(f.samples_ahead for f in findings)
+    if control_reach and not ahead:
+        return "no leak, but it is the control", False  # then this audit cannot see one
+    if control_reach and ahead <= control_reach:
+        return "leak (the control)", True
+    return ("leak", False) if ahead else ("causal", True)
