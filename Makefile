@@ -36,7 +36,7 @@ reproduce-small: $(INSTALLED)
 	$(BIN)/whisper-gpt preprocess librispeech $(LIBRISPEECH) --out $(RESULTS)/speech --codec encodec_24khz_small \
 	  --mel-of both --leaky-control --hold-out 0.1 0.11
 	$(BIN)/whisper-gpt reproduce $(RESULTS)/speech --out $(RESULTS)/results --budget 38 --seeds 2 \
-	  --learning-rates 4e-3 8e-3 --precision $(PRECISION) --compile
+	  --learning-rates 2e-3 6e-3 --precision $(PRECISION) --compile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
