@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# A tree with a few hours of a train-* subset: whole speakers of it are held out. bf16 wants a CPU with AMX; fp32 any.
+# A tree with a few hours of a train-* subset: whole speakers of it are held out.
 LIBRISPEECH ?=
 RESULTS ?= reproduce-out
-PRECISION ?= bf16
+PRECISION ?= $(shell grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo fp32)
 
 .PHONY: install demo test reproduce-small lint clean
 

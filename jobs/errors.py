@@ -9,6 +9,10 @@ class JobError(Exception):
     """A command cannot do what was asked of it: the message says what, which file, and what to do."""
 
 
+class Diverged(JobError):
+    """A training run whose numbers went out of bounds and stayed there: the same run would end the same way again."""
+
+
 class UsageError(JobError):
     """An option or its value makes no sense, whatever the data: exit code 2."""
 

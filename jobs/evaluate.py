@@ -15,15 +15,13 @@ from tyro.conf import Positional
 from upath import UPath
 
 from jobs.errors import JobError, require
-from jobs.scoring import Score, add_up, ngram_scores, score_model, sequences
+from jobs.floors import FLOORS, count_training, score_floor
+from jobs.scoring import Score, add_up, score_model
 from jobs.training.checkpoints import load_run, require_same_data, trained_on
 from jobs.training.ranks import DeviceChoice, alone
-from manifests.dataset_info import DatasetInfo, read_info
+from manifests.dataset_info import read_info
 from manifests.location import location
-from model.ngram import Counts, count, fit
 from pipeline.stream import Batch, StreamConfig, batches, stream
-
-_FLOORS = {1: "unigram", 2: "bigram", 5: "5-gram"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,10 @@ def evaluate(config: Config) -> list[Row]:
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     if "train" in info.splits and info.splits["train"].samples:
-        counts = _count(config, info, context)
-        for order, name in _FLOORS.items():
-            ngram = fit(counts, order)
-            score = add_up(ngram_scores(ngram, _windows(config, config.split, context)))
-            rows.append(_row(None, name, ngram.parameter_count(), config.split, context, score))
+        counts = count_training(location(config.dataset), context)
+        for name in FLOORS:
+            ngram, scores = score_floor(counts, name, location(config.dataset), config.split, context)
+            rows.append(_row(None, name, ngram.parameter_count(), config.split, context, add_up(scores)))
     for folder, model, state in loaded:
         shape = model.config
         windows = _windows(config, config.split, shape.context, state.data.view)
@@ -121,12 +118,6 @@ def table(rows: list[Row]) -> Table:
 
 def _windows(config: Config, split: str, context: int, view: str | None = None) -> Iterator[Batch]:
     return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False, view=view)))
-
-
-def _count(config: Config, info: DatasetInfo, context: int) -> Counts:
-    """The n-grams of the training split, in windows like those that are scored."""
-    tokens = (codes for _, codes in sequences(_windows(config, "train", context)))
-    return count(tokens, info.codec["codebook_size"], max(_FLOORS))
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:

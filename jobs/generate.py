@@ -30,7 +30,7 @@ from pipeline.audio import read_mono
 from pipeline.codec.causal import Codec
 from pipeline.errors import AudioError
 from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig, lookahead_samples
+from pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
 from pipeline.publish import publishing
 
 MelSource = Literal["decode", "predict", "none"]
@@ -75,7 +75,7 @@ def run(config: Config) -> int:
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
-    if model.config.input_codebooks != 1 or lookahead_samples(state.data.view):
+    if not can_continue(model, state.data.view):
         books, view = model.config.input_codebooks, state.data.view
         raise JobError(f"{config.run}: reads {books} codebooks, mel of {view}; a continuation has one, and no future")
     codec = codec_of(config.run, state.data, config.codec_weights)
@@ -83,7 +83,7 @@ def run(config: Config) -> int:
     frames = round(config.seconds * codec.sample_rate / codec.hop)
     prompt = read_prompt(config.prompt, model.config.context // 2, codec) if config.prompt else np.zeros(0, np.float32)
     generator = torch.Generator().manual_seed(config.seed)
-    pieces = continue_audio(model, codec, log_mel, prompt, how, config.mel, generator)
+    pieces = continue_audio(model, codec, log_mel, state.data.view, prompt, how, config.mel, generator)
     console = status_console()
     head = next(pieces)
     tail = [next(pieces) for _ in track(range(frames), "generating", console=console, transient=True)]
@@ -96,6 +96,11 @@ def run(config: Config) -> int:
         f"{model.config.name} at step {state.step}, codec {codec.name}"
     )
     return 0
+
+
+def can_continue(model: HybridLM, view: str) -> bool:
+    """Whether a continuation, which has one codebook and no future, holds all that a model reads."""
+    return model.config.input_codebooks == 1 and (view == AUDIO or decoded_codebooks(view) == 1)
 
 
 def read_prompt(path: Path, frames: int, codec: Codec) -> np.ndarray:
@@ -115,6 +120,7 @@ def continue_audio(
     model: HybridLM,
     codec: Codec,
     log_mel: LogMel,
+    view: str,
     prompt: np.ndarray,
     how: Sampling,
     mel_source: MelSource,
@@ -122,7 +128,8 @@ def continue_audio(
 ) -> Iterator[torch.Tensor]:
     """Yield the decoded prompt `[P · hop]` (empty without one), then a frame `[hop]` of continuation each time.
 
-    `prompt` is 24 kHz mono, a whole number of frames, at most half the model's context. Endless.
+    `prompt` is 24 kHz mono, a whole number of frames, at most half the model's context; its mel is that of the `view`
+    that the model was trained on: of the audio, or of the one codebook decoded. Endless.
     """
     decoder = codec.decoder_start(codebooks=1)
     tokens = torch.zeros(0, dtype=torch.long)  # [n], the whole history
@@ -130,10 +137,10 @@ def continue_audio(
     context, audio = log_mel.start(), torch.zeros(0)
     if len(prompt):
         tokens = torch.from_numpy(codec.encode(prompt)[0]).long()
-        mel = _normalise(model, log_mel(torch.from_numpy(prompt)))
         decoded, decoder = codec.decode_chunk(decoder, tokens[None, None])
         audio = decoded[0]
-        _, context = log_mel.step(context, audio)
+        own, context = log_mel.step(context, audio)
+        mel = _normalise(model, log_mel(torch.from_numpy(prompt)) if view == AUDIO else own)
     yield audio
 
     cache, prediction = prefill(model, tokens, mel, mel_source)

@@ -54,7 +54,11 @@ def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...], hold_out: 
 
     Raises `JobError` where there is none.
     """
-    scan = hold_out_speakers(_SCANS[corpus](root), *hold_out)
+    scan = _SCANS[corpus](root)
+    if any(hold_out):
+        if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
+            raise JobError(f"--hold-out: no training recording of {root} has a known speaker")
+        scan = hold_out_speakers(scan, *hold_out)
     chosen = Scan(
         scan.corpus,
         [recording for recording in scan.recordings if recording.split in splits],

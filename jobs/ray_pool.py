@@ -83,7 +83,7 @@ def cluster(address: str | None, workers: int | None, device: Device = "cpu") ->
     try:
         found = int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
         if device == "cuda" and found == 0:
-            raise JobError("--device cuda: Ray knows of no GPU; encode with --device cpu, or on machines that have one")
+            raise JobError("--device cuda: Ray knows of no GPU; take --device cpu, or machines that have one")
         yield workers or max(1, found)
     finally:
         if started_here:

@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import ray
 from tyro.conf import Positional
 from upath import UPath
 
@@ -19,11 +20,13 @@ from jobs.errors import JobError, require
 from jobs.output_lock import output_lock
 from jobs.progress import status_console
 from jobs.reproduction.plots import learning_curves, position_curves
+from jobs.reproduction.results import RowResult
 from jobs.reproduction.rows import rows_of
 from jobs.reproduction.schedule import Domain, Say, Search, afford, row_results, run_all
 from jobs.reproduction.table import table_json, table_markdown
 from jobs.reproduction.trials import Budget, recipe
-from jobs.training.ranks import DeviceChoice, Precision
+from jobs.shard_task import Device
+from jobs.training.ranks import Precision
 from manifests.dataset_info import DatasetInfo, read_info
 from manifests.location import location
 from model.config import PRESETS
@@ -50,14 +53,14 @@ class Config:
     learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
     """What each row may choose from, on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
-    """Rows to train, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""
+    """Rows to train and to show, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""
     context: int = 512
     """Frames a window."""
     batch: int = 8
     """Windows a step."""
     precision: Precision = "fp32"
     """Of matrix products; bf16 is faster on GPUs, and on CPUs with AMX."""
-    device: DeviceChoice = "auto"
+    device: Device = "cpu"
     """Where each trial runs; with cuda it takes one GPU."""
     compile: bool = False
     """Compile the models (torch.compile)."""
@@ -71,26 +74,28 @@ def run(config: Config) -> int:
     """Do the trials that are left, write table and figures → exit code 0."""
     _check(config)
     console = status_console()
-    datasets = {location(dataset).name: dataset for dataset in config.datasets}
-    infos = {name: read_info(location(dataset)) for name, dataset in datasets.items()}
+    results, datasets = config.out.absolute(), [location(dataset) for dataset in config.datasets]
+    infos = {dataset.name: read_info(dataset) for dataset in datasets}
     domains = [
-        Domain(name, dataset, rows_of(infos[name], config.rows), _scored_frames(infos[name], dataset))
-        for name, dataset in datasets.items()
+        Domain(dataset, rows_of(infos[dataset.name], config.rows), _scored_frames(infos[dataset.name], dataset))
+        for dataset in datasets
     ]
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     ray_pool.refuse_dead_address(config.ray_address)
-    with output_lock(location(config.out)), ray_pool.cluster(config.ray_address, None, _device(config)) as places:
+    with output_lock(results), ray_pool.cluster(config.ray_address, None, config.device) as places:
+        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
         budget = _settle(config, domains, infos, search, places, console.print)
-        save_config(config, config.out / "reproduce.yaml")
-        run_all(domains, search, budget, config.out, console.print)
-    results = {domain.name: row_results(domain, search, config.out) for domain in domains}
-    note = _note(infos, search, budget)
-    publish_bytes(config.out / "table.json", (json.dumps(table_json(results, note), indent=1) + "\n").encode())
-    for name, rows in results.items():
-        publish_bytes(config.out / f"{name}-learning.png", learning_curves(name, rows))
-        publish_bytes(config.out / f"{name}-positions.png", position_curves(name, rows))
-    publish_bytes(config.out / "table.md", table_markdown(results, note).encode())
-    console.print(f"{config.out / 'table.md'}: the table; table.json and the curves lie beside it")
+        save_config(config, results / "reproduce.yaml")
+        run_all(domains, search, budget, results, console.print)
+    rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
+    note = [*_note(infos, search, budget), *_at_edges(rows_by_domain, search)]
+    publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
+    for name, rows in rows_by_domain.items():
+        publish_bytes(results / f"{name}-learning.png", learning_curves(name, rows))
+        publish_bytes(results / f"{name}-positions.png", position_curves(name, rows))
+    publish_bytes(results / "table.md", table_markdown(rows_by_domain, note).encode())
+    console.print(f"{results / 'table.md'}: the table; table.json and the curves lie beside it")
     return 0
 
 
@@ -110,10 +115,6 @@ def _check(config: Config) -> None:
     rates = config.learning_rates
     require(bool(rates) and all(0 < rate < math.inf for rate in rates), "--learning-rates: at least one, above zero")
     require(len(set(rates)) == len(rates), "--learning-rates: each once")
-
-
-def _device(config: Config) -> Literal["cpu", "cuda"]:
-    return "cuda" if config.device == "cuda" else "cpu"
 
 
 def _scored_frames(info: DatasetInfo, dataset: UPath) -> int:
@@ -151,6 +152,7 @@ def _settle(
         "datasets": {name: [info.fingerprint, *info.plans_sha256] for name, info in infos.items()},
         "models": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
+        "learning_rates": list(search.learning_rates),
         **asdict(budget),
     }
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -158,16 +160,32 @@ def _settle(
         if config.budget:
             say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
             workers = max(1, places // (1 if config.device == "cuda" else config.threads))
-            budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, config.out))
+            budget = replace(
+                budget, tokens=afford(domains, search, budget, config.budget, workers, config.out.absolute())
+            )
         found = plan | {"tokens": budget.tokens}
         publish_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     for name, value in plan.items():
-        if found[name] != value and not (name == "tokens" and config.budget):
-            what = f"other {name}" if isinstance(value, dict) else f"{name} was {found[name]}, now {value}"
+        if found.get(name) != value and not (name == "tokens" and config.budget):
+            what = f"other {name}" if isinstance(value, dict) else f"{name} was {found.get(name)}, now {value}"
             raise JobError(f"{config.out} holds another table: {what}; use another --out")
     budget = replace(budget, tokens=found["tokens"])
     say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
+
+
+def _at_edges(rows_by_domain: dict[str, list[RowResult]], search: Search) -> list[str]:
+    """Which rows chose the lowest or the highest rate, so that one beyond it might have been better still."""
+    edges = {min(search.learning_rates), max(search.learning_rates)}
+    found = [
+        f"{row.row} ({name}, {row.learning_rate:g})"
+        for name, rows in rows_by_domain.items()
+        for row in rows
+        if row.learning_rate in edges
+    ]
+    return (
+        [f"At an edge of the rates that were tried, and perhaps better beyond it: {', '.join(found)}."] if found else []
+    )
 
 
 def _note(infos: dict[str, DatasetInfo], search: Search, budget: Budget) -> list[str]:

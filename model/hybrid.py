@@ -40,7 +40,8 @@ class HybridLM(nn.Module, Pretrained):
         if config.hybrid:
             self.mel_encoder = MelEncoder(config)
             mel_width = config.fusion_width or config.mel_width
-            self.narrow = nn.Linear(config.mel_width, mel_width, bias=False) if config.fusion_width else nn.Identity()
+            if config.fusion_width:
+                self.narrow = nn.Linear(config.mel_width, mel_width, bias=False)
             self.fuse = nn.Linear(bool(config.input_codebooks) * token_width + mel_width, config.width, bias=False)
             self.mel_head = nn.Linear(config.width, 2 * config.mel_bands)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
@@ -105,7 +106,8 @@ class HybridLM(nn.Module, Pretrained):
         if self.config.hybrid:
             if mel is None:
                 mel = self.head.weight.new_zeros(*present.shape, self.config.mel_bands)
-            vectors.append(self.narrow(self.mel_encoder(mel, present, cache, segments, visible)))
+            heard = self.mel_encoder(mel, present, cache, segments, visible)
+            vectors.append(norm(self.narrow(heard)) if self.config.fusion_width else heard)
         x = self.fuse(torch.cat(vectors, dim=-1)) if self.config.hybrid else vectors[0]  # [B, n, D]
         x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position, visible)
         if cache:

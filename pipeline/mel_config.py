@@ -39,8 +39,8 @@ class MelConfig:
         if not 1 <= self.bands <= self.window_samples // 4:
             raise PipelineError(f"--mels {self.bands} does not fit a window of {self.window_samples} samples")
         for view in self.views:
-            if view != AUDIO and not decoded_codebooks(view) and not centred_window(view):
-                raise PipelineError(f"{view!r} is no view: audio, codes-K or centred-W")
+            if view != AUDIO and not decoded_codebooks(view) and not lookahead_samples(view):
+                raise PipelineError(f"{view!r} is no view: audio, codes-K or centred-W (of more than two hops)")
 
     @property
     def context_samples(self) -> int:

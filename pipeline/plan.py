@@ -73,7 +73,7 @@ class SourceChanges:
             ("new", self.added),
             ("gone", self.gone),
             ("changed", self.changed),
-            ("described otherwise by the corpus' tables", self.described),
+            ("described otherwise by the corpus' tables, or held out otherwise", self.described),
         )
         return [f"{len(paths)} source files are {what}, {min(paths)} among them" for what, paths in kinds if paths]
 

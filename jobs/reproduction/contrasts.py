@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.reproduction.results import RowResult
+from jobs.reproduction.rows import BASELINE
 from jobs.reproduction.statistics import Difference, Interval, difference, seed_sd
 
-BASELINE = "gpt-4m"
 _DECODED = re.compile(r"hybrid-4m-codes-(\d+)")
 
 

@@ -44,13 +44,21 @@ def time_trial(trial: Trial, budget: Budget) -> Cost:
         session.close()
 
 
-def affordable_tokens(seconds: float, trials: Sequence[Cost], scored: Sequence[int], context: int, workers: int) -> int:
+def affordable_tokens(
+    seconds: float, trials: Sequence[Cost], scored: Sequence[int], context: int, workers: int, phases: int
+) -> int:
     """How many tokens each of `trials` may be trained on for all to be done in `seconds` on `workers` side by side.
 
-    `scored` are the tokens of the splits that each is scored on at its end. 0 or less where the time is too short.
+    `scored` are the tokens of the splits that each is scored on at its end. In each of the `phases` the slowest one
+    must find the time, too. 0 or less where the time is too short.
     """
-    left = seconds * _USED * workers
     on_the_way = EVALUATIONS * EVALUATED_WINDOWS * context
-    for cost, tokens in zip(trials, scored, strict=True):
-        left -= cost.start_s + cost.token_s * _SCORING_SHARE * (tokens + on_the_way)
-    return int(left / sum(cost.token_s for cost in trials))
+    besides = [
+        cost.start_s + cost.token_s * _SCORING_SHARE * (tokens + on_the_way)
+        for cost, tokens in zip(trials, scored, strict=True)
+    ]
+    in_all = (seconds * _USED * workers - sum(besides)) / sum(cost.token_s for cost in trials)
+    in_turn = min(
+        (seconds * _USED / phases - fixed) / cost.token_s for cost, fixed in zip(trials, besides, strict=True)
+    )
+    return int(min(in_all, in_turn))

@@ -21,20 +21,19 @@ class Row:
     input_codebooks: int
 
 
-# The floors: n-gram models, by their order.
-FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}
 # The row that the differences are to.
-BASE = "gpt-4m"
+BASELINE = "gpt-4m"
 
 
 def rows_of(info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
     """The rows that a dataset allows, those `wanted` or all. Raises `UsageError` for a name that it does not have."""
     views, books = info.mel["views"], info.codec["codebooks"]
     rows = [
-        Row(BASE, "a", "token-only", "gpt-4m", None, 1),
+        Row(BASELINE, "a", "token-only", "gpt-4m", None, 1),
         Row("gpt-40m", "a", "token-only", "gpt-40m", None, 1),
-        Row("gpt-4m-all-codes", "b", f"all {books} codebooks summed", "gpt-4m", None, books),
     ]
+    if books > 1:
+        rows.append(Row("gpt-4m-all-codes", "b", f"all {books} codebooks summed", "gpt-4m", None, books))
     if AUDIO in views:
         rows.append(Row("hybrid-4m", "c", "real causal mel", "hybrid-4m", AUDIO, 1))
     for view in views:

@@ -13,10 +13,11 @@ import ray
 from upath import UPath
 
 from jobs.errors import JobError
+from jobs.floors import FLOORS
 from jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
 from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import FLOORS, Row
-from jobs.reproduction.scores import Scores, read_scores, require_scores, score_floor, score_trial
+from jobs.reproduction.rows import Row
+from jobs.reproduction.scores import Scores, read_scores, require_scores, score_floors, score_trial
 from jobs.reproduction.trials import Budget, Trial, read_trained, require_trained, train_trial
 from model.config import PRESETS
 
@@ -29,10 +30,14 @@ Say = Callable[[str], None]
 class Domain:
     """A dataset and the rows that are trained on it."""
 
-    name: str
     dataset: UPath
     rows: list[Row]
     scored_frames: int  # of the validation and the test split
+
+    @property
+    def name(self) -> str:
+        """That of the dataset's folder."""
+        return self.dataset.name
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,17 @@ def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: 
     _train(tried, budget, say)
     chosen = [trial for domain, row in _rows(domains) for trial in _chosen(results, domain, row, search)]
     _train(chosen, budget, say)
-    work: list[_Work] = [(_score_trial, (trial, budget), trial.folder) for trial in chosen]
+    for trial in chosen:
+        if require_trained(trial).nats is None:
+            raise JobError(f"{trial.folder}: diverged from this seed; give lower --learning-rates, and another --out")
+    work: list[_Work] = [
+        (_score_trial, (trial, budget), trial.folder) for trial in chosen if read_scores(trial.folder) is None
+    ]
     for domain in domains:
-        for name, order in FLOORS.items():
-            folder = _floor_folder(results, domain, name)
-            work.append((_score_floor, (domain.dataset, order, folder, budget), folder))
-    _do([one for one in work if read_scores(one[2]) is None], budget, say)
+        folders = {name: _floor_folder(results, domain, name) for name in FLOORS}
+        if any(read_scores(folder) is None for folder in folders.values()):
+            work.append((_score_floors, (domain.dataset, folders, budget), results / "trials" / domain.name))
+    _do(work, budget, say)
 
 
 def afford(
@@ -68,16 +78,23 @@ def afford(
     times = len(search.learning_rates) + len(search.seeds) - 1
     costs = [cost for cost in ray.get(timed) for _ in range(times)]
     scored = [domain.scored_frames for domain, _ in rows for _ in range(times)]
-    tokens = affordable_tokens(60 * minutes, costs, scored, budget.context, workers)
+    phases = 1 + (len(search.seeds) > 1)
+    tokens = affordable_tokens(60 * minutes, costs, scored, budget.context, workers, phases)
     if tokens < budget.context * budget.batch:
         raise JobError(f"--budget {minutes:g}: {len(costs)} trials take longer only to start and to be scored")
     return tokens
 
 
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:
-    """The results of all rows of a domain, and of the floors, once all is done."""
-    floors = [_floor_result(name, _floor_folder(results, domain, name)) for name in FLOORS]
-    return [*floors, *(_row_result(row, _chosen(results, domain, row, search)) for row in domain.rows)]
+    """The results of the floors and all rows of a domain, once all is done. Raises `JobError` where they are of other
+    tokens, as when the dataset was made anew meanwhile."""
+    found = [_floor_result(name, _floor_folder(results, domain, name)) for name in FLOORS]
+    found += [_row_result(row, _chosen(results, domain, row, search)) for row in domain.rows]
+    for row in found[1:]:
+        if row.recordings != found[0].recordings or not np.array_equal(row.tokens, found[0].tokens):
+            rows = f"{row.row} and {found[0].row}"
+            raise JobError(f"{results}: {rows} were scored on other tokens of {domain.name}; use another --out")
+    return found
 
 
 def _rows(domains: Sequence[Domain]) -> list[tuple[Domain, Row]]:
@@ -105,9 +122,9 @@ def _do(work: Sequence[_Work], budget: Budget, say: Say) -> None:
         try:
             outcome = ray.get(done)
         except ray.exceptions.RayTaskError as error:
-            raise JobError(f"{name}: {error.cause}") from error
+            raise JobError(f"{name}: {type(error.cause).__name__}: {error.cause}") from error
         except ray.exceptions.RayError as error:
-            raise JobError(f"{name}: its worker died {_RETRIES + 1} times; rerun to go on") from error
+            raise JobError(f"{name}: {type(error).__name__}, {_RETRIES + 1} times; rerun to go on") from error
         say(f"{total - len(running)} of {total} · {name}: {outcome}")
 
 
@@ -116,38 +133,43 @@ def _need(budget: Budget) -> dict[str, int]:
     return {"num_cpus": budget.threads} | ({"num_gpus": 1} if budget.device == "cuda" else {})
 
 
-@ray.remote
+@ray.remote(max_calls=1)
 def _time_trial(trial: Trial, budget: Budget) -> Cost:
     return time_trial(trial, budget)
 
 
-@ray.remote
+@ray.remote(max_calls=1)
 def _train_trial(trial: Trial, budget: Budget) -> str:
     found = train_trial(trial, budget)
+    if found.nats is None:
+        return "diverged"
     return f"{found.nats:.3f} nats on the validation split, {found.wall_s / 60:.1f} min"
 
 
-@ray.remote
+@ray.remote(max_calls=1)
 def _score_trial(trial: Trial, budget: Budget) -> str:
     score_trial(trial, budget)
     return "scored"
 
 
-@ray.remote
-def _score_floor(dataset: UPath, order: int, folder: Path, budget: Budget) -> str:
-    score_floor(dataset, order, folder, budget)
-    return "scored"
+@ray.remote(max_calls=1)
+def _score_floors(dataset: UPath, folders: dict[str, Path], budget: Budget) -> str:
+    score_floors(dataset, folders, budget)
+    return f"{', '.join(folders)} scored"
 
 
 def _trial(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
-    folder = results / "trials" / domain.name / row.name / f"rate-{rate:g}-seed-{seed}"
+    folder = results / "trials" / domain.name / row.name / f"rate-{rate}-seed-{seed}"
     return Trial(domain.dataset, row, rate, seed, folder)
 
 
 def _chosen(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:
     """The trials of all seeds at the rate that was best on the validation split with the first one."""
     tried = [_trial(results, domain, row, rate, search.seeds[0]) for rate in search.learning_rates]
-    best = min(tried, key=lambda trial: require_trained(trial).nats)
+    found = {trial: nats for trial in tried if (nats := require_trained(trial).nats) is not None}
+    if not found:
+        raise JobError(f"{row.name} on {domain.name}: diverged at every learning rate; give lower --learning-rates")
+    best = min(found, key=lambda trial: found[trial])
     return [_trial(results, domain, row, best.learning_rate, seed) for seed in search.seeds]
 
 

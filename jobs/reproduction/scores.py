@@ -10,19 +10,15 @@ import torch
 from upath import UPath
 
 from jobs.errors import JobError
+from jobs.floors import count_training, score_floor
 from jobs.reproduction.trials import Budget, Trial, windows
-from jobs.scoring import WindowScore, model_scores, ngram_scores, sequences
-from jobs.training.ranks import alone, autocast
-from manifests.dataset_info import read_info
+from jobs.scoring import WindowScore, model_scores
+from jobs.training.ranks import alone
 from manifests.fragments import read_samples
-from manifests.location import location
 from model.hybrid import HybridLM
-from model.ngram import count, fit
 from pipeline.publish import publish_bytes
-from pipeline.stream import StreamConfig, batches, stream
 
 _SCORES_FILE = "test.json"
-_READ_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -40,23 +36,20 @@ class Scores:
 
 
 def score_trial(trial: Trial, budget: Budget) -> None:
-    """Score a trained trial on the test split. In a process of its own."""
+    """Score a trained trial on the test split, in fp32 however it was trained. In a process of its own."""
     torch.set_num_threads(budget.threads)
     device = alone(budget.device).device
     model = HybridLM.from_pretrained(trial.folder).to(device)
-    with autocast(budget.precision, device):
-        scores = model_scores(model, windows(trial, budget, "test", device))
-        _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
+    scores = model_scores(model, windows(trial, budget, "test", device))
+    _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
 
 
-def score_floor(dataset: UPath, order: int, folder: Path, budget: Budget) -> None:
-    """Count the training split in an n-gram model, and score that on the test split."""
-    config = StreamConfig(budget.context, _READ_TOGETHER, shuffle=False)
-    vocab = read_info(location(dataset)).codec["codebook_size"]
-    training = (codes for _, codes in sequences(batches(stream(dataset, "train", config))))
-    ngram = fit(count(training, vocab, order), order)
-    scores = ngram_scores(ngram, batches(stream(dataset, "test", config)))
-    _publish(folder, _add_up(scores, dataset, budget.context, ngram.parameter_count()))
+def score_floors(dataset: UPath, folders: dict[str, Path], budget: Budget) -> None:
+    """Count the training split, and score each floor on the test split, into its folder."""
+    counts = count_training(dataset, budget.context)
+    for name, folder in folders.items():
+        ngram, scores = score_floor(counts, name, dataset, "test", budget.context)
+        _publish(folder, _add_up(scores, dataset, budget.context, ngram.parameter_count()))
 
 
 def read_scores(folder: Path) -> Scores | None:
@@ -78,7 +71,7 @@ def _publish(folder: Path, scores: Scores) -> None:
 
 
 def _add_up(scores: Iterable[WindowScore], dataset: UPath, context: int, parameters: int) -> Scores:
-    samples = read_samples(location(dataset), "test", ["key", "source"])
+    samples = read_samples(dataset, "test", ["key", "source"])
     recording_of = dict(zip(samples["key"].to_pylist(), samples["source"].to_pylist(), strict=True))
     tokens, hits = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
     nats = dict.fromkeys(recording_of.values(), 0.0)

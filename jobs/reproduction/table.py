@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jobs.reproduction.contrasts import BASELINE, Contrast, contrasts, difference_text, sentence, verdict
+from jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
 from jobs.reproduction.results import RowResult
+from jobs.reproduction.rows import BASELINE
 from jobs.reproduction.statistics import (
     Difference,
     Interval,
@@ -70,6 +71,10 @@ LEGEND = (
     "sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of more of them than "
     "the first, scores codebook 0 given the past of the others too. Comparable as likelihoods of codebook 0 are the "
     "token-only rows, the floors, and the hybrid with the mel of codebook 0 decoded alone (hybrid-4m-codes-1).",
+    "Samples are cut into windows, each scored from an empty history. A mel frame reaches back, so the first frames of "
+    "a later window tell a hybrid a little of what came before it, which a token-only row does not hear.",
+    "Hybrid rows are trained with noise on their mel, and without mel in a tenth of the windows, so that they survive "
+    "their own output; it costs them some hundredths of a nat, and token-only rows have nothing of the kind.",
     "The centred row (hybrid-4m-centred) is a control, not a model: its mel window sees up to 704 samples of the "
     "future.",
     "FLOPs/token are of training; parameters, FLOPs and tokens trained are of one seed, wall time is the mean over "

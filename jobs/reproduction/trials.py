@@ -1,6 +1,6 @@
 """One trial: a row trained on one dataset at one learning rate from one seed.
 
-Its folder holds `trial.json`, `config.json` and `model.safetensors` once it is trained; and while it trains, a run that
+Its folder holds `trial.json` and a checkpoint's model and state once it is trained; and while it trains, a run that
 goes on from its newest checkpoint.
 """
 
@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
-from jobs.errors import JobError
+from jobs.errors import Diverged, JobError
 from jobs.progress import status_console
 from jobs.reproduction.rows import Row
 from jobs.scoring import score_model
-from jobs.training.checkpoints import load_run
+from jobs.shard_task import Device
+from jobs.training.checkpoints import load_run, save_state, sync_files
 from jobs.training.config import Config
 from jobs.training.rank import train_rank
-from jobs.training.ranks import DeviceChoice, Precision, alone, autocast
+from jobs.training.ranks import Precision, alone, autocast
 from model.checkpoint import save_model
 from model.cost import training_flops
 from pipeline.publish import publish_bytes
@@ -44,7 +45,7 @@ class Budget:
     context: int
     batch: int
     precision: Precision
-    device: DeviceChoice
+    device: Device
     compile: bool
     threads: int
 
@@ -67,9 +68,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial was found to be: `nats` a token of the validation split; `curve`: (tokens, nats) on the way."""
+    """What a trial was found to be: `nats` a token of the validation split, None where it diverged; `curve`: (tokens,
+    nats) on the way."""
 
-    nats: float
+    nats: float | None
     parameters: int
     flops_per_token: float
     tokens: int
@@ -82,8 +84,11 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     torch.set_num_threads(budget.threads)
     trial.folder.mkdir(parents=True, exist_ok=True)
     config, ranks = training_config(trial, budget), alone(budget.device)
-    with (trial.folder / "log.txt").open("a", encoding="utf-8") as log:
-        train_rank(config, ranks, status_console(log), contextlib.nullcontext(lambda: False))
+    try:
+        with (trial.folder / "log.txt").open("a", encoding="utf-8") as log:
+            train_rank(config, ranks, status_console(log), contextlib.nullcontext(lambda: False))
+    except Diverged:
+        return _publish(trial, Trained(None, 0, 0.0, 0, 0.0, ()))
     model, state = load_run(config.out)
     with autocast(budget.precision, ranks.device):
         score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
@@ -97,9 +102,21 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
         curve=_curve(config.out, budget),
     )
     save_model(model.cpu(), trial.folder)
+    save_state(trial.folder, replace(state, files={}))  # with it, the folder is a checkpoint to evaluate and audit
+    sync_files(trial.folder)
+    return _publish(trial, found)
+
+
+def _publish(trial: Trial, found: Trained) -> Trained:
+    """Say what a trial was found to be, and remove its run."""
     publish_bytes(trial.folder / _TRIAL_FILE, (json.dumps(asdict(found)) + "\n").encode())
-    shutil.rmtree(config.out)
+    shutil.rmtree(training_run(trial), ignore_errors=True)
     return found
+
+
+def training_run(trial: Trial) -> Path:
+    """Where the trial's training run lies while it goes on."""
+    return trial.folder / "run"
 
 
 def read_trained(trial: Trial) -> Trained | None:
@@ -130,7 +147,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
     row, now_and_then = trial.row, math.ceil(budget.steps / EVALUATIONS)
     return Config(
         datasets=(trial.dataset,),
-        out=trial.folder / "run",
+        out=training_run(trial),
         model=row.model,
         mel=row.view,
         input_codebooks=row.input_codebooks,

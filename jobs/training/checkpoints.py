@@ -89,17 +89,28 @@ def save_checkpoint(
     save_model(model if average is None else average.module, aside)
     save_file(tensors, aside / _TRAINING_FILE)
     files = {file.name: file_sha256(file) for file in sorted(aside.iterdir())}
-    (aside / STATE_FILE).write_bytes(_state_bytes(replace(state, files=files)))
-    for file in aside.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    sync_folder(aside)
+    save_state(aside, replace(state, files=files))
+    sync_files(aside)
     if folder.exists():
         folder.replace(folder.with_name(f"{_ASIDE}old-{folder.name}"))
     aside.replace(folder)
     sync_folder(folder.parent)
     _remove_old(run, state, keep)
     return folder
+
+
+def save_state(folder: Path, state: TrainingState) -> None:
+    """Write the state of a checkpoint into its folder."""
+    (folder / STATE_FILE).write_bytes(_state_bytes(state))
+
+
+def sync_files(folder: Path) -> None:
+    """Have the files of `folder`, and their names, on the disk."""
+    for file in folder.iterdir():
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    sync_folder(folder)
 
 
 def update_state(run: Path, state: TrainingState, keep: int) -> None:

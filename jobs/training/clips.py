@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jobs.generate import continue_audio
+from jobs.generate import can_continue, continue_audio
 from jobs.run_codec import codec_of
 from jobs.training.session import Session
 from model.hybrid import HybridLM
 from model.sampling import Sampling
 from pipeline.codec.causal import Codec
 from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig, lookahead_samples
+from pipeline.mel_config import MelConfig
 from pipeline.stream import batches
 
 _SAMPLING = Sampling(temperature=1.0, top_k=100)
@@ -30,10 +30,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """What clips are made from: a prompt `[N]` of whole frames, and how many frames to add."""
+    """What clips are made from: the view of the mel, a prompt `[N]` of whole frames, and how many frames to add."""
 
     codec: Codec
     log_mel: LogMel
+    view: str
     prompt: np.ndarray
     frames: int
 
@@ -41,7 +42,7 @@ class Clips:
         """A continuation by a copy of `model` on the CPU; the seed decides its draws."""
         generator = torch.Generator().manual_seed(seed)
         own = copy.deepcopy(model).cpu().eval()
-        pieces = continue_audio(own, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
+        pieces = continue_audio(own, self.codec, self.log_mel, self.view, self.prompt, _SAMPLING, "decode", generator)
         wav = torch.cat([next(pieces) for _ in range(1 + self.frames)]).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()
@@ -56,10 +57,10 @@ def open_clips(session: Session) -> Clips | None:
     Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
     """
     config = session.config
-    data, books = session.state.data, session.model.config.input_codebooks
-    if config.clip_s == 0 or session.validation is None or books != 1 or lookahead_samples(data.view):
+    data = session.state.data
+    if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.view):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
     codes = next(batches(session.validation)).codes[0, :, : max(1, config.context // 2)]
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
-    return Clips(codec, LogMel(MelConfig(**data.mel)), codec.decode(codes.numpy()), frames)
+    return Clips(codec, LogMel(MelConfig(**data.mel)), data.view, codec.decode(codes.numpy()), frames)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from jobs.errors import JobError
+from jobs.errors import Diverged
 from jobs.progress import share_done
 from jobs.scoring import Score, score_model
 from jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
@@ -33,7 +33,7 @@ class Streak:
 def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
     """Train until the run is done (True), or until the leader is told to stop (False); a checkpoint is left either way.
 
-    Every rank takes the same steps. Raises `JobError` after too many steps in a row whose numbers are out of bounds.
+    Every rank takes the same steps. Raises `Diverged` after too many steps in a row whose numbers are out of bounds.
     """
     config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
     if session.state.unscored:
@@ -146,7 +146,7 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
 def _answer_bad_step(
     session: Session, monitor: Monitor | None, streak: Streak, batches: list[Batch], result: StepResult
 ) -> None:
-    """Say that a step was skipped; after too many in a row raise `JobError`.
+    """Say that a step was skipped; after too many in a row raise `Diverged`.
 
     What is saved then are the weights from before them, if they are sound still on what they were last changed by: else
     the last change is what spoilt them, and the newest checkpoint is what is left.
@@ -163,7 +163,7 @@ def _answer_bad_step(
     found = checkpoints(config.out)
     left = f"{found[-1].name} is from before them" if found else "there is no checkpoint from before them"
     keys = "; ".join(", ".join(one) for one in streak.keys)
-    raise JobError(
+    raise Diverged(
         f"{config.max_bad_steps} steps in a row were out of bounds, the last with {numbers}; {left}; their samples"
         f"{f' on rank {ranks.rank}' if ranks.world > 1 else ''}: {keys}"
     )

@@ -124,14 +124,43 @@ def test_rows_follow_from_the_views(seen: Path) -> None:
         rows_of(info, ["gpt-5"])
 
 
-@given(st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=20), st.floats(10, 1e6), st.integers(1, 64))
+@given(st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=20), st.floats(1e5, 1e7), st.integers(1, 64))
 def test_affordable_tokens_fill_the_time_and_no_more(costs: list[float], seconds: float, workers: int) -> None:
     trials, scored = [Cost(1.0, cost) for cost in costs], [1000] * len(costs)
-    tokens = affordable_tokens(seconds, trials, scored, 512, workers)
-    besides = 1000 + EVALUATIONS * EVALUATED_WINDOWS * 512
-    spent = sum(1.0 + cost * (tokens + besides / 3) for cost in costs)
-    assert spent <= seconds * workers * 0.85 + 1e-6 * seconds * workers + sum(costs)
-    assert spent + sum(costs) >= seconds * workers * 0.85 * (1 - 1e-6)
+    tokens = affordable_tokens(seconds, trials, scored, 512, workers, phases=2)
+    besides = (1000 + EVALUATIONS * EVALUATED_WINDOWS * 512) / 3
+
+    def times(tokens: int) -> list[float]:
+        return [1.0 + cost * (tokens + besides) for cost in costs]
+
+    def fits(tokens: int) -> bool:
+        return sum(times(tokens)) <= 0.85 * seconds * workers and 2 * max(times(tokens)) <= 0.85 * seconds
+
+    assert fits(tokens - 1) and not fits(tokens + 2)
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_ends_nothing(seen: Path, tmp_path: Path) -> None:
+    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=1024", "--learning-rates", "1e30", "1e-3"]
+    assert reproduce(seen, tmp_path, *options) == 0
+    trials = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("trials/**/trial.json")}
+    assert trials["rate-1e+30-seed-0"]["nats"] is None and trials["rate-0.001-seed-0"]["nats"] > 0
+    assert [path.parent.name for path in tmp_path.glob("trials/**/gpt-4m/*/test.json")] == ["rate-0.001-seed-0"]
+
+
+def test_a_trained_row_is_a_checkpoint_to_evaluate_and_audit(seen: Path, tmp_path: Path) -> None:
+    assert reproduce(seen, tmp_path, "--rows=hybrid-4m-codes-1", "--seeds=1") == 0
+    (trial,) = tmp_path.glob("trials/made-speech/hybrid-4m-codes-1/rate-*")
+    assert cli.main(["evaluate", str(seen), str(trial), "--split=validation"]) == 0
+    assert cli.main(["audit", str(trial)]) == 0
+    assert cli.main(["generate", str(trial), "--out", str(tmp_path / "o.wav"), "--seconds=0.1"]) == 0
+
+
+def test_speakers_that_are_not_known_cannot_be_held_out(
+    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["preprocess", "maestro", str(next(made_corpora.glob("maestro*"))), "--out", str(tmp_path / "o")]
+    assert cli.main([*arguments, "--codec=encodec_24khz_small", "--hold-out", "0.1", "0.1"]) == 1
+    assert "no training recording" in capsys.readouterr().err
 
 
 def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_path: Path) -> None:

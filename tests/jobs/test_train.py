@@ -236,7 +236,9 @@ def test_generation_predicts_what_the_model_predicts(
     """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
     model, _ = load_run(runs["hybrid-4m"])
     prompt = read_prompt(prompt_file(made_corpora), 20, codec)
-    generated = continue_audio(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    generated = continue_audio(
+        model, codec, log_mel, "audio", prompt, Sampling(temperature=0), "decode", torch.Generator()
+    )
     head = next(generated)
     tokens = torch.from_numpy(codec.encode(prompt)[0]).long()
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
@@ -259,7 +261,7 @@ def test_generation_goes_on_past_the_context(
 
     def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
         generated = continue_audio(
-            model, codec, log_mel, prompt, Sampling(), mel_source, torch.Generator().manual_seed(0)
+            model, codec, log_mel, "audio", prompt, Sampling(), mel_source, torch.Generator().manual_seed(0)
         )
         return torch.cat([next(generated) for _ in range(count)])
 
