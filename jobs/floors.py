@@ -6,7 +6,7 @@ from jobs.scoring import WindowScore, ngram_scores, sequences
 from manifests.dataset_info import read_info
 from manifests.location import Location
 from model.ngram import Counts, NGram, count, fit
-from pipeline.stream import StreamConfig, batches, stream
+from pipeline.stream import Batch, StreamConfig, batches, stream
 
 # By their order.
 FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}
@@ -28,5 +28,5 @@ def score_floor(
     return ngram, ngram_scores(ngram, _windows(dataset, split, context))
 
 
-def _windows(dataset: Location, split: str, context: int):
+def _windows(dataset: Location, split: str, context: int) -> Iterator[Batch]:
     return batches(stream(dataset, split, StreamConfig(context, _READ_TOGETHER, shuffle=False)))

@@ -115,7 +115,7 @@ class _Lanes:
         while len(ready) < self._most and self._waiting:
             index, blocks = self._waiting.popleft()
             chunks = with_lookahead(_rechunk(blocks, CHUNK_FRAMES * self._codec.hop), self._views.lookahead)
-            lane = _Lane(index, chunks, self._codec.encoder_start, self._views.start())
+            lane = _Lane(index, chunks, self._codec.encoder_start, self._views.start)
             if (read := self._read(lane)) is not None:
                 ready.append((lane, *read))
         self._lanes = []

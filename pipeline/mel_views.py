@@ -33,18 +33,12 @@ class MelViews:
             LogMel(replace(log_mel.config, window_samples=window)) if (window := centred_window(name)) else log_mel
             for name in self.names
         ]
-
-    def start(self) -> ViewState:
-        """The state before a recording."""
-        return ViewState(
-            tuple(
-                None if lookahead_samples(name) else transform.start()
-                for name, transform in zip(self.names, self._transforms, strict=True)
-            ),
-            tuple(
-                self._codec.decoder_start(books) if (books := decoded_codebooks(name)) else None for name in self.names
-            ),
-        )
+        contexts = [
+            None if lookahead_samples(name) else transform.start()
+            for name, transform in zip(self.names, self._transforms, strict=True)
+        ]
+        decoders = [codec.decoder_start(books) if (books := decoded_codebooks(name)) else None for name in self.names]
+        self.start = ViewState(tuple(contexts), tuple(decoders))  # before a recording
 
     def step(
         self, states: Sequence[ViewState], codes: torch.Tensor, wav: torch.Tensor, ahead: torch.Tensor
