@@ -58,6 +58,6 @@ def preset(name: str, *, vocab: int, context: int, mel_bands: int, input_codeboo
         raise ModelError(f"model {name!r} is not known; use one of {', '.join(PRESETS)}")
     shape = PRESETS[name]
     bands = mel_bands if shape.hybrid else 0
-    dropout = shape.mel_dropout if input_codebooks else 0.0  # a model of mel alone would be left with nothing
-    sizes = {"vocab": vocab, "context": context, "mel_bands": bands, "mel_dropout": dropout}
-    return replace(shape, **sizes, input_codebooks=input_codebooks)
+    if not input_codebooks:
+        shape = replace(shape, mel_dropout=0.0)  # a model of mel alone would be left with nothing
+    return replace(shape, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)
