@@ -139,7 +139,7 @@ def test_dataset_json_is_read_back(tmp_path: Path) -> None:
         ("{", "not a dataset description"),
         ("[]", "not a dataset description"),
         ('{"format": "other"}', "another version"),
-        ('{"format": "whisper-gpt dataset 2", "splits": {}}', "not a dataset description"),
+        ('{"format": "whisper-gpt dataset 3", "splits": {}}', "not a dataset description"),
     ],
 )
 def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None, words: str) -> None:
