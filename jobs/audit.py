@@ -29,6 +29,7 @@ from upath import UPath
 from jobs.errors import JobError
 from jobs.progress import status_console
 from jobs.run_codec import codec_of
+from jobs.scoring import token_logits
 from jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
 from manifests.dataset_info import FILE_NAME, read_info
 from manifests.location import is_file, is_remote, location
@@ -177,10 +178,8 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
     def logits(wav: np.ndarray) -> np.ndarray:
         """Of each frame, from those before it `[T, V]`."""
         codes = torch.from_numpy(aligned.codes(wav).T[None]).long()  # [1, K, T]
-        if not model.config.hybrid:
-            return model(codes, None).logits[0].numpy()
         frames = torch.from_numpy(mel(wav)).float()[None]  # [1, T, M]
-        return model(codes, model.mel_encoder.normalise(frames)).logits[0].numpy()
+        return token_logits(model, codes, frames)[0].numpy()
 
     stages = [_Stage("codec", aligned.codes, len(wav), "share of codes")]
     if model.config.hybrid:
@@ -208,8 +207,7 @@ class _Aligned:
         key = hashlib.sha256(wav.tobytes()).digest()
         if key not in self._made:
             (segments,) = map(list, align_recordings([[wav]], self._codec, self._log_mel, frame_count(len(wav))))
-            mels = np.concatenate([segments[0].mel[None], segments[0].mel_views])  # [V, T, M]
-            self._made[key] = segments[0].codes.T, mels
+            self._made[key] = segments[0].codes.T, segments[0].mels
         return self._made[key]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ from jobs.training.checkpoints import load_run, require_same_data, trained_on
 from jobs.training.ranks import DeviceChoice, alone
 from manifests.dataset_info import read_info
 from manifests.location import location
-from pipeline.stream import Batch, StreamConfig, batches, stream
+from pipeline.stream import whole_split
 
 
 @dataclass(frozen=True)
@@ -75,20 +74,21 @@ def evaluate(config: Config) -> list[Row]:
     Raises `JobError` where a run was trained on other data, and where there is nothing to score.
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
-    info, device = read_info(location(config.dataset)), alone(config.device).device
+    dataset = location(config.dataset)
+    info, device = read_info(dataset), alone(config.device).device
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, _, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.view), folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     if "train" in info.splits and info.splits["train"].samples:
-        counts = count_training(location(config.dataset), context)
+        counts = count_training(dataset, context)
         for name in FLOORS:
-            ngram, scores = score_floor(counts, name, location(config.dataset), config.split, context)
+            ngram, scores = score_floor(counts, name, dataset, config.split, context)
             rows.append(_row(None, name, ngram.parameter_count(), config.split, context, add_up(scores)))
     for folder, model, state in loaded:
         shape = model.config
-        windows = _windows(config, config.split, shape.context, state.data.view)
+        windows = whole_split(dataset, config.split, shape.context, config.batch, state.data.view)
         score = score_model(model.to(device), (batch.to(device) for batch in windows))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:
@@ -114,10 +114,6 @@ def table(rows: list[Row]) -> Table:
             escape(Path(row.run).name) if row.run else "–",
         )
     return shown
-
-
-def _windows(config: Config, split: str, context: int, view: str | None = None) -> Iterator[Batch]:
-    return batches(stream(config.dataset, split, StreamConfig(context, config.batch, shuffle=False, view=view)))
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:

@@ -6,7 +6,7 @@ from jobs.scoring import WindowScore, ngram_scores, sequences
 from manifests.dataset_info import read_info
 from manifests.location import Location
 from model.ngram import Counts, NGram, count, fit
-from pipeline.stream import Batch, StreamConfig, batches, stream
+from pipeline.stream import whole_split
 
 # By their order.
 FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}
@@ -17,7 +17,8 @@ _READ_TOGETHER = 16
 def count_training(dataset: Location, context: int) -> Counts:
     """The n-grams of the training split, of the highest order; about 100 bytes a token."""
     vocab = read_info(dataset).codec["codebook_size"]
-    return count((tokens for _, tokens in sequences(_windows(dataset, "train", context))), vocab, max(FLOORS.values()))
+    windows = whole_split(dataset, "train", context, _READ_TOGETHER)
+    return count((tokens for _, tokens in sequences(windows)), vocab, max(FLOORS.values()))
 
 
 def score_floor(
@@ -25,8 +26,4 @@ def score_floor(
 ) -> tuple[NGram, Iterator[WindowScore]]:
     """The floor of that name, and its scores on a split."""
     ngram = fit(counts, FLOORS[name])
-    return ngram, ngram_scores(ngram, _windows(dataset, split, context))
-
-
-def _windows(dataset: Location, split: str, context: int) -> Iterator[Batch]:
-    return batches(stream(dataset, split, StreamConfig(context, _READ_TOGETHER, shuffle=False)))
+    return ngram, ngram_scores(ngram, whole_split(dataset, split, context, _READ_TOGETHER))

@@ -27,7 +27,7 @@ from jobs.reproduction.table import table_json, table_markdown
 from jobs.reproduction.trials import Budget, recipe
 from jobs.shard_task import Device
 from jobs.training.ranks import Precision
-from manifests.dataset_info import DatasetInfo, read_info
+from manifests.dataset_info import read_info
 from manifests.location import location
 from model.config import PRESETS
 from pipeline.publish import publish_bytes
@@ -75,21 +75,17 @@ def run(config: Config) -> int:
     _check(config)
     console = status_console()
     results, datasets = config.out.absolute(), [location(dataset) for dataset in config.datasets]
-    infos = {dataset.name: read_info(dataset) for dataset in datasets}
-    domains = [
-        Domain(dataset, rows_of(infos[dataset.name], config.rows), _scored_frames(infos[dataset.name], dataset))
-        for dataset in datasets
-    ]
+    domains = [_domain(dataset, config.rows) for dataset in datasets]
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     ray_pool.refuse_dead_address(config.ray_address)
     with output_lock(results), ray_pool.cluster(config.ray_address, None, config.device) as places:
         most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
         require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
-        budget = _settle(config, domains, infos, search, places, console.print)
+        budget = _settle(config, domains, search, results, places, console.print)
         save_config(config, results / "reproduce.yaml")
         run_all(domains, search, budget, results, console.print)
     rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
-    note = [*_note(infos, search, budget), *_at_edges(rows_by_domain, search)]
+    note = [*_note(domains, search, budget), *_at_edges(rows_by_domain, search)]
     publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
     for name, rows in rows_by_domain.items():
         publish_bytes(results / f"{name}-learning.png", learning_curves(name, rows))
@@ -117,22 +113,17 @@ def _check(config: Config) -> None:
     require(len(set(rates)) == len(rates), "--learning-rates: each once")
 
 
-def _scored_frames(info: DatasetInfo, dataset: UPath) -> int:
-    """Frames of the two splits that are scored. Raises `JobError` where one of the three splits is empty."""
+def _domain(dataset: UPath, rows: Sequence[str]) -> Domain:
+    """A dataset with its rows. Raises `JobError` where one of the three splits is empty."""
+    info = read_info(dataset)
+    domain = Domain(dataset, info, rows_of(info, rows))
     for split in ("train", "validation", "test"):
         if split not in info.splits or not info.splits[split].samples:
             raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one of whole speakers")
-    return info.splits["validation"].frames + info.splits["test"].frames
+    return domain
 
 
-def _settle(
-    config: Config,
-    domains: Sequence[Domain],
-    infos: dict[str, DatasetInfo],
-    search: Search,
-    places: int,
-    say: Say,
-) -> Budget:
+def _settle(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, say: Say) -> Budget:
     """The budget of all trials: that of the plan in the results' folder, else a new one, which is written there.
 
     Raises `JobError` where what was begun there is another table.
@@ -146,10 +137,10 @@ def _settle(
         compile=config.compile,
         threads=config.threads,
     )
-    path = config.out / _PLAN_FILE
+    path = results / _PLAN_FILE
     plan: dict[str, Any] = {
         "minutes": config.budget,
-        "datasets": {name: [info.fingerprint, *info.plans_sha256] for name, info in infos.items()},
+        "datasets": {one.name: [one.info.fingerprint, *one.info.plans_sha256] for one in domains},
         "models": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
         "learning_rates": list(search.learning_rates),
@@ -160,9 +151,7 @@ def _settle(
         if config.budget:
             say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
             workers = max(1, places // (1 if config.device == "cuda" else config.threads))
-            budget = replace(
-                budget, tokens=afford(domains, search, budget, config.budget, workers, config.out.absolute())
-            )
+            budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, results))
         found = plan | {"tokens": budget.tokens}
         publish_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     for name, value in plan.items():
@@ -188,7 +177,7 @@ def _at_edges(rows_by_domain: dict[str, list[RowResult]], search: Search) -> lis
     )
 
 
-def _note(infos: dict[str, DatasetInfo], search: Search, budget: Budget) -> list[str]:
+def _note(domains: Sequence[Domain], search: Search, budget: Budget) -> list[str]:
     """What the figures were measured on, for the legend."""
     rates, seeds = ", ".join(f"{rate:g}" for rate in search.learning_rates), ", ".join(map(str, search.seeds))
     tokens = budget.steps * budget.batch * budget.context
@@ -198,8 +187,9 @@ def _note(infos: dict[str, DatasetInfo], search: Search, budget: Budget) -> list
         f"Learning rates {rates} tried with seed {search.seeds[0]}; the best on the validation split is trained with "
         f"seeds {seeds}. The test split is scored once, at the end.",
     ]
-    for name, info in infos.items():
+    for domain in domains:
+        info = domain.info
         hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
-        lines.append(f"{name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
+        lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
     return lines

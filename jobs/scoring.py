@@ -52,9 +52,8 @@ def model_scores(model: HybridLM, windows: Iterable[Batch]) -> Iterator[WindowSc
     model.eval()
     try:
         for batch in windows:
-            mel = model.mel_encoder.normalise(batch.mel) if model.config.hybrid else None
             targets = batch.codes[:, 0]
-            logits = model(batch.codes, mel).logits.float()
+            logits = token_logits(model, batch.codes, batch.mel).float()
             nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
             hits = logits.argmax(dim=-1) == targets
             columns = (nats.double().cpu().numpy(), hits.cpu().numpy(), batch.mask.cpu().numpy())
@@ -62,6 +61,12 @@ def model_scores(model: HybridLM, windows: Iterable[Batch]) -> Iterator[WindowSc
                 yield WindowScore(key, own_nats[mask], own_hits[mask])
     finally:
         model.train(training)
+
+
+def token_logits(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
+    """What `model` predicts of every frame from those before it, `[B, T, V]`, of `codes` `[B, K, T]` and raw log-mel
+    `[B, T, M]`, which a token-only model does not look at."""
+    return model(codes, model.mel_encoder.normalise(mel) if model.config.hybrid else None).logits
 
 
 def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:

@@ -21,7 +21,7 @@ from pipeline.errors import AudioError
 from pipeline.mel import LogMel
 from pipeline.plan import recording_of
 from pipeline.publish import publish_bytes, publishing
-from pipeline.sample import Sample, SampleMeta
+from pipeline.sample import MEMBERS, Sample, SampleMeta
 from pipeline.shards import ShardWriter, Span, shard_path
 
 
@@ -35,7 +35,7 @@ class _Tally:
     code_counts: np.ndarray  # int64 [K, codebook_size]
 
     def add(self, segment: Segment, sample_rate: int) -> None:
-        mel = np.concatenate([segment.mel[None], segment.mel_views]).astype(np.float64)  # [V, T, M]
+        mel = segment.mels.astype(np.float64)  # [V, T, M]
         self.frames += mel.shape[1]
         self.seconds += segment.samples / sample_rate
         self.mel_sums += [mel.sum(axis=1), np.square(mel).sum(axis=1)]
@@ -152,10 +152,11 @@ def _manifest_row(sample: Sample, segment: Segment, spans: dict[str, Span], shar
         "clipped_share": segment.clipped_share,
     }
     absent = Span(0, 0, "")
-    for member in ("codes", "json", "mel", "mel_views"):
+    for member in (name.partition(".")[0] for name in MEMBERS):
         span = spans.get(member, absent)
-        row |= {f"{member}_offset": span.offset, f"{member}_size": span.size, f"{member}_sha256": span.sha256}
-    del row["json_sha256"]  # what is in it, the row holds itself
+        row |= {f"{member}_offset": span.offset, f"{member}_size": span.size}
+        if member != "json":  # what is in that, the row holds itself
+            row[f"{member}_sha256"] = span.sha256
     return row
 
 

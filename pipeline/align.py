@@ -35,6 +35,11 @@ class Segment:
     rms_dbfs: float
     clipped_share: float
 
+    @property
+    def mels(self) -> np.ndarray:
+        """All views of the mel, float16 `[V, T, M]`."""
+        return np.concatenate([self.mel[None], self.mel_views])
+
 
 def align_recordings(
     recordings: Sequence[Iterable[np.ndarray]],

@@ -14,11 +14,9 @@ from pipeline.sample import npy_view
 from pipeline.shard_cache import ShardCache
 from pipeline.shards import shard_path
 
-_NUMBERS = (
-    *("frames", "codebooks", "mel_bands", "codes_offset", "codes_size"),
-    *("mel_offset", "mel_size", "mel_views_offset", "mel_views_size"),
-)
-COLUMNS = ("key", "split", "shard", *_NUMBERS)
+_NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size")
+_MELS = ("mel_offset", "mel_size", "mel_views_offset", "mel_views_size")
+COLUMNS = ("key", "split", "shard", *_NUMBERS, *_MELS)
 _OPEN_SHARDS = 64
 _CODES, _MEL = np.dtype(np.int16), np.dtype(np.float16)
 
@@ -33,14 +31,18 @@ class ShardReader:
     def __init__(
         self, dataset: Location, rows: pa.Table, cache: ShardCache | None = None, view: int = 0, views: int = 1
     ):
-        self._view, self._other_views = view, views - 1
         self._dataset = dataset
         self._cache = cache
         self._keys = rows["key"].combine_chunks()
         self.shard_of = rows["shard"].combine_chunks().dictionary_encode().indices.to_numpy()  # int32 [N]
         firsts = np.unique(self.shard_of, return_index=True)[1]
         self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
-        self._numbers = np.stack([rows[name].to_numpy() for name in _NUMBERS], axis=1).astype(np.int64)  # [N, 9]
+        # The first view is a member by itself, the others lie in one together.
+        member = "mel_views" if view else "mel"
+        self._others: tuple[int, ...] = (views - 1,) if view else ()
+        self._at: tuple[int, ...] = (view - 1,) if view else ()
+        names = (*_NUMBERS, f"{member}_offset", f"{member}_size")
+        self._numbers = np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.int64)  # [N, 7]
         self.frames = self._numbers[:, 0]
         self.shape = int(self._numbers[0, 1]), int(self._numbers[0, 2])  # K, M
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
@@ -59,17 +61,13 @@ class ShardReader:
         Raises `PipelineError`, naming shard and sample, for what is not what the manifest says, and `ShardError` for a
         shard that cannot be read at all.
         """
-        total, books, bands, codes_offset, codes_size, *mel_places = self._numbers[row].tolist()
+        total, books, bands, codes_offset, codes_size, mel_offset, mel_size = self._numbers[row].tolist()
         shard = int(self.shard_of[row])
         data, end, member = self._open(shard), start + frames, "codes"
         try:
             codes = _array(data[codes_offset : codes_offset + codes_size], _CODES, (books, total))
             member = "mel"
-            offset, size = mel_places[:2] if self._view == 0 else mel_places[2:]
-            if self._view == 0:
-                mel = _array(data[offset : offset + size], _MEL, (total, bands))
-            else:
-                mel = _array(data[offset : offset + size], _MEL, (self._other_views, total, bands))[self._view - 1]
+            mel = _array(data[mel_offset : mel_offset + mel_size], _MEL, (*self._others, total, bands))[self._at]
         except ValueError as error:
             raise self.damaged(row, f"{member}: {error}") from error
         return codes[:, start:end], mel[start:end]

@@ -235,6 +235,13 @@ def batches(node: BaseNode[Batch]) -> Iterator[Batch]:
     yield from node
 
 
+def whole_split(
+    dataset: Location | str, split: str, context: int, batch: int, view: str | None = None
+) -> Iterator[Batch]:
+    """Every frame of a split once, in order, in windows that hold one sample each; as `stream`."""
+    return batches(stream(dataset, split, StreamConfig(context, batch, shuffle=False, view=view)))
+
+
 def _stop_thread(prefetcher: Prefetcher) -> None:
     """End the prefetcher's thread; one that still reads when the interpreter ends brings the process down (SIGABRT)."""
     if prefetcher._it is not None:  # which torchdata 0.11 has no public way to end

@@ -31,7 +31,7 @@ from jobs.training.monitor import Monitor
 from jobs.training.ranks import DeviceChoice, Precision, alone
 from jobs.training.session import Session, open_session
 from model.config import preset
-from pipeline.stream import StreamConfig, batches, stream
+from pipeline.stream import whole_split
 
 _PLAIN = "plain loop"
 _WARM_UP = 2  # steps of a round that are not counted
@@ -195,5 +195,5 @@ def _plain(
 
 def _tokens(config: Config) -> np.ndarray:
     """The coarsest codes of the training split, one after another, uint16 `[N]`, as nanoGPT has its tokens on disk."""
-    node = stream(config.dataset, "train", StreamConfig(config.context, 64, shuffle=False))
-    return np.concatenate([batch.codes[:, 0][batch.mask].numpy().astype(np.uint16) for batch in batches(node)])
+    windows = whole_split(config.dataset, "train", config.context, 64)
+    return np.concatenate([batch.codes[:, 0][batch.mask].numpy().astype(np.uint16) for batch in windows])

@@ -1,15 +1,13 @@
 """The questions that the table is made to answer, each a difference of two rows, put into a sentence."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.reproduction.results import RowResult
 from jobs.reproduction.rows import BASELINE
 from jobs.reproduction.statistics import Difference, Interval, difference, seed_sd
-
-_DECODED = re.compile(r"hybrid-4m-codes-(\d+)")
+from pipeline.mel_config import decoded_codebooks
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def difference_text(found: Difference) -> str:
 
 def _pairs(named: dict[str, RowResult]) -> list[tuple[str, str, str]]:
     """(row, base, aside) of every contrast, in the order of the report, whether the rows are there or not."""
-    decoded = [int(match[1]) for name in named if (match := _DECODED.fullmatch(name))]
+    decoded = [decoded_codebooks(name.removeprefix("hybrid-4m-")) for name in named]
     most_codes = f"hybrid-4m-codes-{max(decoded, default=0)}"
     return [
         ("hybrid-4m", "gpt-40m", ""),

@@ -19,6 +19,7 @@ from jobs.reproduction.results import RowResult
 from jobs.reproduction.rows import Row
 from jobs.reproduction.scores import Scores, read_scores, require_scores, score_floors, score_trial
 from jobs.reproduction.trials import Budget, Trial, read_trained, require_trained, train_trial
+from manifests.dataset_info import DatasetInfo
 from model.config import PRESETS
 
 _RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
@@ -31,13 +32,18 @@ class Domain:
     """A dataset and the rows that are trained on it."""
 
     dataset: UPath
+    info: DatasetInfo
     rows: list[Row]
-    scored_frames: int  # of the validation and the test split
 
     @property
     def name(self) -> str:
         """That of the dataset's folder."""
         return self.dataset.name
+
+    @property
+    def scored_frames(self) -> int:
+        """Those of the two splits that are scored."""
+        return self.info.splits["validation"].frames + self.info.splits["test"].frames
 
 
 @dataclass(frozen=True)

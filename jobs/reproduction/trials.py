@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from jobs.training.ranks import Precision, alone, autocast
 from model.checkpoint import save_model
 from model.cost import training_flops
 from pipeline.publish import publish_bytes
-from pipeline.stream import Batch, StreamConfig, batches, stream
+from pipeline.stream import Batch, whole_split
 
 EVALUATIONS = 10  # points of the learning curve
 EVALUATED_WINDOWS = 32  # for a point; the trial's last score is of the whole split
@@ -138,8 +138,8 @@ def require_trained(trial: Trial) -> Trained:
 
 def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
     """The whole of a split, its samples cut into windows, each predicted from what is in it."""
-    config = StreamConfig(budget.context, _SCORED_TOGETHER, shuffle=False, view=trial.row.view)
-    return (batch.to(device) for batch in batches(stream(trial.dataset, split, config)))
+    found = whole_split(trial.dataset, split, budget.context, _SCORED_TOGETHER, trial.row.view)
+    return (batch.to(device) for batch in found)
 
 
 def training_config(trial: Trial, budget: Budget) -> Config:
@@ -170,8 +170,8 @@ def training_config(trial: Trial, budget: Budget) -> Config:
 def recipe() -> dict[str, Any]:
     """What of a training run is the same in all trials, whatever their budget."""
     same = ("optimizer", "weight_decay", "warmup", "clip", "ema", "accumulate", "pack")
-    defaults = {field.name: field.default for field in fields(Config)}
-    return {name: defaults[name] for name in same}
+    defaults = Config((), Path())
+    return {name: getattr(defaults, name) for name in same}
 
 
 def _curve(run: Path, budget: Budget) -> tuple[tuple[int, float], ...]:

@@ -1,13 +1,12 @@
 """Any folder of audio: every .flac, .wav, .ogg and .mp3 below it, split by a stable hash of its path."""
 
 import fnmatch
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from manifests.location import Location, list_files
 from pipeline.audio import EXTENSIONS
-from pipeline.corpora.recording import Recording, Scan, make_id
+from pipeline.corpora.recording import Recording, Scan, make_id, stable_draw
 from pipeline.errors import PipelineError
 
 VALIDATION_SHARE = 0.05
@@ -32,7 +31,7 @@ def matches(path: Path, patterns: Sequence[str]) -> bool:
 
 
 def _split(path: str) -> str:
-    draw = int.from_bytes(hashlib.sha256(b"split " + path.encode(errors="surrogateescape")).digest()[:8]) / 2**64
+    draw = stable_draw(b"split " + path.encode(errors="surrogateescape"))
     if draw < TEST_SHARE:
         return "test"
     return "validation" if draw < TEST_SHARE + VALIDATION_SHARE else "train"

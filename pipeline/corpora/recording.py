@@ -53,13 +53,17 @@ def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:
     def split(recording: Recording) -> str:
         if recording.split != "train" or not recording.speaker:
             return recording.split
-        digest = hashlib.sha256(f"speaker {recording.speaker}".encode()).digest()
-        draw = int.from_bytes(digest[:8]) / 2**64
+        draw = stable_draw(f"speaker {recording.speaker}".encode())
         if draw < validation:
             return "validation"
         return "test" if draw < validation + test else "train"
 
     return replace(scan, recordings=[replace(recording, split=split(recording)) for recording in scan.recordings])
+
+
+def stable_draw(data: bytes) -> float:
+    """A number in [0, 1) that `data` decides, whatever else there is."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8]) / 2**64
 
 
 def make_id(corpus: str, name: str, path: str) -> str:
