@@ -143,7 +143,6 @@ def _settle(config: Config, domains: Sequence[Domain], search: Search, results: 
         "datasets": {one.name: [one.info.fingerprint, *one.info.plans_sha256] for one in domains},
         "models": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
-        "learning_rates": list(search.learning_rates),
         **asdict(budget),
     }
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
