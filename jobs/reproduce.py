@@ -6,9 +6,8 @@ A rerun goes on where another ended: each trial that is done stays done.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import ray
 from tyro.conf import Positional
@@ -19,20 +18,20 @@ from jobs.config_files import save_config
 from jobs.errors import JobError, require
 from jobs.output_lock import output_lock
 from jobs.progress import status_console
+from jobs.reproduction.collect import row_results, scored_besides
+from jobs.reproduction.plan import keep_plan, plan_of, planned_tokens
 from jobs.reproduction.plots import learning_curves, position_curves
 from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import rows_of
-from jobs.reproduction.schedule import Domain, Say, Search, afford, row_results, run_all
-from jobs.reproduction.table import table_json, table_markdown
-from jobs.reproduction.trials import Budget, recipe
+from jobs.reproduction.rows import lacking, rows_of
+from jobs.reproduction.schedule import Say, afford, run_all
+from jobs.reproduction.search import Domain, Search
+from jobs.reproduction.table import figure_names, table_json, table_markdown
+from jobs.reproduction.trials import Budget
 from jobs.shard_task import Device
 from jobs.training.ranks import Precision
 from manifests.dataset_info import read_info
 from manifests.location import location
-from model.config import PRESETS
 from pipeline.publish import publish_bytes
-
-_PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Config:
     tokens: int | None = None
     """Tokens that each trial is trained on, whatever the model (one of --tokens and --budget)."""
     budget: float | None = None
-    """Minutes that all of it may take on these machines: a few steps of each row say how many tokens that are."""
+    """Minutes that the trials may take on these machines: a few steps of each row say how many tokens that are."""
     seeds: int = 3
     """Trials of each row, of other first weights and another order of the data."""
     learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
@@ -78,21 +77,28 @@ def run(config: Config) -> int:
     domains = [_domain(dataset, config.rows) for dataset in datasets]
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     ray_pool.refuse_dead_address(config.ray_address)
-    with output_lock(results), ray_pool.cluster(config.ray_address, None, config.device) as places:
-        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
-        budget = _settle(config, domains, search, results, places, console.print)
-        save_config(config, results / "reproduce.yaml")
-        run_all(domains, search, budget, results, console.print)
-    rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
-    note = [*_note(domains, search, budget), *_at_edges(rows_by_domain, search)]
-    publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
-    for name, rows in rows_by_domain.items():
-        publish_bytes(results / f"{name}-learning.png", learning_curves(name, rows))
-        publish_bytes(results / f"{name}-positions.png", position_curves(name, rows))
-    publish_bytes(results / "table.md", table_markdown(rows_by_domain, note).encode())
+    with output_lock(results):
+        with ray_pool.cluster(config.ray_address, None, config.device) as places:
+            most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+            require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
+            budget = _budget(config, domains, search, results, places, console.print)
+            keep_plan(results, plan_of(domains, budget))
+            save_config(config, results / "reproduce.yaml")
+            run_all(domains, search, budget, results, console.print)
+        _publish(domains, search, budget, results)
     console.print(f"{results / 'table.md'}: the table; table.json and the curves lie beside it")
     return 0
+
+
+def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> None:
+    """Write the table and its pictures, of trials that are all done."""
+    rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
+    note = [*_note(domains, search, budget, results), *_at_edges(rows_by_domain, search)]
+    publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
+    for name, rows in rows_by_domain.items():
+        for file, draw in zip(figure_names(name).values(), (learning_curves, position_curves), strict=True):
+            publish_bytes(results / file, draw(name, rows))
+    publish_bytes(results / "table.md", table_markdown(rows_by_domain, note).encode())
 
 
 def _check(config: Config) -> None:
@@ -116,20 +122,17 @@ def _check(config: Config) -> None:
 def _domain(dataset: UPath, rows: Sequence[str]) -> Domain:
     """A dataset with its rows. Raises `JobError` where one of the three splits is empty."""
     info = read_info(dataset)
-    domain = Domain(dataset, info, rows_of(info, rows))
+    domain = Domain(dataset, info, rows_of(dataset.name, info, rows))
     for split in ("train", "validation", "test"):
         if split not in info.splits or not info.splits[split].samples:
             raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one of whole speakers")
     return domain
 
 
-def _settle(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, say: Say) -> Budget:
-    """The budget of all trials: that of the plan in the results' folder, else a new one, which is written there.
-
-    Raises `JobError` where what was begun there is another table.
-    """
+def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, say: Say) -> Budget:
+    """The budget of all trials; with --budget in as many tokens as were planned before, or as the time allows here."""
     budget = Budget(
-        tokens=config.tokens or 0,
+        tokens=config.tokens or planned_tokens(results) or 0,
         context=config.context,
         batch=config.batch,
         precision=config.precision,
@@ -137,27 +140,10 @@ def _settle(config: Config, domains: Sequence[Domain], search: Search, results: 
         compile=config.compile,
         threads=config.threads,
     )
-    path = results / _PLAN_FILE
-    plan: dict[str, Any] = {
-        "minutes": config.budget,
-        "datasets": {one.name: [one.info.fingerprint, *one.info.plans_sha256] for one in domains},
-        "models": {name: asdict(shape) for name, shape in PRESETS.items()},
-        "recipe": recipe(),
-        **asdict(budget),
-    }
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if found is None:
-        if config.budget:
-            say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
-            workers = max(1, places // (1 if config.device == "cuda" else config.threads))
-            budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, results))
-        found = plan | {"tokens": budget.tokens}
-        publish_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
-    for name, value in plan.items():
-        if found.get(name) != value and not (name == "tokens" and config.budget):
-            what = f"other {name}" if isinstance(value, dict) else f"{name} was {found.get(name)}, now {value}"
-            raise JobError(f"{config.out} holds another table: {what}; use another --out")
-    budget = replace(budget, tokens=found["tokens"])
+    if config.budget and not budget.tokens:
+        say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
+        workers = max(1, places // (1 if config.device == "cuda" else config.threads))
+        budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, results))
     say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
 
@@ -176,7 +162,7 @@ def _at_edges(rows_by_domain: dict[str, list[RowResult]], search: Search) -> lis
     )
 
 
-def _note(domains: Sequence[Domain], search: Search, budget: Budget) -> list[str]:
+def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> list[str]:
     """What the figures were measured on, for the legend."""
     rates, seeds = ", ".join(f"{rate:g}" for rate in search.learning_rates), ", ".join(map(str, search.seeds))
     tokens = budget.steps * budget.batch * budget.context
@@ -191,4 +177,10 @@ def _note(domains: Sequence[Domain], search: Search, budget: Budget) -> list[str
         hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
         lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
+        if absent := lacking(info):
+            how = "preprocess --mel-of both --leaky-control makes what they read"
+            lines.append(f"{domain.name} does not allow the rows of {', '.join(absent)}: {how}.")
+        if besides := scored_besides(domain, search, results):
+            models = f"{besides} models of rates that are not chosen now"
+            lines.append(f"{domain.name}: {models} were scored on the test split too, before the grid was widened.")
     return lines

@@ -1,1 +1,1 @@
-"""The paper's table, from results to numbers, sentences and pictures; nothing here trains or reads a file."""
+"""The paper's table: its rows, the trials that train and score them, and what is made of their results."""

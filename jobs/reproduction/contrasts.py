@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from jobs.reproduction.results import RowResult
 from jobs.reproduction.rows import BASELINE
-from jobs.reproduction.statistics import Difference, Interval, difference, seed_sd
+from jobs.reproduction.statistics import Difference, Interval, difference
 from pipeline.mel_config import decoded_codebooks
+
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -18,25 +20,23 @@ class Contrast:
     base: str
     aside: str
     difference: Difference
-    seed_sds: tuple[float | None, float | None]  # of `row` and of `base`
 
 
 def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
     """The contrasts between the `rows` of one domain; those that lack a row are left out."""
     named = {row.row: row for row in rows}
-    found = []
-    for name, base_name, aside in _pairs(named):
-        if name in named and base_name in named:
-            row, base = named[name], named[base_name]
-            found.append(Contrast(name, base_name, aside, difference(row, base), (seed_sd(row), seed_sd(base))))
-    return found
+    return [
+        Contrast(name, base, aside, difference(named[name], named[base]))
+        for (name, base), aside in _pairs(named).items()
+        if name in named and base in named
+    ]
 
 
 def sentence(contrast: Contrast) -> str:
-    """The contrast in one plain sentence, with Δ, interval, p, and the spread of seeds where there is one."""
+    """The contrast in one plain sentence, with Δ, interval, p, and Δ by seed."""
     aside = f" ({contrast.aside})" if contrast.aside else ""
-    spreads = [f"{sd:.4f}" for sd in contrast.seed_sds if sd is not None]
-    seeds = f"; seed SD {' and '.join(spreads)}" if len(spreads) == 2 else ""
+    by_seed = contrast.difference.by_seed
+    seeds = f"; by seed {', '.join(map(_signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
     return (
         f"{contrast.row} against {contrast.base}{aside}: {verdict(contrast.difference)} "
         f"(Δ {difference_text(contrast.difference)}{seeds})."
@@ -44,12 +44,12 @@ def sentence(contrast: Contrast) -> str:
 
 
 def verdict(found: Difference) -> str:
-    """What a difference shows: which way, where its interval does not hold 0."""
-    if found.interval is None:
+    """What a difference shows: which way, where interval and test both say that it is none of chance."""
+    if found.interval is None or found.p is None:
         return "too few recordings to say"
     if not all(map(math.isfinite, (found.delta, *found.interval))):
         return "not a number, a run diverged"
-    if found.interval.low <= 0 <= found.interval.high:
+    if found.interval.low <= 0 <= found.interval.high or found.p >= _SIGNIFICANT:
         return "no difference that this test set can show"
     return "lower" if found.delta < 0 else "higher"
 
@@ -62,18 +62,21 @@ def difference_text(found: Difference) -> str:
     return f"{_signed(found.delta)} {_signed_interval(found.interval)}, {p}"
 
 
-def _pairs(named: dict[str, RowResult]) -> list[tuple[str, str, str]]:
-    """(row, base, aside) of every contrast, in the order of the report, whether the rows are there or not."""
+def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
+    """(row, base) of every contrast, in the order of the report, whether the rows are there or not, and its aside."""
     decoded = [decoded_codebooks(name.removeprefix("hybrid-4m-")) for name in named]
     most_codes = f"hybrid-4m-codes-{max(decoded, default=0)}"
-    return [
-        ("hybrid-4m", "gpt-40m", ""),
-        ("hybrid-4m", BASELINE, ""),
-        (most_codes, "gpt-4m-all-codes", "mel of the decoded codes, or the codes themselves"),
-        (most_codes, BASELINE, ""),
-        ("hybrid-4m-centred", "hybrid-4m", "the price of a leak"),
-        ("mel-alone", BASELINE, ""),
-    ]
+    return {
+        ("hybrid-4m", "gpt-40m"): "",
+        ("hybrid-4m", BASELINE): "",
+        (most_codes, "gpt-4m-all-codes"): "mel of the decoded codes, or the codes themselves",
+        (most_codes, BASELINE): "",
+        ("hybrid-4m-codes-1", "gpt-40m"): "both know codebook 0 alone",
+        ("hybrid-4m-codes-1", BASELINE): "both know codebook 0 alone",
+        ("hybrid-4m", most_codes): "what real mel holds beyond the codes",
+        ("hybrid-4m", "mel-alone"): "what the tokens add",
+        ("hybrid-4m-centred", "hybrid-4m"): "the price of a leak",
+    }
 
 
 def _signed_interval(found: Interval) -> str:

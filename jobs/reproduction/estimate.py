@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.reproduction.trials import EVALUATED_WINDOWS, EVALUATIONS, Budget, Trial, training_config
+from jobs.reproduction.trials import Budget, Trial, training_config
 from jobs.training.loop import take_step
 from jobs.training.monitor import Clock
 from jobs.training.ranks import alone
@@ -44,18 +44,14 @@ def time_trial(trial: Trial, budget: Budget) -> Cost:
         session.close()
 
 
-def affordable_tokens(
-    seconds: float, trials: Sequence[Cost], scored: Sequence[int], context: int, workers: int, phases: int
-) -> int:
+def affordable_tokens(seconds: float, trials: Sequence[Cost], scored: Sequence[int], workers: int, phases: int) -> int:
     """How many tokens each of `trials` may be trained on for all to be done in `seconds` on `workers` side by side.
 
-    `scored` are the tokens of the splits that each is scored on at its end. In each of the `phases` the slowest one
+    `scored` are the tokens that each is scored on, on the way and at its end. In each of the `phases` the slowest one
     must find the time, too. 0 or less where the time is too short.
     """
-    on_the_way = EVALUATIONS * EVALUATED_WINDOWS * context
     besides = [
-        cost.start_s + cost.token_s * _SCORING_SHARE * (tokens + on_the_way)
-        for cost, tokens in zip(trials, scored, strict=True)
+        cost.start_s + cost.token_s * _SCORING_SHARE * tokens for cost, tokens in zip(trials, scored, strict=True)
     ]
     in_all = (seconds * _USED * workers - sum(besides)) / sum(cost.token_s for cost in trials)
     in_turn = min(

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from jobs.reproduction.results import RowResult
-from jobs.reproduction.statistics import nll
 
 # Without its grey, which is the floors'.
 _COLOURS = [colormaps["tab10"](i) for i in range(10) if i != 7]
@@ -20,24 +19,19 @@ _POSITION_BINS = 32
 def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
     """PNG of validation NLL against tokens trained: of each row the mean over seeds, in a band from least to greatest.
 
-    Floors are dashed; theirs is the NLL of the scored split, as they have no curve.
+    Floors have no curve, and what they score on another split would say nothing here.
     """
     figure, axes = _figure(domain, "tokens trained", "validation NLL, nats per token")
     axes.xaxis.set_major_formatter(EngFormatter())
     tops, lows = [], []
     for row, style in zip(rows, _styles(rows), strict=True):
-        if row.floor:
-            axes.axhline(nll(row), label=f"{row.row} (scored split)", **style)
-            tops.append(nll(row))
-            lows.append(nll(row))
-            continue
         tokens, by_seed = common_points(row)
         if not len(tokens):
             continue
         axes.plot(tokens, by_seed.mean(axis=0), label=row.row, **style)
         axes.fill_between(tokens, by_seed.min(axis=0), by_seed.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-        # The first tenth falls from log(codebook size): drawn whole, it would press all else into one line.
-        tops.append(by_seed[:, tokens >= tokens[-1] / 10].max())
+        # The first point is on the way down from log(codebook size): shown, it would press all else into one line.
+        tops.append(by_seed[:, min(1, len(tokens) - 1) :].max())
         lows.append(by_seed.min())
     if tops and np.isfinite([*tops, *lows]).all():
         margin = 0.05 * (max(tops) - min(lows)) or 0.1
@@ -61,7 +55,8 @@ def common_points(row: RowResult) -> tuple[np.ndarray, np.ndarray]:
     """Tokens trained `[P]` at which every seed was validated, in order, and the NLL there `[S, P]`."""
     curves = [dict(curve) for curve in row.curves]
     tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-    return np.array(tokens), np.array([[curve[t] for t in tokens] for curve in curves]).reshape(len(curves), -1)
+    by_seed = [[curve[t] for t in tokens] for curve in curves]
+    return np.array(tokens), np.array(by_seed).reshape(len(curves), len(tokens))
 
 
 def by_position(nats: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

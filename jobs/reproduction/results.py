@@ -19,8 +19,9 @@ class RowResult:
     tokens_trained: int
     wall_s: float  # mean over seeds
     seeds: tuple[int, ...]
-    recordings: tuple[str, ...]  # the N recordings of the split, the same in every row of a domain
-    tokens: np.ndarray  # int64 [N], scored tokens of each recording, at least 1
+    groups: tuple[str, ...]  # the N speakers (recordings, where unknown) of the split, alike in every row of a domain
+    recordings: int  # in all groups
+    tokens: np.ndarray  # int64 [N], scored tokens of each group, at least 1
     nats: np.ndarray  # float64 [S, N], sums over the tokens, by seed
     hits: np.ndarray  # int64 [S, N]
     position_nats: np.ndarray  # float64 [C], sums by position in the window, over all seeds
@@ -29,12 +30,12 @@ class RowResult:
 
     def __post_init__(self) -> None:
         # A wrong shape would broadcast, and give a number that looks right.
-        count, by_seed = len(self.recordings), (len(self.seeds), len(self.recordings))
+        count, by_seed = len(self.groups), (len(self.seeds), len(self.groups))
         fits = self.tokens.shape == (count,) and self.nats.shape == by_seed and self.hits.shape == by_seed
         if not fits or not count or not self.seeds or (self.tokens < 1).any():
             raise ValueError(
-                f"{self.row}: {len(self.seeds)} seeds and {count} recordings do not fit tokens {self.tokens.shape}, "
-                f"nats {self.nats.shape}, hits {self.hits.shape}; each recording needs at least 1 token"
+                f"{self.row}: {len(self.seeds)} seeds and {count} groups do not fit tokens {self.tokens.shape}, "
+                f"nats {self.nats.shape}, hits {self.hits.shape}; each group needs at least 1 token"
             )
         if self.position_nats.ndim != 1 or self.position_nats.shape != self.position_tokens.shape:
             raise ValueError(

@@ -25,8 +25,8 @@ class Row:
 BASELINE = "gpt-4m"
 
 
-def rows_of(info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
-    """The rows that a dataset allows, those `wanted` or all. Raises `UsageError` for a name that it does not have."""
+def rows_of(name: str, info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
+    """The rows that the dataset `name` allows, those `wanted` or all. Raises `UsageError` for one that it does not."""
     views, books = info.mel["views"], info.codec["codebooks"]
     rows = [
         Row(BASELINE, "a", "token-only", "gpt-4m", None, 1),
@@ -38,8 +38,8 @@ def rows_of(info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
         rows.append(Row("hybrid-4m", "c", "real causal mel", "hybrid-4m", AUDIO, 1))
     for view in views:
         if count := decoded_codebooks(view):
-            name, what = f"hybrid-4m-{view}", f"mel of the decoded codes, K = {count}"
-            rows.append(Row(name, "d", what, "hybrid-4m", view, 1))
+            what = f"mel of the decoded codes, K = {count}"
+            rows.append(Row(f"hybrid-4m-{view}", "d", what, "hybrid-4m", view, 1))
     for view in views:
         if window := centred_window(view):
             what = f"control: centred mel, window {window}"
@@ -50,7 +50,18 @@ def rows_of(info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
     if unknown := [name for name in wanted if name not in names]:
         there = ", ".join(names)
         raise UsageError(
-            f"--rows {' '.join(unknown)}: the dataset has mels of {', '.join(views)}, which allow {there}; "
-            "preprocess --mel-of both --leaky-control makes them all"
+            f"--rows {' '.join(unknown)}: {name} has mels of {', '.join(views)}, which allow {there}; "
+            "preprocess --mel-of both --leaky-control makes the mels of all rows"
         )
     return [row for row in rows if not wanted or row.name in wanted]
+
+
+def lacking(info: DatasetInfo) -> list[str]:
+    """The mels that a dataset does not have, and with them the rows that read them."""
+    views = info.mel["views"]
+    kinds = {
+        "real mel": AUDIO in views,
+        "decoded mel": any(map(decoded_codebooks, views)),
+        "centred mel": any(map(centred_window, views)),
+    }
+    return [kind for kind, there in kinds.items() if not there]

@@ -66,6 +66,12 @@ def require_scores(folder: Path) -> Scores:
     return found
 
 
+def groups_of(dataset: UPath) -> dict[str, str]:
+    """The group of each recording of the test split: its speaker, or itself where none is known."""
+    samples = read_samples(dataset, "test", ["source", "corpus", "speaker"]).to_pylist()
+    return {one["source"]: f"{one['corpus']} {one['speaker']}" if one["speaker"] else one["source"] for one in samples}
+
+
 def _publish(folder: Path, scores: Scores) -> None:
     publish_bytes(folder / _SCORES_FILE, (json.dumps(asdict(scores)) + "\n").encode())
 

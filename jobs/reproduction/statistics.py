@@ -1,8 +1,8 @@
 """NLL, accuracy and the differences between rows, with what chance there is in them.
 
-Every interval is over recordings: what another draw of recordings from the same source would change, for the models
-as they were trained. It holds nothing of what another seed would change; `seed_sd` is the measure of that. Recordings
-are taken as independent of one another.
+Every interval is over groups of recordings that are taken as independent of one another, speakers where they are
+known: what another draw of them from the same source would change, for the models as they were trained. It holds
+nothing of what another seed would change; `seed_sd` and `Difference.by_seed` are the measures of that.
 """
 
 from functools import lru_cache
@@ -15,10 +15,10 @@ from jobs.reproduction.results import RowResult
 
 _LEVEL = 0.95
 _RESAMPLES = 9_999
-# Values resampled at once: 8 MB an array, however many recordings there are.
+# Values resampled at once: 8 MB an array, however many groups there are.
 _BATCH_VALUES = 1_000_000
 
-# A difference of rows with thousands of recordings takes over a second, and the table, its contrasts and its JSON ask
+# A difference of rows with thousands of groups takes over a second, and the table, its contrasts and its JSON ask
 # for the same ones.
 _once = lru_cache(maxsize=1024)
 
@@ -31,11 +31,15 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """NLL of a row minus that of its base, nats per token; no interval and no p of fewer than 2 recordings."""
+    """NLL of a row minus that of its base, nats per token; no interval and no p of fewer than 2 groups.
+
+    `by_seed`: of each seed, where both rows have the same ones (a seed is the same order of data in both); else ().
+    """
 
     delta: float
     interval: Interval | None
     p: float | None
+    by_seed: tuple[float, ...]
 
 
 def nll(row: RowResult) -> float:
@@ -66,42 +70,46 @@ def accuracy(row: RowResult) -> float:
 
 @_once
 def interval(row: RowResult) -> Interval | None:
-    """95 % percentile bootstrap interval of `nll(row)` over recordings; None of fewer than 2.
+    """95 % bootstrap interval of `nll(row)` over groups; None of fewer than 2.
 
-    A resample draws N of the N recordings with replacement and takes their sum of nats (the mean over seeds) over
-    their sum of tokens. Percentile and not BCa: on made recordings of skewed lengths BCa covered no better, and it is
-    undefined where all recordings score alike. Either is too narrow for few recordings: there the percentile interval
-    covered 80 % of the time with 5 recordings, 89 % with 10 to 20, 92 % with 50, 95 % with 150.
+    A resample draws N of the N groups with replacement and takes their sum of nats (the mean over seeds) over their sum
+    of tokens. The percentiles are expanded for small N: plain ones are too narrow there, by the factor of a t interval
+    with n in the variance's denominator (Hesterberg 2015, "What teachers should know about the bootstrap", 4.3). Not
+    BCa, which is undefined where all groups score alike.
     """
     return _bootstrap(_mean_nats(row), row.tokens)
 
 
 @_once
 def difference(row: RowResult, base: RowResult) -> Difference:
-    """NLL of `row` minus NLL of `base`, paired by recording. Raises `ValueError` where they scored other tokens.
+    """NLL of `row` minus NLL of `base`, paired by group. Raises `ValueError` where they scored other tokens.
 
-    The interval is `interval`'s, of the recordings' differences in nats. The p value is of a two-sided sign-flip
-    permutation test: were the rows alike, a recording's difference would be as likely with the other sign
+    The interval is `interval`'s, of the groups' differences in nats. The p value is of a two-sided sign-flip
+    permutation test: were the rows alike, a group's difference would be as likely with the other sign
     (`scipy.stats.permutation_test`, 'samples': all 2^N signs where those are few, else 9,999 at random, so at least
     0.0002). Interval and test are two methods, and may disagree where the interval ends close to 0.
     """
-    if row.recordings != base.recordings or not np.array_equal(row.tokens, base.tokens):
+    if row.groups != base.groups or not np.array_equal(row.tokens, base.tokens):
         raise ValueError(f"{row.row} and {base.row} were not scored on the same tokens of the same recordings")
-    nats = _mean_nats(row) - _mean_nats(base)
-    return Difference(nll(row) - nll(base), _bootstrap(nats, row.tokens), _sign_flip(nats))
+    nats, by_seed = _mean_nats(row) - _mean_nats(base), ()
+    if row.seeds == base.seeds:
+        by_seed = tuple(np.subtract(nll_by_seed(row), nll_by_seed(base)).tolist())
+    return Difference(nll(row) - nll(base), _bootstrap(nats, row.tokens), _sign_flip(nats), by_seed)
 
 
 def _mean_nats(row: RowResult) -> np.ndarray:
-    """Nats of each recording, mean over seeds: float64 `[N]`."""
+    """Nats of each group, mean over seeds: float64 `[N]`."""
     return row.nats.mean(axis=0)
 
 
 def _bootstrap(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
-    """Interval of sum(nats) / sum(tokens), both `[N]`, over recordings; its ends are NaN where nats are not finite."""
-    if len(nats) < 2:
+    """Interval of sum(nats) / sum(tokens), both `[N]`, over groups; its ends are NaN where nats are not finite."""
+    count = len(nats)
+    if count < 2:
         return None
     if not np.isfinite(nats).all():
         return Interval(np.nan, np.nan)
+    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - _LEVEL) / 2, count - 1))
     found = stats.bootstrap(
         (nats, tokens.astype(np.float64)),
         lambda nats, tokens, axis: nats.sum(axis=axis) / tokens.sum(axis=axis),
@@ -109,7 +117,7 @@ def _bootstrap(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
         vectorized=True,
         n_resamples=_RESAMPLES,
         batch=_batch(nats),
-        confidence_level=_LEVEL,
+        confidence_level=float(1 - 2 * tail),
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval

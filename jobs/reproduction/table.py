@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
+from jobs.reproduction.legend import LEGEND
 from jobs.reproduction.results import RowResult
 from jobs.reproduction.rows import BASELINE
 from jobs.reproduction.statistics import (
@@ -59,30 +60,6 @@ _HEADINGS = (
 )
 _LEFT_ALIGNED = 2
 
-LEGEND = (
-    "NLL is in nats per token of codebook 0: the sum of nats over the sum of tokens, mean over seeds. PPL is its "
-    "exponential. Accuracy is the share of tokens that the model held likeliest.",
-    "Intervals are 95 % percentile bootstrap intervals over recordings, for the models as trained: they say what other "
-    "recordings would change, not what another seed would. Seed SD is the standard deviation of NLL over seeds. "
-    "Recordings are taken as independent; where several share a speaker or a piece, the intervals are too narrow.",
-    "Δ is a row's NLL minus its base's, paired by recording: below 0 is better than the base. p is of a two-sided "
-    "sign-flip permutation test over recordings, each test on its own, with no correction for how many there are.",
-    "A hybrid with real mel is given information that tokens do not hold, so its NLL is no likelihood of the token "
-    "sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of more of them than "
-    "the first, scores codebook 0 given the past of the others too. Comparable as likelihoods of codebook 0 are the "
-    "token-only rows, the floors, and the hybrid with the mel of codebook 0 decoded alone (hybrid-4m-codes-1).",
-    "Samples are cut into windows, each scored from an empty history. A mel frame reaches back, so the first frames of "
-    "a later window tell a hybrid a little of what came before it, which a token-only row does not hear.",
-    "Hybrid rows are trained with noise on their mel, and without mel in a tenth of the windows, so that they survive "
-    "their own output; it costs them some hundredths of a nat, and token-only rows have nothing of the kind.",
-    "The centred row (hybrid-4m-centred) is a control, not a model: its mel window sees up to 704 samples of the "
-    "future.",
-    "FLOPs/token are of training; parameters, FLOPs and tokens trained are of one seed, wall time is the mean over "
-    "seeds.",
-    "The paper's figures (arXiv 2412.11449: GPT-S, GPT-L, Hybrid) are of its own subsets and tokens: what can be "
-    "compared is the differences, not the values. Its hybrid's PPL on LibriSpeech, 6.96, is not exp(1.93) = 6.89.",
-)
-
 
 def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> str:
     """The report: a table and contrasts for each domain, then the legend and the lines of `note`.
@@ -92,6 +69,7 @@ def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[st
     parts = ["# Reproduction of the WHISPER-GPT table", _bullets(note)]
     for domain, rows in domains.items():
         parts += [f"## {domain}", _scored(rows), _table(domain, rows)]
+        parts += [f"![{domain}: {what}]({name})" for what, name in figure_names(domain).items()]
         found = contrasts(rows)
         if found:
             parts += ["Contrasts of NLL:", _bullets([sentence(contrast) for contrast in found])]
@@ -109,7 +87,8 @@ def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) 
         "legend": list(LEGEND),
         "domains": {
             domain: {
-                "recordings": len(rows[0].recordings) if rows else 0,
+                "recordings": rows[0].recordings if rows else 0,
+                "groups": len(rows[0].groups) if rows else 0,
                 "tokens": int(rows[0].tokens.sum()) if rows else 0,
                 "rows": [_row_json(domain, row, base) for row, base in _with_baseline(rows)],
                 "contrasts": [_contrast_json(contrast) for contrast in contrasts(rows)],
@@ -117,6 +96,11 @@ def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) 
             for domain, rows in domains.items()
         },
     }
+
+
+def figure_names(domain: str) -> dict[str, str]:
+    """The files that lie beside the table, by what they show."""
+    return {"how rows learn": f"{domain}-learning.png", "nats by position": f"{domain}-positions.png"}
 
 
 def paper_figures(domain: str, row: str) -> PaperFigures | None:
@@ -136,7 +120,9 @@ def _with_baseline(rows: Sequence[RowResult]) -> list[tuple[RowResult, RowResult
 def _scored(rows: Sequence[RowResult]) -> str:
     if not rows:
         return "No rows."
-    return f"{len(rows[0].recordings):,} recordings, {rows[0].tokens.sum():,} tokens of codebook 0 scored."
+    recordings, groups, tokens = rows[0].recordings, len(rows[0].groups), rows[0].tokens.sum()
+    speakers = f" of {groups:,} speakers" if groups < recordings else ""
+    return f"{recordings:,} recordings{speakers}, {tokens:,} tokens of codebook 0 scored."
 
 
 def _table(domain: str, rows: Sequence[RowResult]) -> str:
@@ -159,7 +145,7 @@ def _cells(domain: str, row: RowResult, base: RowResult | None) -> list[str]:
         f"{spread:.4f}" if spread is not None else "–",
         _si(row.tokens_trained),
         f"{row.learning_rate:g}" if row.learning_rate is not None else "–",
-        _duration(row.wall_s),
+        _duration(row.wall_s) if not row.floor else "–",
         f"{paper.nll:.2f} / {paper.accuracy:.2%} / {paper.ppl:.2f}" if paper else "–",
     ]
 
@@ -194,12 +180,16 @@ def _contrast_json(contrast: Contrast) -> dict:
         "aside": contrast.aside,
         "verdict": verdict(contrast.difference),
         **_difference_json(contrast.difference),
-        "seed_sds": [_number(value) for value in contrast.seed_sds],
     }
 
 
 def _difference_json(found: Difference) -> dict:
-    return {"delta": _number(found.delta), "interval": _ends(found.interval), "p": _number(found.p)}
+    return {
+        "delta": _number(found.delta),
+        "interval": _ends(found.interval),
+        "p": _number(found.p),
+        "by_seed": [_number(delta) for delta in found.by_seed],
+    }
 
 
 def _ends(found: Interval | None) -> list[float | None] | None:

@@ -32,9 +32,10 @@ from pipeline.publish import publish_bytes
 from pipeline.stream import Batch, whole_split
 
 EVALUATIONS = 10  # points of the learning curve
-EVALUATED_WINDOWS = 32  # for a point; the trial's last score is of the whole split
+_EVALUATED_WINDOWS = 32  # at least, for a point; the trial's last score is of the whole split
 _SCORED_TOGETHER = 8
 _TRIAL_FILE = "trial.json"
+_LOG_FILE = "log.txt"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class Budget:
         """Optimizer steps of a trial."""
         return max(1, self.tokens // (self.context * self.batch))
 
+    @property
+    def evaluated_batches(self) -> int:
+        """Batches of the validation split for a point of the learning curve."""
+        return math.ceil(_EVALUATED_WINDOWS / self.batch)
+
+    @property
+    def evaluated_windows(self) -> int:
+        """Windows in those batches."""
+        return self.evaluated_batches * self.batch
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -68,8 +79,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial was found to be: `nats` a token of the validation split, None where it diverged; `curve`: (tokens,
-    nats) on the way."""
+    """What a trial was found to be: `nats` a token of the validation split, None where it diverged; `tokens` that it
+    learnt from (skipped steps are none of them); `curve`: (tokens, nats) on the way."""
 
     nats: float | None
     parameters: int
@@ -79,25 +90,29 @@ class Trained:
     curve: tuple[tuple[int, float], ...]
 
 
+_DIVERGED = Trained(nats=None, parameters=0, flops_per_token=0.0, tokens=0, wall_s=0.0, curve=())
+
+
 def train_trial(trial: Trial, budget: Budget) -> Trained:
     """Train a trial, or go on with it, and score it on the whole validation split. In a process of its own."""
     torch.set_num_threads(budget.threads)
     trial.folder.mkdir(parents=True, exist_ok=True)
     config, ranks = training_config(trial, budget), alone(budget.device)
     try:
-        with (trial.folder / "log.txt").open("a", encoding="utf-8") as log:
+        with (trial.folder / _LOG_FILE).open("a", encoding="utf-8") as log:
             train_rank(config, ranks, status_console(log), contextlib.nullcontext(lambda: False))
-    except Diverged:
-        return _publish(trial, Trained(None, 0, 0.0, 0, 0.0, ()))
+    except Diverged as error:
+        append_log(trial.folder, f"diverged: {error}\n")
+        return _publish(trial, _DIVERGED)
     model, state = load_run(config.out)
     with autocast(budget.precision, ranks.device):
         score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
     parameters = model.parameter_count()
     found = Trained(
-        nats=score.nll,
+        nats=score.nll if math.isfinite(score.nll) else None,
         parameters=parameters,
         flops_per_token=training_flops(model.config, parameters),
-        tokens=state.step * budget.batch * budget.context,
+        tokens=(state.step - state.skipped) * budget.batch * budget.context,
         wall_s=state.elapsed_s,
         curve=_curve(config.out, budget),
     )
@@ -112,6 +127,13 @@ def _publish(trial: Trial, found: Trained) -> Trained:
     publish_bytes(trial.folder / _TRIAL_FILE, (json.dumps(asdict(found)) + "\n").encode())
     shutil.rmtree(training_run(trial), ignore_errors=True)
     return found
+
+
+def append_log(folder: Path, text: str) -> None:
+    """Add to what a folder's trial has said so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOG_FILE).open("a", encoding="utf-8") as log:
+        log.write(text)
 
 
 def training_run(trial: Trial) -> Path:
@@ -160,7 +182,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
         compile=budget.compile,
         seed=trial.seed,
         eval_every=now_and_then,
-        eval_batches=math.ceil(EVALUATED_WINDOWS / budget.batch),
+        eval_batches=budget.evaluated_batches,
         clip_s=0,
         save_every=now_and_then,
         keep=1,

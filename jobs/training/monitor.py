@@ -86,6 +86,7 @@ class Monitor:
         """Show the score on the validation split, and (if there is time) what the model makes of a prompt."""
         self._writer.add_scalar("validation/codebook_0/token_nats", score.nll, step)
         self._writer.add_scalar("validation/codebook_0/accuracy", score.accuracy, step)
+        self._writer.flush()  # a run that is killed now goes on after this point
         self._console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
         if self._clips and not stopped():
             clip = self._clips.make(self._session.scored_model, seed=step)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from jobs import cli
 from jobs.errors import UsageError
 from jobs.reproduction.estimate import Cost, affordable_tokens
-from jobs.reproduction.rows import rows_of
-from jobs.reproduction.trials import EVALUATED_WINDOWS, EVALUATIONS
+from jobs.reproduction.rows import lacking, rows_of
 from manifests.dataset_info import DatasetInfo, read_info
 from model.hybrid import HybridLM
 
@@ -91,12 +90,42 @@ def test_a_wider_grid_trains_only_what_is_new(seen: Path, tmp_path: Path) -> Non
     assert (trials / "rate-0.001-seed-0/trial.json").stat().st_mtime_ns == first
     nats = {path.parent.name: json.loads(path.read_text())["nats"] for path in trials.glob("*/trial.json")}
     assert len(nats) == 2
+    assert "At an edge" in (tmp_path / "table.md").read_text()
     (row,) = [
         row
         for row in json.loads((tmp_path / "table.json").read_text())["domains"]["made-speech"]["rows"]
         if row["row"] == "gpt-4m"
     ]
     assert row["learning_rate"] == (0.001 if nats["rate-0.001-seed-0"] < nats["rate-0.01-seed-0"] else 0.01)
+
+
+def test_rows_seeds_and_datasets_are_added_to_a_table(seen: Path, dataset: Path, tmp_path: Path) -> None:
+    assert reproduce(seen, tmp_path, "--rows=gpt-4m", "--seeds=1") == 0
+    first = tmp_path / "trials/made-speech/gpt-4m/rate-0.001-seed-0/trial.json"
+    begun = first.stat().st_mtime_ns
+    assert cli.main(["reproduce", str(seen), str(dataset), "--out", str(tmp_path), *FAST, "--rows", *ROWS[:2]]) == 0
+    assert first.stat().st_mtime_ns == begun
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert list(table["domains"]) == list(json.loads((tmp_path / "plan.json").read_text())["dataset"])
+    assert list(table["domains"]) == [seen.name, dataset.name]
+    for domain in table["domains"].values():
+        trained = {row["row"]: row["seeds"] for row in domain["rows"] if row["tag"] != "floor"}
+        assert trained == {"gpt-4m": [0, 1], "hybrid-4m": [0, 1]}
+    assert any(f"{dataset.name} does not allow the rows of decoded mel, centred mel" in line for line in table["note"])
+
+
+def test_what_fails_is_said_at_the_end_and_keeps_nothing_else_from_being_done(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(seen, tmp_path, "--rows", *ROWS[:2], "--seeds=1") == 0
+    trials = {path.parent.parent.name: path.parent for path in tmp_path.glob("trials/**/rate-*/test.json")}
+    for trial in trials.values():
+        (trial / "test.json").unlink()
+    (trials["hybrid-4m"] / "model.safetensors").write_bytes(b"damaged")
+    assert reproduce(seen, tmp_path, "--rows", *ROWS[:2], "--seeds=1") == 1
+    assert "1 of 2 failed" in capsys.readouterr().err
+    assert (trials["gpt-4m"] / "test.json").is_file() and not (trials["hybrid-4m"] / "test.json").exists()
+    assert "in score_trial" in (trials["hybrid-4m"] / "log.txt").read_text()
 
 
 def test_trained_rows_read_what_they_say(seen: Path, tmp_path: Path) -> None:
@@ -118,9 +147,11 @@ def test_a_budget_in_minutes_becomes_tokens(seen: Path, tmp_path: Path, capsys: 
     assert "take longer only to start" in capsys.readouterr().err
     assert cli.main([*arguments, "--budget=0.4"]) == 0
     tokens = json.loads((tmp_path / "plan.json").read_text())["tokens"]
-    assert tokens >= 64
     assert cli.main([*arguments, "--budget=0.4"]) == 0  # the plan stands, whatever the machine does now
     assert json.loads((tmp_path / "plan.json").read_text())["tokens"] == tokens
+    assert cli.main([*arguments, f"--tokens={tokens}"]) == 0
+    assert cli.main([*arguments, f"--tokens={tokens + 1}"]) == 1
+    assert f"tokens was {tokens}, now {tokens + 1}" in capsys.readouterr().err
 
 
 def test_what_it_cannot_do_is_said_before_anything_is_trained(
@@ -137,21 +168,22 @@ def test_what_it_cannot_do_is_said_before_anything_is_trained(
 
 def test_rows_follow_from_the_views(seen: Path) -> None:
     info = read_info(seen)
-    assert [row.tag for row in rows_of(info, [])] == list("aabcddef")
+    assert [row.tag for row in rows_of("speech", info, [])] == list("aabcddef")
     plain: DatasetInfo = replace(info, mel={**info.mel, "views": ["codes-2"]})
-    assert [row.name for row in rows_of(plain, [])] == ["gpt-4m", "gpt-40m", "gpt-4m-all-codes", "hybrid-4m-codes-2"]
+    names = [row.name for row in rows_of("speech", plain, [])]
+    assert names == ["gpt-4m", "gpt-40m", "gpt-4m-all-codes", "hybrid-4m-codes-2"]
+    assert lacking(info) == [] and lacking(plain) == ["real mel", "centred mel"]
     with pytest.raises(UsageError, match="gpt-5"):
-        rows_of(info, ["gpt-5"])
+        rows_of("speech", info, ["gpt-5"])
 
 
 @given(st.lists(st.floats(1e-6, 1e-2), min_size=1, max_size=20), st.floats(1e5, 1e7), st.integers(1, 64))
 def test_affordable_tokens_fill_the_time_and_no_more(costs: list[float], seconds: float, workers: int) -> None:
     trials, scored = [Cost(1.0, cost) for cost in costs], [1000] * len(costs)
-    tokens = affordable_tokens(seconds, trials, scored, 512, workers, phases=2)
-    besides = (1000 + EVALUATIONS * EVALUATED_WINDOWS * 512) / 3
+    tokens = affordable_tokens(seconds, trials, scored, workers, phases=2)
 
     def times(tokens: int) -> list[float]:
-        return [1.0 + cost * (tokens + besides) for cost in costs]
+        return [1.0 + cost * (tokens + 1000 / 3) for cost in costs]
 
     def fits(tokens: int) -> bool:
         return sum(times(tokens)) <= 0.85 * seconds * workers and 2 * max(times(tokens)) <= 0.85 * seconds
@@ -159,9 +191,13 @@ def test_affordable_tokens_fill_the_time_and_no_more(costs: list[float], seconds
     assert fits(tokens - 1) and not fits(tokens + 2)
 
 
-def test_a_rate_that_diverges_is_not_chosen_and_ends_nothing(seen: Path, tmp_path: Path) -> None:
-    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=1024", "--learning-rates", "1e30", "1e-3"]
-    assert reproduce(seen, tmp_path, *options) == 0
+def test_a_rate_that_diverges_is_not_chosen_and_ends_nothing(
+    seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=1024", "--learning-rates", "1e30"]
+    assert reproduce(seen, tmp_path, *options) == 1
+    assert "diverged at every learning rate" in capsys.readouterr().err
+    assert reproduce(seen, tmp_path, *options, "1e-3") == 0
     trials = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("trials/**/trial.json")}
     assert trials["rate-1e+30-seed-0"]["nats"] is None and trials["rate-0.001-seed-0"]["nats"] > 0
     assert [path.parent.name for path in tmp_path.glob("trials/**/gpt-4m/*/test.json")] == ["rate-0.001-seed-0"]
@@ -209,3 +245,6 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_pa
     assert ray.get(killing)
     models = [next((tmp_path / name).glob("trials/**/model.safetensors")).read_bytes() for name in ("plain", "killed")]
     assert models[0] == models[1]
+    files = [next((tmp_path / name).glob("trials/**/trial.json")) for name in ("plain", "killed")]
+    plain, killed = (json.loads(file.read_text()) for file in files)
+    assert plain["curve"] == killed["curve"] and plain["nats"] == killed["nats"]

@@ -60,15 +60,13 @@ def test_views_of_codes_see_their_codes_alone_and_the_control_sees_ahead(codec: 
 
 
 def test_a_view_of_one_codebook_knows_nothing_of_the_others(codec: Codec) -> None:
-    """What decides it is codebook 0: recordings whose first codes agree have it the same."""
+    """It is the mel of what codebook 0 alone decodes to, and that is not the mel of all."""
     codes, views = views_of(noise(48_000), codec)
-    changed = codes.copy()
-    changed[1:] = (changed[1:] + 7) % 1024
     log_mel = LogMel(MelConfig())
-    for view, books in ((1, 1), (2, 8)):
-        mels = [log_mel(torch.from_numpy(codec.decode(c[:books]))).numpy() for c in (codes, changed)]
-        assert np.allclose(views[view].astype(np.float32), mels[0], atol=0.02)
-        assert np.allclose(mels[0], mels[1], atol=1e-4) == (books == 1)
+    one, all_eight = (log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8))
+    assert np.allclose(views[1].astype(np.float32), one, atol=0.02)
+    assert np.allclose(views[2].astype(np.float32), all_eight, atol=0.02)
+    assert np.abs(one - all_eight).max() > 0.1
 
 
 def test_looking_ahead() -> None:

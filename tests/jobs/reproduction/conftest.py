@@ -1,4 +1,4 @@
-"""Made results: rows that share recordings, as rows of one domain do."""
+"""Made results: rows that share recordings, each of a speaker of its own, as rows of one domain do."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,8 @@ def make_row(
         "tokens_trained": 50_000_000,
         "wall_s": 300.0,
         "seeds": tuple(range(seeds)),
-        "recordings": tuple(f"recording-{i}" for i in range(recordings)),
+        "groups": tuple(f"speaker-{i}" for i in range(recordings)),
+        "recordings": recordings,
         "tokens": tokens,
         "nats": rates * tokens,
         "hits": np.round(0.35 * tokens).astype(np.int64) * np.ones((seeds, 1), np.int64),

@@ -16,8 +16,11 @@ CONTRASTS = [
     ("hybrid-4m", "gpt-4m"),
     ("hybrid-4m-codes-8", "gpt-4m-all-codes"),
     ("hybrid-4m-codes-8", "gpt-4m"),
+    ("hybrid-4m-codes-1", "gpt-40m"),
+    ("hybrid-4m-codes-1", "gpt-4m"),
+    ("hybrid-4m", "hybrid-4m-codes-8"),
+    ("hybrid-4m", "mel-alone"),
     ("hybrid-4m-centred", "hybrid-4m"),
-    ("mel-alone", "gpt-4m"),
 ]
 
 
@@ -52,7 +55,10 @@ def test_cells_say_what_the_statistics_are(all_rows) -> None:
 def test_contrasts_are_the_questions_asked_of_the_table(all_rows) -> None:
     found = contrasts(all_rows)
     assert [(c.row, c.base) for c in found] == CONTRASTS
-    assert [verdict(c.difference) for c in found] == ["lower", "lower", "higher", "lower", "lower", "higher"]
+    words = {(c.row, c.base): verdict(c.difference) for c in found}
+    assert words["hybrid-4m-codes-8", "gpt-4m-all-codes"] == words["hybrid-4m-codes-1", "gpt-40m"] == "higher"
+    assert words["hybrid-4m-codes-1", "gpt-4m"] == "no difference that this test set can show"
+    assert list(words.values()).count("lower") == 6
     by_name = {row.row: row for row in all_rows}
     for contrast in found:
         assert contrast.difference == difference(by_name[contrast.row], by_name[contrast.base])
@@ -68,6 +74,8 @@ def test_contrasts_that_lack_a_row_are_left_out(all_rows) -> None:
         ("hybrid-4m", "gpt-4m"),
         ("hybrid-4m-codes-2", "gpt-4m-all-codes"),
         ("hybrid-4m-codes-2", "gpt-4m"),
+        ("hybrid-4m-codes-1", "gpt-4m"),
+        ("hybrid-4m", "hybrid-4m-codes-2"),
         ("hybrid-4m-centred", "hybrid-4m"),
     ]
     assert contrasts(all_rows[:1]) == []
@@ -80,18 +88,24 @@ def test_the_largest_number_of_codes_is_by_number_and_not_by_letter(made_row) ->
 
 
 @pytest.mark.parametrize(
-    ("ends", "words"),
+    ("ends", "p", "words"),
     [
-        (Interval(-0.3, -0.1), "lower"),
-        (Interval(0.1, 0.3), "higher"),
-        (Interval(-0.1, 0.3), "no difference that this test set can show"),
-        (Interval(-0.3, 0.0), "no difference that this test set can show"),
-        (None, "too few recordings to say"),
+        (Interval(-0.3, -0.1), 0.01, "lower"),
+        (Interval(0.1, 0.3), 0.01, "higher"),
+        (Interval(-0.3, -0.1), 0.0625, "no difference that this test set can show"),
+        (Interval(-0.1, 0.3), 0.01, "no difference that this test set can show"),
+        (Interval(-0.3, 0.0), 0.01, "no difference that this test set can show"),
+        (None, None, "too few recordings to say"),
     ],
 )
-def test_the_words_follow_the_interval(ends, words) -> None:
+def test_the_words_follow_the_interval_and_the_test(ends, p, words) -> None:
     delta = sum(ends) / 2 if ends else 0.5
-    assert verdict(Difference(delta, ends, 0.01)) == words
+    assert verdict(Difference(delta, ends, p, ())) == words
+
+
+def test_five_recordings_cannot_show_a_difference(made_row) -> None:
+    rows = [made_row(recordings=5), made_row("hybrid-4m", 1.0, recordings=5)]
+    assert verdict(contrasts(rows)[0].difference) == "no difference that this test set can show"
 
 
 def test_a_sentence_has_delta_interval_p_and_spread_of_seeds(made_row) -> None:
@@ -99,9 +113,11 @@ def test_a_sentence_has_delta_interval_p_and_spread_of_seeds(made_row) -> None:
     found = contrasts([base, made_row("hybrid-4m", nats=base.nats.copy())])[0]
     assert re.fullmatch(
         r"hybrid-4m against gpt-4m: no difference that this test set can show "
-        r"\(Δ 0\.0000 \[0\.0000, 0\.0000\], p = 1\.000; seed SD \d\.\d{4} and \d\.\d{4}\)\.",
+        r"\(Δ 0\.0000 \[0\.0000, 0\.0000\], p = 1\.000; by seed 0\.0000, 0\.0000\)\.",
         sentence(found),
     )
+    one = contrasts([made_row(seeds=1), made_row("hybrid-4m", seeds=1)])[0]
+    assert sentence(one).endswith("; one seed).")
 
 
 def test_json_comes_back_as_it_went(all_rows) -> None:
