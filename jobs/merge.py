@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, permutations
 
 import pyarrow as pa
 from rich.progress import track
@@ -53,6 +54,7 @@ def run(config: Config) -> int:
     members = _members(datasets)
     _refuse_other_fingerprints(members)
     _refuse_shared_sources(members)
+    _refuse_divided_speakers(members)
     parts = [_renamed(part, member.names) for member in members for part in member.parts]
     hashes = [hashlib.sha256(part).hexdigest() for part in parts]
     refuse_foreign_folder(out)
@@ -120,6 +122,24 @@ def _refuse_shared_sources(members: Sequence[Member]) -> None:
             one = min(shared)
             raise JobError(f"{seen[one]} and {member.dataset} both hold {one}, {len(shared)} in all; join others")
         seen |= dict.fromkeys(ids, member.dataset)
+
+
+def _refuse_divided_speakers(members: Sequence[Member]) -> None:
+    """One who is trained on would be no held-out speaker: so it may be where --hold-out had other shares in each."""
+    for trained, held_out in permutations(members, 2):
+        if divided := _speakers(trained, True) & _speakers(held_out, False):
+            corpus, speaker = min(divided)
+            raise JobError(
+                f"{trained.dataset} trains on speaker {speaker} of {corpus}, whom {held_out.dataset} holds out, "
+                f"{len(divided)} in all; preprocess both with one --hold-out"
+            )
+
+
+def _speakers(member: Member, training: bool) -> set[tuple[str, str]]:
+    """Corpus and speaker of the sources that are, or are not, trained on."""
+    columns = [part.rows.select(["corpus", "speaker", "split"]).to_pydict() for part in member.parts]
+    rows = chain.from_iterable(zip(*named.values(), strict=True) for named in columns)
+    return {(corpus, speaker) for corpus, speaker, split in rows if speaker and (split == "train") == training}
 
 
 def _renamed(part: PlanPart, names: dict[str, str]) -> bytes:

@@ -49,7 +49,7 @@ class Config:
     """Minutes that the trials may take on these machines: a few steps of each row say how many tokens that are."""
     seeds: int = 3
     """Trials of each row, of other first weights and another order of the data."""
-    learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
     """What each row may choose from, on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
     """Rows to train and to show, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""

@@ -72,6 +72,22 @@ def test_what_cannot_be_joined_is_said(
     assert cli.main(["merge", str(dataset), str(other), "--out", str(dataset)]) == 2
 
 
+def test_a_speaker_is_not_held_out_in_one_part_and_trained_on_in_another(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for subset, utterance in (("train-clean-100", 0), ("test-clean", 1)):
+        chapter = tmp_path / subset / "LibriSpeech" / subset / "19" / "198"
+        chapter.mkdir(parents=True)
+        noise = np.random.default_rng(utterance).standard_normal(16_000) * 0.1
+        soundfile.write(str(chapter / f"19-198-000{utterance}.flac"), noise, 16_000)
+        tree, out = chapter.parents[2], tmp_path / f"of-{subset}"
+        assert cli.main(["preprocess", "librispeech", str(tree), "--out", str(out), *OPTIONS]) == 0
+    parts = [str(tmp_path / f"of-{subset}") for subset in ("test-clean", "train-clean-100")]
+    assert cli.main(["merge", *parts, "--out", str(tmp_path / "out")]) == 1
+    assert f"{parts[1]} trains on speaker 19 of librispeech, whom {parts[0]} holds out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_joined_dataset_is_not_taken_for_one_of_its_parts(
     made_corpora: Path, dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
