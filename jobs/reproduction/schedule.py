@@ -35,14 +35,15 @@ def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: 
     """Do all trials that are not done yet, and score the chosen ones. Raises `JobError` where one fails."""
     first, needs = search.seeds[0], _needs(budget)
     tried = [trial_of(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
-    _do([*_floor_scoring(domains, budget, results), *_training(tried, budget)], say)
+    grid = [*_floor_scoring(domains, budget, results), *_training(tried, budget)]
+    _do("the floors, and every rate from the first seed", grid, say)
     chosen = [trial for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)]
-    _do(_training(chosen, budget), say)
+    _do("the best rate from the other seeds", _training(chosen, budget), say)
     for trial in chosen:
         if require_trained(trial).nats is None:
             raise JobError(f"{trial.folder}: diverged from this seed; leave this rate out of --learning-rates")
     left = [trial for trial in chosen if read_scores(trial.folder) is None]
-    _do([_Work(_score_trial, (trial, budget), trial.folder, needs) for trial in left], say)
+    _do("the test split", [_Work(_score_trial, (trial, budget), trial.folder, needs) for trial in left], say)
 
 
 def afford(
@@ -94,8 +95,11 @@ def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
     return work
 
 
-def _do(work: Sequence[_Work], say: Say) -> None:
+def _do(what: str, work: Sequence[_Work], say: Say) -> None:
     """Run tasks side by side, as many as Ray has room for. Raises `JobError`, once all have ended, if any failed."""
+    if not work:
+        return
+    say(f"{what}: {len(work)} to do")
     running = {one.task.options(**one.needs, max_retries=_RETRIES).remote(*one.arguments): one.folder for one in work}
     total, failures = len(running), []
     while running:
