@@ -62,7 +62,7 @@ def _floor_result(name: str, folder: Path, domain: Domain, groups: dict[str, str
     return RowResult(
         row=name,
         tag="floor",
-        description=f"{FLOORS[name]} tokens at a time, counted",
+        description=f"counts, order {FLOORS[name]}",
         parameters=scores.parameters,
         flops_per_token=0.0,
         learning_rate=None,

@@ -17,11 +17,11 @@ _POSITION_BINS = 32
 
 
 def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
-    """PNG of validation NLL against tokens trained: of each row the mean over seeds, in a band from least to greatest.
+    """PNG of NLL on the way against tokens trained: of each row the mean over seeds, in a band from least to greatest.
 
     Floors have no curve, and what they score on another split would say nothing here.
     """
-    figure, axes = _figure(domain, "tokens trained", "validation NLL, nats per token")
+    figure, axes = _figure(domain, "tokens trained", "NLL of the validation split's first windows, nats per token")
     axes.xaxis.set_major_formatter(EngFormatter())
     tops, lows = [], []
     for row, style in zip(rows, _styles(rows), strict=True):
