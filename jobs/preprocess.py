@@ -17,6 +17,7 @@ from jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, sh
 from jobs.progress import audio_progress, status_console
 from jobs.run_log import LOGS_FOLDER, run_log
 from jobs.shard_queue import ShardQueue
+from jobs.stop_signals import stop_signals
 from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from manifests.describe import describe
 from manifests.fragments import committed_shards, listed_shards
@@ -71,7 +72,10 @@ def run(config: Config) -> int:
             if tasks:
                 queue = ShardQueue(tasks, partial(source_paths, setup.job), console.print)
                 workers = workers or stack.enter_context(cluster)
-                with contextlib.closing(ray_pool.make_shards(queue, setup, workers, log)) as making:
+                with (
+                    stop_signals() as stopped,
+                    contextlib.closing(ray_pool.make_shards(queue, setup, workers, log, stopped)) as making,
+                ):
                     for seconds in making:
                         require_held()
                         advance(seconds)

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ _DEATHS = (
     ray.exceptions.OutOfMemoryError,
 )
 _NODE_GONE = "its node is gone"
+_ASK_EVERY_S = 0.5
 _STILLBORN = 5  # beyond one of each worker: how many in a row may die before they begin anything
 
 
@@ -118,11 +119,26 @@ def _start(address: str | None, workers: int | None) -> None:
         raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
-def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog) -> Generator[float, None, None]:
+def first_ready(running: Iterable[Any], stopped: Callable[[], bool]) -> Any:
+    """The first of some of Ray's objects or streams that has something; raises `KeyboardInterrupt` once `stopped`.
+
+    Asked, and not raised by the signal itself: an exception that comes up while Ray lets go of an object is lost.
+    """
+    waiting = list(running)
+    while not stopped():
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=_ASK_EVERY_S)
+        if ready:
+            return ready[0]
+    raise KeyboardInterrupt
+
+
+def make_shards(
+    queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog, stopped: Callable[[], bool]
+) -> Generator[float, None, None]:
     """Do all the work of `queue` on up to `workers` actors, one piece in flight on each.
 
     Yields the seconds of audio done with; less than 0 where a worker died and what it had done of a shard is lost.
-    Raises `JobError` where workers cannot be kept alive long enough to begin.
+    Raises `JobError` where workers cannot be kept alive long enough to begin, `KeyboardInterrupt` once `stopped`.
     """
     worker_class = WorkerActor.options(num_gpus=int(setup.device == "cuda"))
     idle: list[Any] = []
@@ -135,7 +151,7 @@ def make_shards(queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog
                 current = _begin(worker, queue.take())
                 running[current.stream] = current
                 del worker, current  # a handle left over would keep a worker's core, when it has nothing more to do
-            stream: Any = ray.wait(list(running), num_returns=1)[0][0]
+            stream = first_ready(running, stopped)
             current = running[stream]
             try:
                 seconds: float = ray.get(next(stream))

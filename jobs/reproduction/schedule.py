@@ -11,6 +11,7 @@ import ray
 from upath import UPath
 
 from jobs.errors import JobError
+from jobs.ray_pool import first_ready
 from jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
 from jobs.reproduction.rows import Row
 from jobs.reproduction.scores import read_scores, score_floors, score_trial
@@ -24,6 +25,7 @@ from jobs.reproduction.trials import (
     require_trained,
     train_trial,
 )
+from jobs.stop_signals import stop_signals
 from model.config import PRESETS
 
 _RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
@@ -102,19 +104,20 @@ def _do(what: str, work: Sequence[_Work], say: Say) -> None:
     say(f"{what}: {len(work)} to do")
     running = {one.task.options(**one.needs, max_retries=_RETRIES).remote(*one.arguments): one.folder for one in work}
     total, failures = len(running), []
-    while running:
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        folder = running.pop(done)
-        try:
-            outcome = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            append_log(folder, f"{error}\n")  # with the lines of code that it passed
-            outcome = f"{type(error.cause).__name__}: {error.cause} (more in its log.txt)"
-            failures.append(f"{folder}: {outcome}")
-        except ray.exceptions.RayError as error:
-            outcome = f"{type(error).__name__}, {_RETRIES + 1} times"
-            failures.append(f"{folder}: {outcome}")
-        say(f"{total - len(running)} of {total} · {folder}: {outcome}")
+    with stop_signals() as stopped:
+        while running:
+            done = first_ready(running, stopped)
+            folder = running.pop(done)
+            try:
+                outcome = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                append_log(folder, f"{error}\n")  # with the lines of code that it passed
+                outcome = f"{type(error.cause).__name__}: {error.cause} (more in its log.txt)"
+                failures.append(f"{folder}: {outcome}")
+            except ray.exceptions.RayError as error:
+                outcome = f"{type(error).__name__}, {_RETRIES + 1} times"
+                failures.append(f"{folder}: {outcome}")
+            say(f"{total - len(running)} of {total} · {folder}: {outcome}")
     if failures:
         raise JobError(f"{len(failures)} of {total} failed; rerun to try them again: {'; '.join(failures)}")
 

@@ -143,5 +143,5 @@ def stop_when_begun(source: Path, stopped: Path, signal_number: int) -> None:
         begun = time.monotonic()
         _, said = process.communicate(timeout=60)
         assert time.monotonic() - begun < 5
-    assert process.returncode != 0 and "Traceback" not in said
+    assert process.returncode != 0 and "Traceback" not in said, said
     assert not (stopped / "dataset.json").exists() and not list(stopped.rglob("*.tmp"))
