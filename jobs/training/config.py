@@ -62,7 +62,7 @@ class Config:
     device: DeviceChoice = "auto"
     """auto takes a GPU where torch finds one."""
     compile: bool = False
-    """Compile the model (torch.compile): minutes at the start, faster steps on a GPU."""
+    """Compile the model (torch.compile): slow to start, then faster; a hybrid draws other random numbers with it."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time, on a GPU too, where that costs speed."""
     seed: int = 0

@@ -195,6 +195,37 @@ def test_a_running_average_is_one() -> None:
     assert torch.allclose(average.module.head.weight, begin + 0.5, atol=1e-6)
 
 
+NEEDS_COMPILER = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+@NEEDS_COMPILER
+def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
+    """But for the order of float additions. The hybrid's would not be: compiled code draws other random numbers."""
+    plain, compiled, taken = small(), small(), batches_of(dataset, 2)
+    objective = Objective(compiled)
+    objective.compile()
+    for model, of_model in ((plain, Objective(plain)), (compiled, objective)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        train_step(of_model, [optimizer], taken, alone("cpu"), clip=1e9, most_nats=100.0)
+    assert not torch.equal(plain.head.weight, small().head.weight)
+    for name, weights in plain.state_dict().items():
+        assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
+
+
+@NEEDS_COMPILER
+def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ["--model=hybrid-4m", "--steps=4", "--save-every=2", "--compile"]
+    assert train(dataset, whole, *options) == 0
+    shutil.copytree(whole, cut)
+    shutil.rmtree(newest_checkpoint(cut))
+    assert train(dataset, cut, *options, "--resume") == 0
+    one, other = (load_safetensors(newest_checkpoint(run) / "model.safetensors") for run in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) -> None:
     adamw, muon = build_optimizers(small(), Config((), Path(), optimizer="muon"))
     assert sum(len(group["params"]) for group in muon.param_groups) == 4 * SMALL.layers
