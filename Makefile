@@ -22,6 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	mkdir -p $(VENV)/links/whisper_gpt
+	for folder in jobs manifests model pipeline; do ln -sfn $(CURDIR)/$$folder $(VENV)/links/whisper_gpt/$$folder; done
 	touch $@
 
 demo: $(INSTALLED)

@@ -26,21 +26,21 @@ from rich.table import Table
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.progress import status_console
-from jobs.run_codec import codec_of
-from jobs.scoring import token_logits
-from jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
-from manifests.dataset_info import FILE_NAME, read_info
-from manifests.location import is_file, is_remote, location
-from model.hybrid import HybridLM
-from pipeline.align import align_recordings
-from pipeline.audio import read_mono
-from pipeline.audit import REPLACEMENTS, Finding, Stage, audit_stage, frames_to_audit, made_clip
-from pipeline.codec.causal import Codec
-from pipeline.errors import AudioError
-from pipeline.mel import LogMel
-from pipeline.mel_config import HOP_SAMPLES, MelConfig, frame_count, lookahead_samples
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.run_codec import codec_of
+from whisper_gpt.jobs.scoring import token_logits
+from whisper_gpt.jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
+from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
+from whisper_gpt.manifests.location import is_file, is_remote, location
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.audit import REPLACEMENTS, Finding, Stage, audit_stage, frames_to_audit, made_clip
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import HOP_SAMPLES, MelConfig, frame_count, lookahead_samples
 
 _MADE_FRAMES = 160  # two chunks of the codec's stream, and a bit
 _FRAMES = range(20, 751)  # of a recording: fewer have no future to speak of, and more only take longer

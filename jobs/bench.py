@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, decode_speed, encode_speed
-from jobs.benchmarks.mel_speed import mel_speed
-from jobs.benchmarks.timing import Timing
-from jobs.errors import JobError, require
-from pipeline.audio import SAMPLE_RATE, stream_mono
-from pipeline.codec.architecture import CodecArchitecture
-from pipeline.codec.causal import Codec, untrained_codec
-from pipeline.codec.loading import load_codec
-from pipeline.corpora import folder
-from pipeline.errors import AudioError
-from pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, decode_speed, encode_speed
+from whisper_gpt.jobs.benchmarks.mel_speed import mel_speed
+from whisper_gpt.jobs.benchmarks.timing import Timing
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.pipeline.audio import SAMPLE_RATE, stream_mono
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
+from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.corpora import folder
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import tyro
 
-from jobs.config_files import default_from_file
-from jobs.errors import USERS_ERRORS, UsageError
+from whisper_gpt.jobs.config_files import default_from_file
+from whisper_gpt.jobs.errors import USERS_ERRORS, UsageError
 
-# Verb → module and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
+# Verb → module of whisper_gpt and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
 VERBS = {
     "plan": ("jobs.plan", "what preprocess would make of a corpus, and how long that will take"),
     "preprocess": ("jobs.preprocess", "audio → shards of mel frames and codec tokens, with manifests"),
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_verb(verb: str, arguments: list[str]) -> int:
     """Parse `arguments` into the verb's dataclass (a `--config FILE` gives its defaults) and run it."""
-    module = importlib.import_module(VERBS[verb][0])
+    module = importlib.import_module(f"whisper_gpt.{VERBS[verb][0]}")
     if hasattr(module, "with_saved_options"):
         arguments = module.with_saved_options(arguments)
     default, rest = default_from_file(module.Config, arguments)

@@ -9,10 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from jobs.errors import JobError
-from pipeline.codec.architecture import CodecArchitecture, codebooks
-from pipeline.codec.training.step import Training
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, codebooks
+from whisper_gpt.pipeline.codec.training.step import Training
+from whisper_gpt.pipeline.publish import publish_bytes
 
 FILE_NAME = "checkpoint.safetensors"
 _STATE = "whisper_gpt_codec_training"

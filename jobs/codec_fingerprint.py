@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.codec.fingerprint import CodecFingerprint, Precision
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 
 
 def codec_fingerprint(weights: Path, codebooks: int, precision: Precision) -> CodecFingerprint:
     """Load the codec in the file `weights`, with all that takes, for its fingerprint alone."""
-    from pipeline.codec.loading import read_codec
+    from whisper_gpt.pipeline.codec.loading import read_codec
 
     return read_codec(weights, codebooks, precision).fingerprint

@@ -12,9 +12,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from upath import UPath
 
-from jobs.errors import UsageError, require
-from manifests.location import Location, location
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs.errors import UsageError, require
+from whisper_gpt.manifests.location import Location, location
+from whisper_gpt.pipeline.publish import publish_bytes
 
 T = TypeVar("T")
 

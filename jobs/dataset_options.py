@@ -12,19 +12,19 @@ from rich.console import Console
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.codec_fingerprint import codec_fingerprint
-from jobs.errors import JobError, UsageError, require
-from jobs.planning import ABSENT_FILE, examine_all, scan_corpus
-from jobs.shard_task import Device, ShardJob, WorkerSetup
-from manifests.location import Location, is_folder, location
-from pipeline.audio import SAMPLE_RATE
-from pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
-from pipeline.codec.fingerprint import CodecFingerprint, Precision
-from pipeline.corpora.recording import Scan
-from pipeline.errors import PipelineError
-from pipeline.mel_config import AUDIO, HOP_SAMPLES, MelConfig
-from pipeline.plan import PlanSettings
-from pipeline.source import Source
+from whisper_gpt.jobs.codec_fingerprint import codec_fingerprint
+from whisper_gpt.jobs.errors import JobError, UsageError, require
+from whisper_gpt.jobs.planning import ABSENT_FILE, examine_all, scan_corpus
+from whisper_gpt.jobs.shard_task import Device, ShardJob, WorkerSetup
+from whisper_gpt.manifests.location import Location, is_folder, location
+from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
+from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel_config import AUDIO, HOP_SAMPLES, MelConfig
+from whisper_gpt.pipeline.plan import PlanSettings
+from whisper_gpt.pipeline.source import Source
 
 _DECODED_CODEBOOKS = (1, 2)  # of which the mel is made beside that of all, with --mel-of both
 _LEAKY = "centred-2048"

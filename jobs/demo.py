@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from jobs import cli
-from jobs.errors import JobError
-from jobs.progress import status_console
-from pipeline.codec.files import SMALL_NAME
-from pipeline.corpora import synthetic
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.pipeline.codec.files import SMALL_NAME
+from whisper_gpt.pipeline.corpora import synthetic
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from jobs.shard_task import WorkerSetup
-from manifests.scratch import sweep_scratch
-from pipeline.align import align_recordings
-from pipeline.codec.causal import Codec
-from pipeline.codec.files import SMALL_NAME, weights_file
-from pipeline.codec.loading import read_codec
-from pipeline.errors import AudioError, PipelineError
-from pipeline.mel import LogMel
+from whisper_gpt.jobs.shard_task import WorkerSetup
+from whisper_gpt.manifests.scratch import sweep_scratch
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.loading import read_codec
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.mel import LogMel
 
 
 def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:

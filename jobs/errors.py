@@ -1,8 +1,8 @@
 """Errors of the jobs that are a user's to mend."""
 
-from manifests.errors import ManifestError
-from model.errors import ModelError
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.model.errors import ModelError
+from whisper_gpt.pipeline.errors import PipelineError
 
 
 class JobError(Exception):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.shard_task import WorkerSetup
-from jobs.source_reader import SourceReader
+from whisper_gpt.jobs.shard_task import WorkerSetup
+from whisper_gpt.jobs.source_reader import SourceReader
 
 _MOST_SOURCES = 2_000  # of each process: more than it can encode
 
@@ -47,7 +47,7 @@ def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: flo
 
 def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
     """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
-    from jobs.encoder import encode_for_nothing, load_encoder
+    from whisper_gpt.jobs.encoder import encode_for_nothing, load_encoder
 
     codec, log_mel = load_encoder(setup)
     samples, begun = 0, time.monotonic()

@@ -13,14 +13,14 @@ from rich.table import Table
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.errors import JobError, require
-from jobs.floors import FLOORS, count_training, score_floor
-from jobs.scoring import Score, add_up, score_model
-from jobs.training.checkpoints import load_run, require_same_data, trained_on
-from jobs.training.ranks import DeviceChoice, alone
-from manifests.dataset_info import read_info
-from manifests.location import location
-from pipeline.stream import whole_split
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.floors import FLOORS, count_training, score_floor
+from whisper_gpt.jobs.scoring import Score, add_up, score_model
+from whisper_gpt.jobs.training.checkpoints import load_run, require_same_data, trained_on
+from whisper_gpt.jobs.training.ranks import DeviceChoice, alone
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.location import location
+from whisper_gpt.pipeline.stream import whole_split
 
 
 @dataclass(frozen=True)

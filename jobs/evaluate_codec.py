@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from jobs.errors import JobError, require
-from jobs.progress import status_console
-from manifests.statistics import code_usage
-from pipeline.audio import SAMPLE_RATE, read_mono
-from pipeline.codec.architecture import architecture_of
-from pipeline.codec.causal import untrained_codec
-from pipeline.codec.loading import load_codec
-from pipeline.codec.quality import Distances, bitrate_kbps, distances, reconstructions, shifted
-from pipeline.codec.quantizer import code_counts
-from pipeline.corpora import folder
-from pipeline.errors import AudioError
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.manifests.statistics import code_usage
+from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
+from whisper_gpt.pipeline.codec.architecture import architecture_of
+from whisper_gpt.pipeline.codec.causal import untrained_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.codec.quality import Distances, bitrate_kbps, distances, reconstructions, shifted
+from whisper_gpt.pipeline.codec.quantizer import code_counts
+from whisper_gpt.pipeline.corpora import folder
+from whisper_gpt.pipeline.errors import AudioError
 
 # A recording is scored in pieces of up to this long; ones shorter than the longest spectral window are left out.
 _PIECE_S = 30

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from jobs.scoring import WindowScore, ngram_scores, sequences
-from manifests.dataset_info import read_info
-from manifests.location import Location
-from model.ngram import Counts, NGram, count, fit
-from pipeline.stream import whole_split
+from whisper_gpt.jobs.scoring import WindowScore, ngram_scores, sequences
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.model.ngram import Counts, NGram, count, fit
+from whisper_gpt.pipeline.stream import whole_split
 
 # By their order.
 FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}

@@ -17,21 +17,21 @@ import torch
 from rich.progress import track
 from tyro.conf import Positional
 
-from jobs.config_files import save_config
-from jobs.errors import JobError, UsageError, require
-from jobs.progress import status_console
-from jobs.run_codec import codec_of
-from jobs.training.checkpoints import load_run
-from model.cache import Cache, empty_cache
-from model.errors import ModelError
-from model.hybrid import HybridLM, Prediction
-from model.sampling import Sampling, sample
-from pipeline.audio import read_mono
-from pipeline.codec.causal import Codec
-from pipeline.errors import AudioError
-from pipeline.mel import LogMel
-from pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
-from pipeline.publish import publishing
+from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.errors import JobError, UsageError, require
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.run_codec import codec_of
+from whisper_gpt.jobs.training.checkpoints import load_run
+from whisper_gpt.model.cache import Cache, empty_cache
+from whisper_gpt.model.errors import ModelError
+from whisper_gpt.model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
+from whisper_gpt.pipeline.publish import publishing
 
 MelSource = Literal["decode", "predict", "none"]
 

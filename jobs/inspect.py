@@ -11,13 +11,13 @@ from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
-from manifests.fragments import read_samples
-from manifests.location import Location, location
-from manifests.report import Example, page
-from manifests.statistics import Group, Histogram
-from manifests.summary import Summary, summarise
-from pipeline.publish import publish_bytes
-from pipeline.shard_reader import ShardReader
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.manifests.location import Location, location
+from whisper_gpt.manifests.report import Example, page
+from whisper_gpt.manifests.statistics import Group, Histogram
+from whisper_gpt.manifests.summary import Summary, summarise
+from whisper_gpt.pipeline.publish import publish_bytes
+from whisper_gpt.pipeline.shard_reader import ShardReader
 
 _LISTED = 10
 _EXAMPLES = 4

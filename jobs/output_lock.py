@@ -13,10 +13,10 @@ from pathlib import Path
 
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.run_log import LOGS_FOLDER
-from manifests.location import Location, is_remote
-from pipeline.publish import TEMPORARY_SUFFIX
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.run_log import LOGS_FOLDER
+from whisper_gpt.manifests.location import Location, is_remote
+from whisper_gpt.pipeline.publish import TEMPORARY_SUFFIX
 
 LOCK_FILE = f"{LOGS_FOLDER}/preprocess.lock"
 _RENEWED_EVERY_S = 5.0

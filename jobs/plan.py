@@ -9,16 +9,16 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
-from jobs.errors import require
-from jobs.estimate import Measured, measure, own_cores
-from jobs.output_lock import output_lock
-from jobs.planning import PlanPart, publish_absent, refuse_foreign_folder, settle_plan, shard_tasks
-from jobs.progress import status_console
-from manifests.fragments import committed_shards
-from manifests.location import location
-from pipeline.corpora.recording import SPLITS
-from pipeline.plan import PlanSettings
+from whisper_gpt.jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
+from whisper_gpt.jobs.errors import require
+from whisper_gpt.jobs.estimate import Measured, measure, own_cores
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.planning import PlanPart, publish_absent, refuse_foreign_folder, settle_plan, shard_tasks
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.manifests.fragments import committed_shards
+from whisper_gpt.manifests.location import location
+from whisper_gpt.pipeline.corpora.recording import SPLITS
+from whisper_gpt.pipeline.plan import PlanSettings
 
 _MEASURE_S = 20.0
 

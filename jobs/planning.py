@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from jobs.errors import JobError
-from jobs.run_log import LOGS_FOLDER
-from jobs.shard_task import ShardJob, ShardTask
-from manifests.dataset_info import FILE_NAME, read_info
-from manifests.failures import open_failures
-from manifests.location import Location, is_file, is_folder, open_for_seeking
-from pipeline.corpora import folder, librispeech, maestro, synthetic
-from pipeline.corpora.recording import Scan, hold_out_speakers
-from pipeline.plan import (
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.run_log import LOGS_FOLDER
+from whisper_gpt.jobs.shard_task import ShardJob, ShardTask
+from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
+from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.location import Location, is_file, is_folder, open_for_seeking
+from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
+from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers
+from whisper_gpt.pipeline.plan import (
     PLAN_FILE,
     PlanSettings,
     next_shards,
@@ -28,8 +28,8 @@ from pipeline.plan import (
     settings_differences,
     source_changes,
 )
-from pipeline.publish import TEMPORARY_SUFFIX, publish_bytes
-from pipeline.source import Source, examine
+from whisper_gpt.pipeline.publish import TEMPORARY_SUFFIX, publish_bytes
+from whisper_gpt.pipeline.source import Source, examine
 
 ABSENT_FILE = "absent.txt"
 _SCANS = {

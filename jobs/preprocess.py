@@ -7,23 +7,23 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs import ray_pool
-from jobs.config_files import save_config
-from jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
-from jobs.errors import JobError, require
-from jobs.output_lock import output_lock
-from jobs.plan import write_and_print
-from jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, shard_tasks, source_paths
-from jobs.progress import audio_progress, status_console
-from jobs.run_log import LOGS_FOLDER, run_log
-from jobs.shard_queue import ShardQueue
-from jobs.stop_signals import stop_signals
-from manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
-from manifests.describe import describe
-from manifests.fragments import committed_shards, listed_shards
-from manifests.location import Location, is_file, location
-from pipeline.plan import PlanSettings
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs import ray_pool
+from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.plan import write_and_print
+from whisper_gpt.jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, shard_tasks, source_paths
+from whisper_gpt.jobs.progress import audio_progress, status_console
+from whisper_gpt.jobs.run_log import LOGS_FOLDER, run_log
+from whisper_gpt.jobs.shard_queue import ShardQueue
+from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
+from whisper_gpt.manifests.describe import describe
+from whisper_gpt.manifests.fragments import committed_shards, listed_shards
+from whisper_gpt.manifests.location import Location, is_file, location
+from whisper_gpt.pipeline.plan import PlanSettings
+from whisper_gpt.pipeline.publish import publish_bytes
 
 EXIT_TOO_MANY_FAILED = 3
 

@@ -12,10 +12,10 @@ from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.errors import require
-from manifests.dataset_info import read_info
-from manifests.location import location
-from manifests.query import DEFAULT_COLUMNS, Answer, as_sql, ask, is_whole
+from whisper_gpt.jobs.errors import require
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.query import DEFAULT_COLUMNS, Answer, as_sql, ask, is_whole
 
 
 @dataclass(frozen=True)

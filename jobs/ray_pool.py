@@ -10,10 +10,10 @@ from typing import Any
 
 import ray
 
-from jobs.errors import JobError
-from jobs.run_log import RunLog
-from jobs.shard_queue import Make, ShardQueue, Try, Work
-from jobs.shard_task import Device, ShardTask, WorkerSetup
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.run_log import RunLog
+from whisper_gpt.jobs.shard_queue import Make, ShardQueue, Try, Work
+from whisper_gpt.jobs.shard_task import Device, ShardTask, WorkerSetup
 
 # What Ray says of a worker, or a whole node, that is no more.
 _DEATHS = (
@@ -41,8 +41,8 @@ class ShardWorker:
     @ray.method(num_returns="streaming")
     def make(self, task: ShardTask) -> Iterator[float]:
         """Make one shard, yielding 0 once it is begun and then the seconds of each source as it is done with."""
-        from jobs.planning import load_rows
-        from jobs.shard_making import make_shard
+        from whisper_gpt.jobs.planning import load_rows
+        from whisper_gpt.jobs.shard_making import make_shard
 
         job, (codec, log_mel) = self._setup.job, self._load()
         rows = load_rows(job, task)
@@ -52,8 +52,8 @@ class ShardWorker:
     @ray.method(num_returns="streaming")
     def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[float]:
         """Encode some sources of a shard for nothing, yielding 0 once that is begun."""
-        from jobs.planning import load_rows
-        from jobs.shard_making import try_sources
+        from whisper_gpt.jobs.planning import load_rows
+        from whisper_gpt.jobs.shard_making import try_sources
 
         job, (codec, log_mel) = self._setup.job, self._load()
         rows = [row for row in load_rows(job, task) if row["path"] in sources]
@@ -62,7 +62,7 @@ class ShardWorker:
 
     def _load(self) -> tuple[Any, Any]:
         """The codec and the mel transform; here and not at the start, so that what goes wrong has words."""
-        from jobs.encoder import load_encoder
+        from whisper_gpt.jobs.encoder import load_encoder
 
         self._loaded = self._loaded or load_encoder(self._setup)
         return self._loaded

@@ -13,25 +13,25 @@ import ray
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs import ray_pool
-from jobs.config_files import save_config
-from jobs.errors import JobError, require
-from jobs.output_lock import output_lock
-from jobs.progress import status_console
-from jobs.reproduction.collect import row_results, scored_besides
-from jobs.reproduction.plan import keep_plan, plan_of, planned_tokens
-from jobs.reproduction.plots import learning_curves, position_curves
-from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import lacking, rows_of
-from jobs.reproduction.schedule import Say, afford, run_all
-from jobs.reproduction.search import Domain, Search
-from jobs.reproduction.table import figure_names, table_json, table_markdown
-from jobs.reproduction.trials import Budget
-from jobs.shard_task import Device
-from jobs.training.ranks import Precision
-from manifests.dataset_info import read_info
-from manifests.location import location
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs import ray_pool
+from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.reproduction.collect import row_results, scored_besides
+from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of, planned_tokens
+from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
+from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
+from whisper_gpt.jobs.reproduction.search import Domain, Search
+from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
+from whisper_gpt.jobs.reproduction.trials import Budget
+from whisper_gpt.jobs.shard_task import Device
+from whisper_gpt.jobs.training.ranks import Precision
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.location import location
+from whisper_gpt.pipeline.publish import publish_bytes
 
 
 @dataclass(frozen=True)

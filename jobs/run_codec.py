@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from jobs.errors import JobError
-from jobs.training.checkpoints import TrainedOn
-from manifests.location import Location
-from pipeline.codec.causal import Codec
-from pipeline.codec.files import NAMES, weights_file
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.codec.loading import read_codec
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.training.checkpoints import TrainedOn
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.files import NAMES, weights_file
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
+from whisper_gpt.pipeline.codec.loading import read_codec
 
 
 def codec_of(owner: Location, data: TrainedOn, weights: Path | None) -> Codec:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from manifests.location import Location, is_remote
+from whisper_gpt.manifests.location import Location, is_remote
 
 LOGS_FOLDER = "logs"  # of the runs, not of the dataset: the one place with paths, hosts and times
 EVENTS_FILE = "events.jsonl"

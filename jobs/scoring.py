@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model.hybrid import HybridLM
-from model.ngram import NGram, log_probabilities
-from pipeline.stream import Batch
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.ngram import NGram, log_probabilities
+from whisper_gpt.pipeline.stream import Batch
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from jobs.encoder import encode_for_nothing
-from jobs.shard_task import ShardJob, ShardTask
-from jobs.source_reader import SourceReader, require_corpus
-from manifests.failures import failures_bytes, failures_path
-from manifests.fragments import ShardRecord, fragment_bytes, fragment_path
-from pipeline.align import Segment, align_recordings
-from pipeline.codec.causal import Codec
-from pipeline.codec.quantizer import code_counts
-from pipeline.corpora.recording import Recording
-from pipeline.errors import AudioError
-from pipeline.mel import LogMel
-from pipeline.plan import recording_of
-from pipeline.publish import publish_bytes, publishing
-from pipeline.sample import MEMBERS, Sample, SampleMeta
-from pipeline.shards import ShardWriter, Span, shard_path
+from whisper_gpt.jobs.encoder import encode_for_nothing
+from whisper_gpt.jobs.shard_task import ShardJob, ShardTask
+from whisper_gpt.jobs.source_reader import SourceReader, require_corpus
+from whisper_gpt.manifests.failures import failures_bytes, failures_path
+from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path
+from whisper_gpt.pipeline.align import Segment, align_recordings
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.quantizer import code_counts
+from whisper_gpt.pipeline.corpora.recording import Recording
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.plan import recording_of
+from whisper_gpt.pipeline.publish import publish_bytes, publishing
+from whisper_gpt.pipeline.sample import MEMBERS, Sample, SampleMeta
+from whisper_gpt.pipeline.shards import ShardWriter, Span, shard_path
 
 
 @dataclass

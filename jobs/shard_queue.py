@@ -6,8 +6,8 @@ Knows nothing of Ray: it is told what was done and who died, and says what to do
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from jobs.errors import JobError
-from jobs.shard_task import ShardTask
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.shard_task import ShardTask
 
 # Deaths until a shard is searched, and until a single source is given up: workers also die of other things.
 PATIENCE = 3

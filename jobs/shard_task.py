@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from manifests.location import Location
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.mel_config import MelConfig
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
+from whisper_gpt.pipeline.mel_config import MelConfig
 
 Device = Literal["cpu", "cuda"]
 

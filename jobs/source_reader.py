@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jobs.shard_queue import PATIENCE
-from jobs.shard_task import ShardJob
-from manifests.location import Location, file_sha256, is_folder, local_copy
-from pipeline.audio import stream_mono
-from pipeline.errors import AudioError, PipelineError
-from pipeline.source import content_id, is_files_fault
+from whisper_gpt.jobs.shard_queue import PATIENCE
+from whisper_gpt.jobs.shard_task import ShardJob
+from whisper_gpt.manifests.location import Location, file_sha256, is_folder, local_copy
+from whisper_gpt.pipeline.audio import stream_mono
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.source import content_id, is_files_fault
 
 
 class SourceReader:

@@ -13,23 +13,23 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 from tyro.conf import Positional
 
-from jobs.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
-from jobs.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
-from jobs.config_files import resume_with_saved_options, save_config
-from jobs.errors import JobError, UsageError, require
-from jobs.output_lock import output_lock
-from jobs.progress import progress_line, share_done, status_console
-from jobs.stop_signals import stop_signals
-from pipeline.audio import SAMPLE_RATE, read_mono
-from pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
-from pipeline.codec.causal import Codec
-from pipeline.codec.distances import SCALES
-from pipeline.codec.quality import bitrate_kbps, distances, reconstructions
-from pipeline.codec.training.crops import AudioStore, build_store
-from pipeline.codec.training.step import Recipe, Training, begin, train_step
-from pipeline.codec.weights import save_weights
-from pipeline.corpora import folder, synthetic
-from pipeline.errors import AudioError, PipelineError
+from whisper_gpt.jobs.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
+from whisper_gpt.jobs.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
+from whisper_gpt.jobs.config_files import resume_with_saved_options, save_config
+from whisper_gpt.jobs.errors import JobError, UsageError, require
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.progress import progress_line, share_done, status_console
+from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.distances import SCALES
+from whisper_gpt.pipeline.codec.quality import bitrate_kbps, distances, reconstructions
+from whisper_gpt.pipeline.codec.training.crops import AudioStore, build_store
+from whisper_gpt.pipeline.codec.training.step import Recipe, Training, begin, train_step
+from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.corpora import folder, synthetic
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
 
 CODEC_FILE = "codec.safetensors"
 CONFIG_FILE = "train_codec.yaml"

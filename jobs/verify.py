@@ -7,11 +7,11 @@ from rich.progress import track
 from tyro.conf import Positional
 from upath import UPath
 
-from jobs.planning import PlanPart, read_parts
-from jobs.progress import status_console
-from manifests.dataset_info import read_info
-from manifests.location import location
-from manifests.verify import Planned, PlannedShard, Problem, verify_dataset
+from whisper_gpt.jobs.planning import PlanPart, read_parts
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.verify import Planned, PlannedShard, Problem, verify_dataset
 
 
 @dataclass(frozen=True)

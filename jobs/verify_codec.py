@@ -7,11 +7,11 @@ import numpy as np
 from rich.console import Console
 from tyro.conf import Positional
 
-from jobs.errors import JobError
-from pipeline.audio import read_mono
-from pipeline.codec.files import OFFICIAL_NAME, WeightsUnavailable
-from pipeline.codec.loading import load_codec
-from pipeline.errors import AudioError
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, WeightsUnavailable
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.errors import AudioError
 
 # Another resampler and the first frames' other surroundings change some codes; wrong weights change nearly all.
 _LEAST_AGREEMENT = 0.8

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from manifests.errors import ManifestError
-from manifests.fragments import ShardRecord
-from manifests.location import Location, is_file
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import ShardRecord
+from whisper_gpt.manifests.location import Location, is_file
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from manifests.dataset_info import DatasetInfo, add_up
-from manifests.failures import open_failures
-from manifests.fragments import read_records
-from manifests.location import Location
+from whisper_gpt.manifests.dataset_info import DatasetInfo, add_up
+from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.fragments import read_records
+from whisper_gpt.manifests.location import Location
 
 
 def describe(

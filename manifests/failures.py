@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from manifests.fragments import MANIFEST_FOLDER, joined, parquet_bytes, read_table
-from manifests.location import Location
-from manifests.schema import FAILURES, SAMPLES
+from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined, parquet_bytes, read_table
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.schema import FAILURES, SAMPLES
 
 FAILURES_FOLDER = "failures"
 

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from manifests.errors import ManifestError
-from manifests.location import Location, is_remote, list_files, open_for_seeking
-from manifests.schema import SAMPLES
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.location import Location, is_remote, list_files, open_for_seeking
+from whisper_gpt.manifests.schema import SAMPLES
 
 MANIFEST_FOLDER = "manifest"
 _READERS = 16

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from typing_extensions import TypeIs
 from upath import UPath
 
-from manifests.errors import ManifestError
-from manifests.scratch import scratch_folder
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.scratch import scratch_folder
 
 Location = UPath | Path
 # S3's client by itself tries three times, which a store that slows down for a moment outlasts.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from manifests.errors import ManifestError
-from manifests.failures import FAILURES_FOLDER
-from manifests.fragments import MANIFEST_FOLDER, joined
-from manifests.location import Location
-from manifests.schema import FAILURES, SAMPLES
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.failures import FAILURES_FOLDER
+from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.schema import FAILURES, SAMPLES
 
 DEFAULT_COLUMNS = ("key", "duration_s", "speaker", "text", "source")
 _TABLES = {"samples": (MANIFEST_FOLDER, SAMPLES), "failures": (FAILURES_FOLDER, FAILURES)}

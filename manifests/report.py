@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from manifests.statistics import Histogram
-from manifests.summary import Summary
+from whisper_gpt.manifests.statistics import Histogram
+from whisper_gpt.manifests.summary import Summary
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }

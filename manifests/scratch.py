@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from manifests.errors import ManifestError
+from whisper_gpt.manifests.errors import ManifestError
 
 
 @contextlib.contextmanager

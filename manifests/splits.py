@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from manifests.dataset_info import DatasetInfo
-from manifests.errors import ManifestError
-from manifests.fragments import read_samples
-from manifests.location import Location
+from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.manifests.location import Location
 
 
 def read_split(dataset: Location, info: DatasetInfo, split: str, columns: Sequence[str] | None = None) -> pa.Table:

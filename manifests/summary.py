@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, read_info
-from manifests.failures import open_failures
-from manifests.fragments import read_records, read_samples
-from manifests.location import Location
-from manifests.statistics import (
+from whisper_gpt.manifests.dataset_info import DatasetInfo, SplitTotals, add_up, read_info
+from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.fragments import read_records, read_samples
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.statistics import (
     DURATION_EDGES_S,
     LEVEL_EDGES_DBFS,
     CodeUsage,

@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from manifests.dataset_info import DatasetInfo
-from manifests.errors import ManifestError
-from manifests.failures import read_failures
-from manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
-from manifests.location import Location, is_file, list_files
+from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
+from whisper_gpt.manifests.location import Location, is_file, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_views": "mel_views.npy"}
 _JSON_TYPES = (str, int, float)

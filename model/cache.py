@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import ModelConfig
+from whisper_gpt.model.config import ModelConfig
 
 
 @dataclass

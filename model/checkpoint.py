@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from model.config import ModelConfig
-from model.errors import ModelError
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.errors import ModelError
 
 CONFIG_FILE = constants.CONFIG_NAME  # config.json
 WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE  # model.safetensors

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from model.errors import ModelError
+from whisper_gpt.model.errors import ModelError
 
 
 @dataclass(frozen=True)

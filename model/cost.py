@@ -1,6 +1,6 @@
 """What a model costs: floating-point operations a token, and the peaks of known devices."""
 
-from model.config import ModelConfig
+from whisper_gpt.model.config import ModelConfig
 
 # Dense matrix products in bfloat16 a second, from NVIDIA's data sheets (without sparsity).
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}

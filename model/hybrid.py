@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.cache import Cache
-from model.checkpoint import Pretrained
-from model.config import ModelConfig
-from model.layers import Block, initialise, norm, run_blocks, within_segments
-from model.mel_encoder import MelEncoder
+from whisper_gpt.model.cache import Cache
+from whisper_gpt.model.checkpoint import Pretrained
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.layers import Block, initialise, norm, run_blocks, within_segments
+from whisper_gpt.model.mel_encoder import MelEncoder
 
 
 @dataclass(frozen=True)

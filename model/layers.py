@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.cache import LayerCache
+from whisper_gpt.model.cache import LayerCache
 
 _EPS = torch.finfo(torch.float32).eps  # in bfloat16 too, whose own would swallow small inputs
 

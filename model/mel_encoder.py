@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.cache import Cache
-from model.config import ModelConfig
-from model.layers import Block, run_blocks
+from whisper_gpt.model.cache import Cache
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.layers import Block, run_blocks
 
 # Bands that are silent in a whole corpus (above the source's Nyquist frequency) would otherwise be blown up to noise.
 _SMALLEST_DEVIATION = 0.1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.errors import ModelError
+from whisper_gpt.model.errors import ModelError
 
 # Tokens turned into n-grams at once: sorting them takes about 200 MB, and a merge for so many is cheap.
 _BLOCK_TOKENS = 1 << 22

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model.config import ModelConfig
-from model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.hybrid import HybridLM, Prediction
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.errors import ModelError
+from whisper_gpt.model.errors import ModelError
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline.codec.causal import CHUNK_FRAMES, Codec
-from pipeline.codec.streaming import StreamState, join
-from pipeline.errors import AudioError
-from pipeline.mel import LogMel
-from pipeline.mel_config import frame_count
-from pipeline.mel_views import MelViews, ViewState, with_lookahead
+from whisper_gpt.pipeline.codec.causal import CHUNK_FRAMES, Codec
+from whisper_gpt.pipeline.codec.streaming import StreamState, join
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import frame_count
+from whisper_gpt.pipeline.mel_views import MelViews, ViewState, with_lookahead
 
 CLIPPED_AT = 0.999
 

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.errors import AudioError
+from whisper_gpt.pipeline.errors import AudioError
 
 SAMPLE_RATE = 24_000
 EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")

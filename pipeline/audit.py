@@ -15,9 +15,9 @@ from functools import cache, partial
 
 import numpy as np
 
-from pipeline.audio import SAMPLE_RATE
-from pipeline.errors import PipelineError
-from pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
 
 Stage = Callable[[np.ndarray], np.ndarray]
 

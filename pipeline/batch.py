@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.errors import PipelineError, ShardError
-from pipeline.order import WindowTable
-from pipeline.shard_reader import ShardReader
+from whisper_gpt.pipeline.errors import PipelineError, ShardError
+from whisper_gpt.pipeline.order import WindowTable
+from whisper_gpt.pipeline.shard_reader import ShardReader
 
 _log = logging.getLogger(__name__)
 

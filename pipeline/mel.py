@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import librosa
 import torch
 
-from pipeline.mel_config import MelConfig, frame_count
+from whisper_gpt.pipeline.mel_config import MelConfig, frame_count
 
 
 @dataclass(frozen=True)

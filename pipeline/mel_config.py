@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from pipeline.audio import SAMPLE_RATE
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.errors import PipelineError
 
 HOP_SAMPLES = 320
 

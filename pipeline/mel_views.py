@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.codec.causal import Codec
-from pipeline.codec.streaming import StreamState, join
-from pipeline.mel import LogMel
-from pipeline.mel_config import centred_window, decoded_codebooks, lookahead_samples
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.streaming import StreamState, join
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import centred_window, decoded_codebooks, lookahead_samples
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.errors import PipelineError
 
 BLOCK = 1000
 

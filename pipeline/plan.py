@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.audio import AudioInfo
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.corpora.recording import SPLITS, Recording
-from pipeline.errors import PipelineError
-from pipeline.mel_config import MelConfig
-from pipeline.shards import shard_name
-from pipeline.source import Source
+from whisper_gpt.pipeline.audio import AudioInfo
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
+from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.shards import shard_name
+from whisper_gpt.pipeline.source import Source
 
 PLAN_FILE = "plan.parquet"
 _ROW_GROUP = 4096  # of which one, or two, are read for a shard

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from upath import UPath
 
-from manifests.location import Location, file_sha256, is_remote
-from manifests.scratch import scratch_folder
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.location import Location, file_sha256, is_remote
+from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.pipeline.errors import PipelineError
 
 TEMPORARY_SUFFIX = ".tmp"
 _UPLOADS = 3

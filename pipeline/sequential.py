@@ -17,9 +17,9 @@ import webdataset as wds
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from pipeline.batch import Batch, Damage
-from pipeline.errors import PipelineError
-from pipeline.sample import npy_view
+from whisper_gpt.pipeline.batch import Batch, Damage
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.sample import npy_view
 
 _MEMBERS = ("codes.npy", "mel.npy")
 _CODES, _MEL = (np.uint8, np.int16, np.int32, np.int64), (np.float16, np.float32)

@@ -13,8 +13,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from manifests.location import Location
-from pipeline.errors import ShardError
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.pipeline.errors import ShardError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 2

@@ -7,12 +7,12 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from manifests.fragments import fragment_path, read_record
-from manifests.location import Location, is_remote
-from pipeline.errors import PipelineError, ShardError
-from pipeline.sample import npy_view
-from pipeline.shard_cache import ShardCache
-from pipeline.shards import shard_path
+from whisper_gpt.manifests.fragments import fragment_path, read_record
+from whisper_gpt.manifests.location import Location, is_remote
+from whisper_gpt.pipeline.errors import PipelineError, ShardError
+from whisper_gpt.pipeline.sample import npy_view
+from whisper_gpt.pipeline.shard_cache import ShardCache
+from whisper_gpt.pipeline.shards import shard_path
 
 _NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size")
 _MELS = ("mel_offset", "mel_size", "mel_views_offset", "mel_views_size")

@@ -8,9 +8,9 @@ import tarfile
 from dataclasses import dataclass
 from io import BufferedRandom, BytesIO
 
-from manifests.location import Location
-from pipeline.errors import PipelineError
-from pipeline.sample import Sample, pack_members
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.sample import Sample, pack_members
 
 _BLOCK = tarfile.BLOCKSIZE
 

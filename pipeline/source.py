@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from manifests.location import Location, is_remote, open_for_seeking
-from pipeline.audio import AudioInfo, probe_file
-from pipeline.corpora.recording import Recording
-from pipeline.errors import AudioError
+from whisper_gpt.manifests.location import Location, is_remote, open_for_seeking
+from whisper_gpt.pipeline.audio import AudioInfo, probe_file
+from whisper_gpt.pipeline.corpora.recording import Recording
+from whisper_gpt.pipeline.errors import AudioError
 
 _END_BYTES = 1 << 14
 _NOT_THE_FILES = {

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
-from manifests.dataset_info import DatasetInfo, differences, read_info
-from manifests.location import Location, is_remote, location
-from manifests.splits import read_split
-from pipeline.batch import Batch, BatchReader, Damage
-from pipeline.errors import PipelineError
-from pipeline.mixture import Mixture
-from pipeline.order import EpochOrder, WindowTable, cut_windows
-from pipeline.shard_cache import ShardCache, default_cache_folder
-from pipeline.shard_reader import COLUMNS, ShardReader
+from whisper_gpt.manifests.dataset_info import DatasetInfo, differences, read_info
+from whisper_gpt.manifests.location import Location, is_remote, location
+from whisper_gpt.manifests.splits import read_split
+from whisper_gpt.pipeline.batch import Batch, BatchReader, Damage
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mixture import Mixture
+from whisper_gpt.pipeline.order import EpochOrder, WindowTable, cut_windows
+from whisper_gpt.pipeline.shard_cache import ShardCache, default_cache_folder
+from whisper_gpt.pipeline.shard_reader import COLUMNS, ShardReader
 
 _PREFETCHED_BATCHES = 2
 _FETCHING_SHARDS = 4

@@ -15,12 +15,12 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from upath import UPath
 from werkzeug.serving import make_server
 
-from jobs import cli, ray_pool
-from pipeline.codec.causal import Codec
-from pipeline.codec.loading import load_codec
-from pipeline.corpora import synthetic
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
+from whisper_gpt.jobs import cli, ray_pool
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.corpora import synthetic
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig
 
 torch.set_num_threads(2)
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from jobs.benchmarks.chaos_cluster import ChaosCluster
-from jobs.benchmarks.chaos_ledger import Ledger
-from jobs.errors import JobError, require
-from jobs.progress import status_console
-from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
-from manifests.location import Location, file_sha256, list_files, location
-from pipeline.codec.files import SMALL_NAME
-from pipeline.corpora import synthetic
+from whisper_gpt.jobs.benchmarks.chaos_cluster import ChaosCluster
+from whisper_gpt.jobs.benchmarks.chaos_ledger import Ledger
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from whisper_gpt.manifests.location import Location, file_sha256, list_files, location
+from whisper_gpt.pipeline.codec.files import SMALL_NAME
+from whisper_gpt.pipeline.corpora import synthetic
 
 _WORKERS = 2
 _OPTIONS = ("--codec", SMALL_NAME, "--shard-mb", "0.3", "--segment-s", "5")
@@ -215,7 +215,7 @@ class _Chaos:
 
 @contextlib.contextmanager
 def _started(source: Path, out: Location, *options: str) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-m", "jobs.cli", "preprocess", "folder", str(source), "--out", str(out)]
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "preprocess", "folder", str(source), "--out", str(out)]
     with subprocess.Popen([*command, *_OPTIONS, *options], stdout=-3, stderr=subprocess.PIPE) as process:
         try:
             yield process

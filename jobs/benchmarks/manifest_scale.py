@@ -14,13 +14,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from jobs.benchmarks.timing import Timing, timing_of
-from jobs.errors import JobError, require
-from manifests.dataset_info import FILE_NAME, info_bytes
-from manifests.describe import describe
-from manifests.fragments import ShardRecord, fragment_bytes, fragment_path
-from manifests.schema import SAMPLES
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.manifests.dataset_info import FILE_NAME, info_bytes
+from whisper_gpt.manifests.describe import describe
+from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path
+from whisper_gpt.manifests.schema import SAMPLES
+from whisper_gpt.pipeline.publish import publish_bytes
 
 _CODEBOOKS, _CODEWORDS, _BANDS = 8, 1024, 64
 
@@ -149,7 +149,7 @@ def _rows(shard: str, index: int, count: int, random: np.random.Generator) -> li
 def _timed(*arguments: str) -> tuple[float, float]:
     """Seconds and megabytes that a verb takes."""
     begun = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *arguments], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "whisper_gpt.jobs.cli", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise JobError(f"whisper-gpt {arguments[0]} failed")

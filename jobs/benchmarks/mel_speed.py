@@ -6,9 +6,9 @@ import librosa
 import numpy as np
 import torch
 
-from jobs.benchmarks.timing import Timing, time_in_turn
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
+from whisper_gpt.jobs.benchmarks.timing import Timing, time_in_turn
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig
 
 
 @dataclass(frozen=True)

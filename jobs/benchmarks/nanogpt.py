@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jobs.training.ranks import Precision, autocast
-from model.config import ModelConfig
+from whisper_gpt.jobs.training.ranks import Precision, autocast
+from whisper_gpt.model.config import ModelConfig
 
 
 class PlainBlock(nn.Module):

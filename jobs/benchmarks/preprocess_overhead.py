@@ -18,23 +18,23 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
-from jobs.benchmarks.timing import Timing, timing_of
-from jobs.errors import JobError, require
-from jobs.estimate import own_cores
-from jobs.planning import scan_corpus
-from jobs.progress import status_console
-from jobs.run_log import EVENTS_FILE, LOGS_FOLDER
-from pipeline.align import align_recordings
-from pipeline.audio import probe, stream_mono
-from pipeline.codec.architecture import CodecArchitecture
-from pipeline.codec.causal import untrained_codec
-from pipeline.codec.files import weights_file
-from pipeline.codec.loading import read_codec
-from pipeline.codec.weights import save_weights
-from pipeline.corpora.recording import SPLITS
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
+from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
+from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
+from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.estimate import own_cores
+from whisper_gpt.jobs.planning import scan_corpus
+from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.audio import probe, stream_mono
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
+from whisper_gpt.pipeline.codec.causal import untrained_codec
+from whisper_gpt.pipeline.codec.files import weights_file
+from whisper_gpt.pipeline.codec.loading import read_codec
+from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.corpora.recording import SPLITS
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,16 @@ class _NoMel:
 
 
 def _timed_preprocess(config: Config, weights: Path, workers: int, out: Path) -> float:
-    command = [sys.executable, "-m", "jobs.cli", "preprocess", config.corpus, str(config.source), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "whisper_gpt.jobs.cli",
+        "preprocess",
+        config.corpus,
+        str(config.source),
+        "--out",
+        str(out),
+    ]
     options = ["--codec", str(weights), "--workers", str(workers)]
     begun = time.monotonic()
     done = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True, check=False)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.benchmarks.timing import Timing, timing_of
-from pipeline.order import cut_windows
-from pipeline.stream import StreamConfig, WindowOrder
+from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
+from whisper_gpt.pipeline.order import cut_windows
+from whisper_gpt.pipeline.stream import StreamConfig, WindowOrder
 
 _SAMPLES, _PER_SHARD = 1_000_000, 700
 

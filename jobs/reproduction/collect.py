@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jobs.errors import JobError
-from jobs.floors import FLOORS
-from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import Row
-from jobs.reproduction.scores import Scores, groups_of, read_scores, require_scores
-from jobs.reproduction.search import Domain, Search, chosen_trials, floor_folders
-from jobs.reproduction.trials import Trial, require_trained
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.floors import FLOORS
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.rows import Row
+from whisper_gpt.jobs.reproduction.scores import Scores, groups_of, read_scores, require_scores
+from whisper_gpt.jobs.reproduction.search import Domain, Search, chosen_trials, floor_folders
+from whisper_gpt.jobs.reproduction.trials import Trial, require_trained
 
 
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import BASELINE
-from jobs.reproduction.statistics import Difference, Interval, difference
-from pipeline.mel_config import decoded_codebooks
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.rows import BASELINE
+from whisper_gpt.jobs.reproduction.statistics import Difference, Interval, difference
+from whisper_gpt.pipeline.mel_config import decoded_codebooks
 
 _SIGNIFICANT = 0.05
 

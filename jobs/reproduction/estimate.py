@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from jobs.reproduction.trials import Budget, Trial, training_config
-from jobs.training.loop import take_step
-from jobs.training.monitor import Clock
-from jobs.training.ranks import alone
-from jobs.training.session import open_session
+from whisper_gpt.jobs.reproduction.trials import Budget, Trial, training_config
+from whisper_gpt.jobs.training.loop import take_step
+from whisper_gpt.jobs.training.monitor import Clock
+from whisper_gpt.jobs.training.ranks import alone
+from whisper_gpt.jobs.training.session import open_session
 
 _WARM_UP, _TIMED = 2, 4
 # A token that is only scored is passed forward, not back.

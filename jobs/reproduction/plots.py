@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.results import RowResult
 
 # Without its grey, which is the floors'.
 _COLOURS = [colormaps["tab10"](i) for i in range(10) if i != 7]

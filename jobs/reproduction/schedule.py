@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import ray
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.ray_pool import first_ready
-from jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
-from jobs.reproduction.rows import Row
-from jobs.reproduction.scores import read_scores, score_floors, score_trial
-from jobs.reproduction.search import Domain, Search, chosen_trials, floor_folders, trial_of
-from jobs.reproduction.trials import (
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.ray_pool import first_ready
+from whisper_gpt.jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
+from whisper_gpt.jobs.reproduction.rows import Row
+from whisper_gpt.jobs.reproduction.scores import read_scores, score_floors, score_trial
+from whisper_gpt.jobs.reproduction.search import Domain, Search, chosen_trials, floor_folders, trial_of
+from whisper_gpt.jobs.reproduction.trials import (
     EVALUATIONS,
     Budget,
     Trial,
@@ -25,8 +25,8 @@ from jobs.reproduction.trials import (
     require_trained,
     train_trial,
 )
-from jobs.stop_signals import stop_signals
-from model.config import PRESETS
+from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.model.config import PRESETS
 
 _RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.floors import count_training, score_floor
-from jobs.reproduction.trials import Budget, Trial, windows
-from jobs.scoring import WindowScore, model_scores
-from jobs.training.ranks import alone
-from manifests.fragments import read_samples
-from model.hybrid import HybridLM
-from pipeline.publish import publish_bytes
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.floors import count_training, score_floor
+from whisper_gpt.jobs.reproduction.trials import Budget, Trial, windows
+from whisper_gpt.jobs.scoring import WindowScore, model_scores
+from whisper_gpt.jobs.training.ranks import alone
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.pipeline.publish import publish_bytes
 
 _SCORES_FILE = "test.json"
 

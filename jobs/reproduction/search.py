@@ -5,11 +5,11 @@ from pathlib import Path
 
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.floors import FLOORS
-from jobs.reproduction.rows import Row
-from jobs.reproduction.trials import Trial, require_trained
-from manifests.dataset_info import DatasetInfo
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.floors import FLOORS
+from whisper_gpt.jobs.reproduction.rows import Row
+from whisper_gpt.jobs.reproduction.trials import Trial, require_trained
+from whisper_gpt.manifests.dataset_info import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.results import RowResult
 
 _LEVEL = 0.95
 _RESAMPLES = 9_999

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
-from jobs.reproduction.legend import LEGEND
-from jobs.reproduction.results import RowResult
-from jobs.reproduction.rows import BASELINE
-from jobs.reproduction.statistics import (
+from whisper_gpt.jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
+from whisper_gpt.jobs.reproduction.legend import LEGEND
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.rows import BASELINE
+from whisper_gpt.jobs.reproduction.statistics import (
     Difference,
     Interval,
     accuracy,

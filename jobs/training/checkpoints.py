@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from jobs.errors import JobError
-from manifests.dataset_info import DatasetInfo, differences
-from manifests.location import Location, file_sha256
-from model.checkpoint import load_safetensors, save_model
-from model.hybrid import HybridLM
-from pipeline.publish import publish_bytes, sync_folder
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.manifests.dataset_info import DatasetInfo, differences
+from whisper_gpt.manifests.location import Location, file_sha256
+from whisper_gpt.model.checkpoint import load_safetensors, save_model
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.pipeline.publish import publish_bytes, sync_folder
 
 STATE_FILE = "state.json"
 _FOLDER = "checkpoints"

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jobs.generate import can_continue, continue_audio
-from jobs.run_codec import codec_of
-from jobs.training.session import Session
-from model.hybrid import HybridLM
-from model.sampling import Sampling
-from pipeline.codec.causal import Codec
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
-from pipeline.stream import batches
+from whisper_gpt.jobs.generate import can_continue, continue_audio
+from whisper_gpt.jobs.run_codec import codec_of
+from whisper_gpt.jobs.training.session import Session
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.stream import batches
 
 _SAMPLING = Sampling(temperature=1.0, top_k=100)
 

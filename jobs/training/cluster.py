@@ -16,15 +16,15 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from rich.console import Console
 
-from jobs.errors import USERS_ERRORS, JobError
-from jobs.progress import share_done, status_console
-from jobs.ray_pool import cluster, refuse_dead_address
-from jobs.stop_signals import stop_signals
-from jobs.training.checkpoints import newest_checkpoint, read_state
-from jobs.training.config import Config
-from jobs.training.rank import train_rank
-from jobs.training.ranks import Ranks
-from manifests.location import location
+from whisper_gpt.jobs.errors import USERS_ERRORS, JobError
+from whisper_gpt.jobs.progress import share_done, status_console
+from whisper_gpt.jobs.ray_pool import cluster, refuse_dead_address
+from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.rank import train_rank
+from whisper_gpt.jobs.training.ranks import Ranks
+from whisper_gpt.manifests.location import location
 
 _STOP_FILE = ".stop"
 _FAILED_FILE = ".failed"

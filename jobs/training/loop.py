@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from jobs.errors import Diverged
-from jobs.progress import share_done
-from jobs.scoring import Score, score_model
-from jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
-from jobs.training.monitor import Clock, Monitor
-from jobs.training.optimizers import learning_rate, set_learning_rate
-from jobs.training.ranks import autocast, seed_everything
-from jobs.training.session import Session
-from jobs.training.step import StepResult, train_step
-from pipeline.stream import Batch
-from pipeline.stream import batches as all_batches
+from whisper_gpt.jobs.errors import Diverged
+from whisper_gpt.jobs.progress import share_done
+from whisper_gpt.jobs.scoring import Score, score_model
+from whisper_gpt.jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
+from whisper_gpt.jobs.training.monitor import Clock, Monitor
+from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate
+from whisper_gpt.jobs.training.ranks import autocast, seed_everything
+from whisper_gpt.jobs.training.session import Session
+from whisper_gpt.jobs.training.step import StepResult, train_step
+from whisper_gpt.pipeline.stream import Batch
+from whisper_gpt.pipeline.stream import batches as all_batches
 
 
 @dataclass

@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from jobs.benchmarks.timing import matrix_flops
-from jobs.errors import JobError
-from jobs.progress import ShowStep, training_progress
-from jobs.scoring import Score
-from jobs.training.clips import Clips, open_clips
-from jobs.training.session import Session
-from jobs.training.step import StepResult
-from model.cost import peak_flops, training_flops
-from pipeline.errors import PipelineError
+from whisper_gpt.jobs.benchmarks.timing import matrix_flops
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.progress import ShowStep, training_progress
+from whisper_gpt.jobs.scoring import Score
+from whisper_gpt.jobs.training.clips import Clips, open_clips
+from whisper_gpt.jobs.training.session import Session
+from whisper_gpt.jobs.training.step import StepResult
+from whisper_gpt.model.cost import peak_flops, training_flops
+from whisper_gpt.pipeline.errors import PipelineError
 
 
 @dataclass

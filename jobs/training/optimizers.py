@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jobs.training.config import Config
-from model.hybrid import HybridLM
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.model.hybrid import HybridLM
 
 
 def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimizer]:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from jobs.config_files import save_config
-from jobs.training.checkpoints import checkpoints
-from jobs.training.config import CONFIG_FILE, Config
-from jobs.training.loop import train
-from jobs.training.monitor import monitor
-from jobs.training.ranks import Ranks, make_deterministic
-from jobs.training.session import open_session
+from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.training.checkpoints import checkpoints
+from whisper_gpt.jobs.training.config import CONFIG_FILE, Config
+from whisper_gpt.jobs.training.loop import train
+from whisper_gpt.jobs.training.monitor import monitor
+from whisper_gpt.jobs.training.ranks import Ranks, make_deterministic
+from whisper_gpt.jobs.training.session import open_session
 
 
 def train_rank(

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from upath import UPath
 
-from jobs.errors import JobError
-from jobs.training.checkpoints import (
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.training.checkpoints import (
     TrainingState,
     checkpoint_folder,
     newest_whole_checkpoint,
@@ -21,16 +21,16 @@ from jobs.training.checkpoints import (
     restore_training,
     trained_on,
 )
-from jobs.training.config import Config
-from jobs.training.optimizers import build_optimizers, running_average
-from jobs.training.ranks import Ranks, seed_everything
-from manifests.dataset_info import DatasetInfo, read_info
-from manifests.location import location
-from model.config import ModelConfig, preset
-from model.hybrid import HybridLM
-from model.objective import Objective
-from pipeline.mixture import BLOCK, block_slots
-from pipeline.stream import Stream, StreamConfig, stream
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
+from whisper_gpt.jobs.training.ranks import Ranks, seed_everything
+from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
+from whisper_gpt.manifests.location import location
+from whisper_gpt.model.config import ModelConfig, preset
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.objective import Objective
+from whisper_gpt.pipeline.mixture import BLOCK, block_slots
+from whisper_gpt.pipeline.stream import Stream, StreamConfig, stream
 
 
 @dataclass

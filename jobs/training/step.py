@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from jobs.training.ranks import Precision, Ranks, autocast
-from pipeline.stream import Batch
+from whisper_gpt.jobs.training.ranks import Precision, Ranks, autocast
+from whisper_gpt.pipeline.stream import Batch
 
 
 @dataclass(frozen=True)

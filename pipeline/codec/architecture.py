@@ -7,9 +7,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.audio import SAMPLE_RATE
-from pipeline.codec.encodec_import import EncodecModel, ResidualVectorQuantizer, SConv1d, SEANetDecoder, SEANetEncoder
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.codec.encodec_import import (
+    EncodecModel,
+    ResidualVectorQuantizer,
+    SConv1d,
+    SEANetDecoder,
+    SEANetEncoder,
+)
+from whisper_gpt.pipeline.errors import PipelineError
 
 # 8 · 5 · 4 · 2 = 320 samples a frame: the one hop that shares its clock with the mel frames.
 _RATIOS = [8, 5, 4, 2]

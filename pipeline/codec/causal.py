@@ -15,14 +15,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from pipeline.codec import streaming
-from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
-from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.fingerprint import CodecFingerprint, Precision
-from pipeline.codec.quantizer import ResidualQuantizer
-from pipeline.codec.streaming import Layer, StreamState, join
-from pipeline.errors import PipelineError
-from pipeline.mel_config import frame_count
+from whisper_gpt.pipeline.codec import streaming
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
+from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
+from whisper_gpt.pipeline.codec.quantizer import ResidualQuantizer
+from whisper_gpt.pipeline.codec.streaming import Layer, StreamState, join
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel_config import frame_count
 
 PREROLL_FRAMES = 8
 # One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.

@@ -4,7 +4,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.errors import PipelineError
 
 OFFICIAL_NAME = "encodec_24khz"
 OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"
@@ -39,7 +39,7 @@ def weights_file(name: str, weights: Path | None = None) -> Path:
     if weights is not None:
         raise PipelineError(f"--codec-weights {weights}: is for {OFFICIAL_NAME}; {name} comes with its own")
     if name == SMALL_NAME:
-        return Path(str(files("pipeline.codec") / f"{SMALL_NAME}.safetensors"))
+        return Path(str(files("whisper_gpt.pipeline.codec") / f"{SMALL_NAME}.safetensors"))
     if not Path(name).is_file():
         raise PipelineError(f"codec {name}: no such file")
     return Path(name).absolute()

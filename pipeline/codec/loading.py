@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.codec.causal import Codec
-from pipeline.codec.files import NAMES, OFFICIAL_NAME, weights_file
-from pipeline.codec.fingerprint import Precision
-from pipeline.codec.weights import read_weights
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.files import NAMES, OFFICIAL_NAME, weights_file
+from whisper_gpt.pipeline.codec.fingerprint import Precision
+from whisper_gpt.pipeline.codec.weights import read_weights
+from whisper_gpt.pipeline.errors import PipelineError
 
 
 def load_codec(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock
+from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock
 
 # From this many input channels on, a product of matrices beats oneDNN's convolution.
 _MATRIX_CHANNELS = 256

@@ -4,10 +4,10 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifests.location import Location, list_files
-from pipeline.audio import EXTENSIONS
-from pipeline.corpora.recording import Recording, Scan, make_id, stable_draw
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.pipeline.audio import EXTENSIONS
+from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id, stable_draw
+from whisper_gpt.pipeline.errors import PipelineError
 
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.05

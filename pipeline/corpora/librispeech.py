@@ -7,9 +7,9 @@ transcripts (an incomplete download) still works: those fields stay empty, and o
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from manifests.location import Location, list_files
-from pipeline.corpora.recording import Recording, Scan, make_id
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id
+from whisper_gpt.pipeline.errors import PipelineError
 
 _SPLIT_OF_PREFIX = {"train": "train", "dev": "validation", "test": "test"}
 _READERS = 32

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from manifests.location import Location, list_files
-from pipeline.corpora.recording import SPLITS, Recording, Scan
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording, Scan
+from whisper_gpt.pipeline.errors import PipelineError
 
 _COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename")
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field, replace
 
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.errors import PipelineError
 
 SPLITS = ("train", "validation", "test")
 MAX_ID = 74  # with segment number and extension a name stays within the sample contract's 90

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from manifests.location import Location, is_file, is_remote
-from pipeline.corpora import librispeech, maestro
-from pipeline.corpora.recording import Scan
-from pipeline.errors import PipelineError
+from whisper_gpt.manifests.location import Location, is_file, is_remote
+from whisper_gpt.pipeline.corpora import librispeech, maestro
+from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.errors import PipelineError
 
 SPEECH_RATE = 16_000  # LibriSpeech's
 PIANO_RATE = 44_100  # MAESTRO's, stereo

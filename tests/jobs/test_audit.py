@@ -11,14 +11,14 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from jobs import cli
-from jobs.audit import judge
-from jobs.training.checkpoints import newest_checkpoint
-from model.mel_encoder import MelEncoder
-from pipeline.audit import Finding, audit_stage, frames_to_audit, made_clip
-from pipeline.codec.causal import Codec
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.audit import judge
+from whisper_gpt.jobs.training.checkpoints import newest_checkpoint
+from whisper_gpt.model.mel_encoder import MelEncoder
+from whisper_gpt.pipeline.audit import Finding, audit_stage, frames_to_audit, made_clip
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel import LogMel
 
 FRAMES = 96
 MIDDLE = FRAMES // 2

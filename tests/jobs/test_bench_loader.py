@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs import cli
-from jobs.benchmarks.loader_rivals import BATCH, CONTEXT, RIVALS, Tensors
-from jobs.benchmarks.loader_speed import OURS, shards
-from jobs.benchmarks.restore_speed import restore_speed
-from pipeline.stream import StreamConfig, batches, stream
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.loader_rivals import BATCH, CONTEXT, RIVALS, Tensors
+from whisper_gpt.jobs.benchmarks.loader_speed import OURS, shards
+from whisper_gpt.jobs.benchmarks.restore_speed import restore_speed
+from whisper_gpt.pipeline.stream import StreamConfig, batches, stream
 
 
 def windows(taken: Iterable[Tensors]) -> Counter[str]:
@@ -38,7 +38,9 @@ def test_a_rival_gives_every_window_once_an_epoch(
     rival = RIVALS[name]
     if not rival.installed():
         pytest.skip(f"{name} is not installed (whisper-gpt[bench] has those that can be together)")
-    monkeypatch.setattr("jobs.benchmarks.loader_rivals.CONTEXT", 250)  # windows that are cut, of samples of 5 s
+    monkeypatch.setattr(
+        "whisper_gpt.jobs.benchmarks.loader_rivals.CONTEXT", 250
+    )  # windows that are cut, of samples of 5 s
     node = stream(dataset, "train", StreamConfig(250, BATCH, shuffle=False))
     expected = windows((batch.codes, batch.mel, batch.mask) for batch in batches(node))
     tars, _ = shards(dataset, "train")
@@ -53,7 +55,9 @@ def test_the_verb_measures_ours_and_says_who_is_not_there(
     for name in RIVALS.keys() - {"webdataset"}:
         monkeypatch.delitem(RIVALS, name)
     monkeypatch.setitem(RIVALS, "nobody's", replace(RIVALS["webdataset"], module="nobodys_loader"))
-    monkeypatch.setattr("jobs.benchmarks.loader_speed.restore_speed", lambda *_, **__: restore_speed(750, 16, 1))
+    monkeypatch.setattr(
+        "whisper_gpt.jobs.benchmarks.loader_speed.restore_speed", lambda *_, **__: restore_speed(750, 16, 1)
+    )
     assert cli.main(["bench", "loader", str(dataset), "--rounds=1", "--seconds=0.2", "--json"]) == 0
     result = json.loads(capfd.readouterr().out)
     assert result["absent"] == {"nobody's": "not installed"}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import cli
-from jobs.benchmarks.nanogpt import plain_loop
-from model.config import ModelConfig
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.nanogpt import plain_loop
+from whisper_gpt.model.config import ModelConfig
 
 
 def test_every_loop_is_measured(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

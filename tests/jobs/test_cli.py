@@ -7,11 +7,11 @@ import pytest
 import yaml
 from upath import UPath
 
-from jobs import cli
-from jobs.config_files import default_from_file, save_config
-from jobs.errors import UsageError
-from jobs.preprocess import Config as PreprocessConfig
-from jobs.train import Config as TrainConfig
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.config_files import default_from_file, save_config
+from whisper_gpt.jobs.errors import UsageError
+from whisper_gpt.jobs.preprocess import Config as PreprocessConfig
+from whisper_gpt.jobs.train import Config as TrainConfig
 
 
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,9 +12,9 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from jobs import cli
-from jobs.benchmarks.chaos import hashes
-from manifests.fragments import read_samples
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.manifests.fragments import read_samples
 
 OPTIONS = ["--codec", "encodec_24khz_small"]
 
@@ -38,7 +38,17 @@ def cluster() -> Iterator[Cluster]:
 
 def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> None:
     """`ray job submit` of the command; a node goes when half the shards are there, and the job succeeds."""
-    command = [sys.executable, "-m", "jobs.cli", "preprocess", corpus, str(source), "--out", str(out), *OPTIONS]
+    command = [
+        sys.executable,
+        "-m",
+        "whisper_gpt.jobs.cli",
+        "preprocess",
+        corpus,
+        str(source),
+        "--out",
+        str(out),
+        *OPTIONS,
+    ]
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
     identity, lost = submit(job, shlex.join([*command, *options])), False
     until = time.monotonic() + 120
@@ -64,7 +74,7 @@ def submit(job: JobSubmissionClient, command: str) -> str:
 
 def read_planned(out: Path) -> int:
     """How many shards the dataset will have; 0 while nobody knows."""
-    from jobs.planning import read_parts, shard_tasks
+    from whisper_gpt.jobs.planning import read_parts, shard_tasks
 
     return len(shard_tasks(read_parts(out))) if (out / "manifest").is_dir() else 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from jobs import cli
+from whisper_gpt.jobs import cli
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

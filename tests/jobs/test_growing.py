@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from jobs import cli
-from jobs.benchmarks.chaos import hashes
-from manifests.dataset_info import read_info
-from manifests.failures import open_failures, read_failures
-from manifests.fragments import read_samples
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.failures import open_failures, read_failures
+from whisper_gpt.manifests.fragments import read_samples
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--shard-mb=0.1", "--max-failed=1"]
 
@@ -132,7 +132,17 @@ def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(ray_cluster: None, tm
 
 def stop_when_begun(source: Path, stopped: Path, signal_number: int) -> None:
     """Run the command in a process of its own, and stop that when the first shard is begun."""
-    command = [sys.executable, "-m", "jobs.cli", "preprocess", "folder", str(source), "--out", str(stopped), *OPTIONS]
+    command = [
+        sys.executable,
+        "-m",
+        "whisper_gpt.jobs.cli",
+        "preprocess",
+        "folder",
+        str(source),
+        "--out",
+        str(stopped),
+        *OPTIONS,
+    ]
     (stopped / "logs" / "events.jsonl").unlink(missing_ok=True)
     with subprocess.Popen([*command, "--shard-mb=2"], stderr=subprocess.PIPE, text=True) as process:
         while not (stopped / "logs" / "events.jsonl").is_file() or not (stopped / "logs" / "events.jsonl").read_text():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.training.checkpoints import newest_checkpoint, read_state
-from model.checkpoint import load_safetensors
+from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
+from whisper_gpt.model.checkpoint import load_safetensors
 
 STEPS, KILLS = 200, 20
 OPTIONS = [
@@ -22,8 +22,8 @@ OPTIONS = [
 # a random moment after the run came near a random step, so that however fast the machine is, there are as many.
 KILLER = """
 import os, random, signal, sys, time
-import jobs.train
-from jobs import cli
+import whisper_gpt.jobs.train
+from whisper_gpt.jobs import cli
 
 out, number, kills, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 moments, killed = random.Random(number), 0
@@ -69,7 +69,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "train", str(dataset), "--out", str(run), *OPTIONS],
+        [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", str(dataset), "--out", str(run), *OPTIONS],
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from jobs import cli
-from jobs.benchmarks.chaos import hashes
-from manifests.dataset_info import read_info
-from manifests.failures import open_failures
-from manifests.fragments import read_samples
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.fragments import read_samples
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--max-failed=1"]
 

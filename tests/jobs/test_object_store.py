@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from jobs import cli, output_lock
-from jobs.benchmarks.chaos import hashes
-from jobs.errors import JobError
-from jobs.output_lock import LOCK_FILE
-from jobs.output_lock import output_lock as lock
-from manifests.fragments import committed_shards
-from manifests.location import location
-from pipeline.errors import PipelineError
-from pipeline.publish import publish_bytes, publishing
+from whisper_gpt.jobs import cli, output_lock
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.output_lock import LOCK_FILE
+from whisper_gpt.jobs.output_lock import output_lock as lock
+from whisper_gpt.manifests.fragments import committed_shards
+from whisper_gpt.manifests.location import location
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.publish import publish_bytes, publishing
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

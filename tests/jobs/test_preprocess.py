@@ -16,13 +16,13 @@ import pytest
 import ray
 import soundfile
 
-from jobs import cli, ray_pool
-from jobs.benchmarks.chaos import hashes
-from manifests.dataset_info import read_info
-from manifests.failures import read_failures
-from manifests.fragments import read_samples
-from pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
-from pipeline.codec.weights import save_weights
+from whisper_gpt.jobs import cli, ray_pool
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from whisper_gpt.pipeline.codec.weights import save_weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -94,7 +94,7 @@ def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
     out = tmp_path / "out"
     arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
     holder = (
-        "import sys, time; from pathlib import Path; from jobs.output_lock import output_lock\n"
+        "import sys, time; from pathlib import Path; from whisper_gpt.jobs.output_lock import output_lock\n"
         "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE) as process:
@@ -261,7 +261,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
 
     class Fragile(alive):  # type: ignore[valid-type, misc]
         def _load(self) -> Any:
-            import jobs.source_reader as reader
+            import whisper_gpt.jobs.source_reader as reader
 
             read = reader.file_sha256
 

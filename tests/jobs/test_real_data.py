@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import cli
-from manifests.dataset_info import read_info
-from manifests.failures import read_failures
-from manifests.fragments import read_samples
-from model.config import ModelConfig
-from model.hybrid import HybridLM
-from pipeline.audio import probe, read_mono
-from pipeline.codec.causal import Codec
-from pipeline.corpora import librispeech, maestro
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
+from whisper_gpt.jobs import cli
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.pipeline.audio import probe, read_mono
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.corpora import librispeech, maestro
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel import LogMel
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -10,12 +10,12 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import cli
-from jobs.errors import UsageError
-from jobs.reproduction.estimate import Cost, affordable_tokens
-from jobs.reproduction.rows import lacking, rows_of
-from manifests.dataset_info import DatasetInfo, read_info
-from model.hybrid import HybridLM
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.errors import UsageError
+from whisper_gpt.jobs.reproduction.estimate import Cost, affordable_tokens
+from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
+from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
+from whisper_gpt.model.hybrid import HybridLM
 
 ROWS = ["gpt-4m", "hybrid-4m", "hybrid-4m-codes-1", "mel-alone", "gpt-4m-all-codes", "hybrid-4m-centred"]
 FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "--batch=2"]

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from jobs.benchmarks.chaos import hashes
-from jobs.shard_making import make_shard
-from jobs.shard_task import ShardJob, ShardTask
-from manifests.failures import read_failures
-from manifests.fragments import committed_shards, read_samples
-from pipeline.codec.causal import Codec
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.corpora.recording import SPLITS, Recording
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig
-from pipeline.plan import PlanSettings, plan_table
-from pipeline.source import examine
+from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.jobs.shard_making import make_shard
+from whisper_gpt.jobs.shard_task import ShardJob, ShardTask
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import committed_shards, read_samples
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
+from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.plan import PlanSettings, plan_table
+from whisper_gpt.pipeline.source import examine
 
 
 def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple[ShardJob, ShardTask, list[dict]]:

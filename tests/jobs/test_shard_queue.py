@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import JobError
-from jobs.shard_queue import PATIENCE, Make, ShardQueue, Try, Work
-from jobs.shard_task import ShardTask
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.shard_queue import PATIENCE, Make, ShardQueue, Try, Work
+from whisper_gpt.jobs.shard_task import ShardTask
 
 SOURCES = [f"s{i}" for i in range(11)]
 

@@ -14,23 +14,23 @@ import soundfile
 import torch
 import yaml
 
-from jobs import cli
-from jobs.generate import MelSource, continue_audio, prefill, read_prompt
-from jobs.training import loop
-from jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
-from jobs.training.config import Config
-from jobs.training.optimizers import learning_rate
-from jobs.training.ranks import alone
-from jobs.training.step import train_step
-from manifests.fragments import read_samples
-from model.checkpoint import load_safetensors
-from model.config import ModelConfig
-from model.hybrid import HybridLM
-from model.objective import Objective
-from model.sampling import Sampling
-from pipeline.codec.causal import Codec
-from pipeline.mel import LogMel
-from pipeline.stream import StreamConfig, stream
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.generate import MelSource, continue_audio, prefill, read_prompt
+from whisper_gpt.jobs.training import loop
+from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.optimizers import learning_rate
+from whisper_gpt.jobs.training.ranks import alone
+from whisper_gpt.jobs.training.step import train_step
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.checkpoint import load_safetensors
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.objective import Objective
+from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.stream import StreamConfig, stream
 
 FAST = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 

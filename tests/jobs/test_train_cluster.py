@@ -17,17 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
-from manifests.fragments import read_samples
-from model.checkpoint import load_safetensors
+from whisper_gpt.jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.checkpoint import load_safetensors
 
 OPTIONS = ["--model=gpt-4m", "--context=32", "--batch=2", "--save-every=5", "--clip-s=0", "--eval-batches=2"]
 
 RANK = """
 import json, sys
 import torch.distributed as dist
-from pipeline.stream import StreamConfig, stream
-from jobs.training.ranks import Ranks
+from whisper_gpt.pipeline.stream import StreamConfig, stream
+from whisper_gpt.jobs.training.ranks import Ranks
 import torch
 
 dataset, rank, world, steps, meeting = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
@@ -79,7 +79,7 @@ def test_two_real_ranks_take_equal_steps_over_uneven_shards(dataset: Path, tmp_p
 
 
 def start(dataset: Path, out: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jobs.cli", "train", str(dataset), "--out", str(out), "--workers=2"]
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", str(dataset), "--out", str(out), "--workers=2"]
     return subprocess.Popen([*command, *OPTIONS, *options], stderr=subprocess.PIPE, text=True)
 
 
@@ -146,7 +146,7 @@ def test_a_signal_stops_all_ranks_with_a_checkpoint(undisturbed: Path, dataset: 
     assert process.returncode == 1 and "--resume goes on" in said
     stopped = read_state(newest_checkpoint(run))
     assert 5 <= stopped.step < 40 and time.monotonic() - asked < 60
-    command = [sys.executable, "-m", "jobs.cli", "train", "--out", str(run), "--resume", "--workers=1"]
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", "--out", str(run), "--resume", "--workers=1"]
     subprocess.run(command, check=True)
     ended = read_state(newest_checkpoint(run))
     assert ended.step == 40

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import cli, train_codec
-from jobs.codec_checkpoint import FILE_NAME
-from pipeline.codec.loading import load_codec
+from whisper_gpt.jobs import cli, train_codec
+from whisper_gpt.jobs.codec_checkpoint import FILE_NAME
+from whisper_gpt.pipeline.codec.loading import load_codec
 
 SMALL = [
     *("--width=4", "--latent=16", "--codebooks=2", "--codebook-size=32"),

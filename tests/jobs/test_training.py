@@ -13,21 +13,21 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jobs import cli
-from jobs.output_lock import output_lock
-from jobs.training import loop
-from jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
-from jobs.training.config import Config
-from jobs.training.optimizers import build_optimizers, running_average
-from jobs.training.ranks import alone, seed_everything
-from jobs.training.step import train_step
-from manifests.fragments import read_samples
-from model.checkpoint import load_safetensors
-from model.config import ModelConfig
-from model.cost import peak_flops, training_flops
-from model.hybrid import HybridLM
-from model.objective import Objective
-from pipeline.stream import Batch, StreamConfig, stream
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.training import loop
+from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
+from whisper_gpt.jobs.training.ranks import alone, seed_everything
+from whisper_gpt.jobs.training.step import train_step
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.checkpoint import load_safetensors
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.cost import peak_flops, training_flops
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.objective import Objective
+from whisper_gpt.pipeline.stream import Batch, StreamConfig, stream
 
 FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
 SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.dataset_info import DatasetInfo, SplitTotals, add_up, info_bytes, read_info
-from manifests.errors import ManifestError
-from manifests.fragments import (
+from whisper_gpt.manifests.dataset_info import DatasetInfo, SplitTotals, add_up, info_bytes, read_info
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import (
     ShardRecord,
     committed_shards,
     fragment_bytes,
@@ -19,10 +19,10 @@ from manifests.fragments import (
     read_records,
     read_samples,
 )
-from manifests.report import page
-from manifests.schema import SAMPLES
-from manifests.statistics import code_usage, groups, histogram
-from manifests.summary import summarise
+from whisper_gpt.manifests.report import page
+from whisper_gpt.manifests.schema import SAMPLES
+from whisper_gpt.manifests.statistics import code_usage, groups, histogram
+from whisper_gpt.manifests.summary import summarise
 
 
 def record(split: str, mel: np.ndarray, counts: np.ndarray) -> ShardRecord:
@@ -171,6 +171,6 @@ def test_what_cannot_be_read_is_not_taken_for_uncommitted(dataset: Path, monkeyp
     def failing(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("manifests.fragments.open_for_seeking", failing)
+    monkeypatch.setattr("whisper_gpt.manifests.fragments.open_for_seeking", failing)
     with pytest.raises(OSError, match="Input/output error"):
         committed_shards(dataset)

@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 from upath import UPath
 
-from jobs import cli, query
-from manifests.failures import failures_bytes, failures_path
-from manifests.fragments import MANIFEST_FOLDER, fragment_path, read_samples
-from manifests.query import _SEALED, as_sql, ask
-from manifests.schema import SAMPLES
+from whisper_gpt.jobs import cli, query
+from whisper_gpt.manifests.failures import failures_bytes, failures_path
+from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, fragment_path, read_samples
+from whisper_gpt.manifests.query import _SEALED, as_sql, ask
+from whisper_gpt.manifests.schema import SAMPLES
 
 Query = Callable[..., list[dict]]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from manifests.errors import ManifestError
-from manifests.scratch import scratch_folder, sweep_scratch
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.scratch import scratch_folder, sweep_scratch
 
 
 def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(

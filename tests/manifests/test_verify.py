@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from jobs.planning import read_parts
-from jobs.verify import planned
-from manifests.dataset_info import read_info
-from manifests.verify import verify_dataset
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.planning import read_parts
+from whisper_gpt.jobs.verify import planned
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.verify import verify_dataset
 
 SHARD = "train-000000"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.cache import empty_cache
-from model.checkpoint import save_model
-from model.config import PRESETS, ModelConfig, preset
-from model.errors import ModelError
-from model.hybrid import HybridLM
-from model.layers import ReLUSquared, norm, rotate, rotation
-from model.objective import laplace_nats, training_losses
+from whisper_gpt.model.cache import empty_cache
+from whisper_gpt.model.checkpoint import save_model
+from whisper_gpt.model.config import PRESETS, ModelConfig, preset
+from whisper_gpt.model.errors import ModelError
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.layers import ReLUSquared, norm, rotate, rotation
+from whisper_gpt.model.objective import laplace_nats, training_losses
 
 SMALL = ModelConfig("small", vocab=32, context=40, width=32, layers=2, heads=2, mel_bands=8, mel_width=16, mel_heads=2)
 

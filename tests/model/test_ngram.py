@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import ngram
-from model.errors import ModelError
-from model.ngram import count, fit, log_probabilities
+from whisper_gpt.model import ngram
+from whisper_gpt.model.errors import ModelError
+from whisper_gpt.model.ngram import count, fit, log_probabilities
 
 VOCAB = 4
 corpora = st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=30), max_size=8)

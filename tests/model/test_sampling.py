@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import ModelError
-from model.sampling import Sampling, sample
+from whisper_gpt.model.errors import ModelError
+from whisper_gpt.model.sampling import Sampling, sample
 
 
 def draws(logits: list[float], how: Sampling, count: int = 2000) -> torch.Tensor:

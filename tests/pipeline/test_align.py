@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import align
-from pipeline.align import Segment, align_recordings
-from pipeline.codec.causal import Codec
-from pipeline.errors import AudioError
-from pipeline.mel import LogMel
+from whisper_gpt.pipeline import align
+from whisper_gpt.pipeline.align import Segment, align_recordings
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
 
 
 def align_segments(

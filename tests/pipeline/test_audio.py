@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio import probe, read_mono, stream_mono
-from pipeline.errors import AudioError
+from whisper_gpt.pipeline.audio import probe, read_mono, stream_mono
+from whisper_gpt.pipeline.errors import AudioError
 
 
 def write(path: Path, samples: np.ndarray, rate: int, subtype: str | None = None) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audio import probe
-from pipeline.corpora import folder, librispeech, maestro, synthetic
-from pipeline.corpora.recording import Recording, Scan
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.audio import probe
+from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
+from whisper_gpt.pipeline.corpora.recording import Recording, Scan
+from whisper_gpt.pipeline.errors import PipelineError
 
 
 @pytest.fixture

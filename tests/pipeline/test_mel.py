@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig, frame_count
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig, frame_count
 
 
 def noise(samples: int, seed: int = 0) -> torch.Tensor:

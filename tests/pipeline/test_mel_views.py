@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.align import align_recordings
-from pipeline.codec.causal import Codec
-from pipeline.errors import PipelineError
-from pipeline.mel import LogMel
-from pipeline.mel_config import MelConfig, lookahead_samples
-from pipeline.mel_views import with_lookahead
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import MelConfig, lookahead_samples
+from whisper_gpt.pipeline.mel_views import with_lookahead
 
 VIEWS = ("audio", "codes-1", "codes-8", "centred-2048")
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import PipelineError
-from pipeline.mixture import BLOCK, Mixture, block_slots
-from pipeline.order import EpochOrder, WindowTable, cut_windows
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.mixture import BLOCK, Mixture, block_slots
+from whisper_gpt.pipeline.order import EpochOrder, WindowTable, cut_windows
 
 shard_sizes = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=7)
 

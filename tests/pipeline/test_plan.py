@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio import AudioInfo
-from pipeline.codec.fingerprint import CodecFingerprint
-from pipeline.corpora.recording import Recording
-from pipeline.errors import AudioError, PipelineError
-from pipeline.mel_config import MelConfig
-from pipeline.plan import (
+from whisper_gpt.pipeline.audio import AudioInfo
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
+from whisper_gpt.pipeline.corpora.recording import Recording
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.plan import (
     PlanSettings,
     next_shards,
     part_name,
@@ -27,7 +27,7 @@ from pipeline.plan import (
     settings_differences,
     source_changes,
 )
-from pipeline.source import Source
+from whisper_gpt.pipeline.source import Source
 
 SETTINGS = PlanSettings(
     corpus="made",

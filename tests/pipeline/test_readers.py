@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from manifests.fragments import read_samples
+from whisper_gpt.manifests.fragments import read_samples
 
 hf = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed (pip install datasets)")
 

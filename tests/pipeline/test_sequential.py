@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batch import Batch
-from pipeline.errors import PipelineError
-from pipeline.sample import npy_bytes
-from pipeline.sequential import SequentialConfig, sequential_stream
-from pipeline.stream import StreamConfig, batches, stream
+from whisper_gpt.pipeline.batch import Batch
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.sample import npy_bytes
+from whisper_gpt.pipeline.sequential import SequentialConfig, sequential_stream
+from whisper_gpt.pipeline.stream import StreamConfig, batches, stream
 
 CONFIG = SequentialConfig(context=250, batch=7)
 

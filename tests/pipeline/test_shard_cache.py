@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import pytest
 from upath import UPath
 
-from manifests.location import location
-from pipeline.errors import PipelineError
-from pipeline.shard_cache import ShardCache
-from pipeline.stream import StreamConfig, batches, stream
+from whisper_gpt.manifests.location import location
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.shard_cache import ShardCache
+from whisper_gpt.pipeline.stream import StreamConfig, batches, stream
 
 
 class Opened:
@@ -79,7 +79,7 @@ def test_the_longest_unused_are_dropped_and_stay_readable(tmp_path: Path) -> Non
 SLOW = """
 import hashlib, sys, time
 from pathlib import Path
-from pipeline.shard_cache import ShardCache
+from whisper_gpt.pipeline.shard_cache import ShardCache
 
 folder = Path(sys.argv[1])
 

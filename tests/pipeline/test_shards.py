@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.publish import publish_bytes, publishing
-from pipeline.sample import Sample, SampleMeta, npy_bytes, npy_view, pack_members
-from pipeline.shards import ShardWriter, shard_name
+from whisper_gpt.pipeline.publish import publish_bytes, publishing
+from whisper_gpt.pipeline.sample import Sample, SampleMeta, npy_bytes, npy_view, pack_members
+from whisper_gpt.pipeline.shards import ShardWriter, shard_name
 
 META = SampleMeta(
     key="corpus_one_0000",

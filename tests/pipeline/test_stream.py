@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
-from manifests.errors import ManifestError
-from manifests.fragments import read_samples
-from pipeline.batch import Batch
-from pipeline.errors import PipelineError
-from pipeline.stream import FetchAhead, StreamConfig, WindowOrder, batches, stream
 from tests.pipeline.test_order import shard_sizes, table_of
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.batch import Batch
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.stream import FetchAhead, StreamConfig, WindowOrder, batches, stream
 
 
 def take(node: BaseNode, count: int) -> list[Any]:
@@ -160,7 +160,10 @@ def test_windows_hold_what_the_tars_hold(dataset: Path, pack: bool) -> None:
 
 
 def test_a_program_may_end_in_the_middle_of_a_stream(dataset: Path) -> None:
-    code = "import sys; from pipeline.stream import *; next(stream(sys.argv[1], 'train', StreamConfig(700, 64)))"
+    code = (
+        "import sys; from whisper_gpt.pipeline.stream import *; "
+        "next(stream(sys.argv[1], 'train', StreamConfig(700, 64)))"
+    )
     for _ in range(3):
         subprocess.run([sys.executable, "-c", code, str(dataset)], check=True)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.audio import SAMPLE_RATE, read_mono
-from pipeline.errors import AudioError, PipelineError
-from pipeline.publish import publish_bytes, publishing
+from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.publish import publish_bytes, publishing
 
 # Crops are made this much quieter or louder, so that the codec does not learn one level.
 _GAIN_DB = (-10.0, 6.0)

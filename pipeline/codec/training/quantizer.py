@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.codec.architecture import codebooks
-from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.quantizer import nearest
+from whisper_gpt.pipeline.codec.architecture import codebooks
+from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
+from whisper_gpt.pipeline.codec.quantizer import nearest
 
 _DECAY = 0.99
 # A codeword that gets less than this share of an even use is dead.

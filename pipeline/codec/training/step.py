@@ -7,19 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.codec.architecture import codebooks
-from pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
-from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.training.balance import balanced_gradient
-from pipeline.codec.training.crops import AudioStore, random_crops
-from pipeline.codec.training.discriminator import (
+from whisper_gpt.pipeline.codec.architecture import codebooks
+from whisper_gpt.pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
+from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
+from whisper_gpt.pipeline.codec.training.balance import balanced_gradient
+from whisper_gpt.pipeline.codec.training.crops import AudioStore, random_crops
+from whisper_gpt.pipeline.codec.training.discriminator import (
     MultiScaleDiscriminator,
     adversarial_loss,
     discriminator_loss,
     feature_loss,
 )
-from pipeline.codec.training.quantizer import QuantizerTrainer
-from pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.pipeline.codec.training.quantizer import QuantizerTrainer
+from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
 
 # k-means of the codebooks' start sees this many frames for each of its entries.
 _START_FRAMES_EACH = 16

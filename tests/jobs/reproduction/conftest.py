@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.results import RowResult
 
 MakeRow = Callable[..., RowResult]
 

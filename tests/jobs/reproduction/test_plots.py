@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.reproduction.plots import by_position, common_points, learning_curves, position_curves
+from whisper_gpt.jobs.reproduction.plots import by_position, common_points, learning_curves, position_curves
 
 
 def pixels(png: bytes) -> np.ndarray:

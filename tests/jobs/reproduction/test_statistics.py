@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.reproduction import statistics
-from jobs.reproduction.results import RowResult
-from jobs.reproduction.statistics import accuracy, difference, interval, nll, nll_by_seed, perplexity, seed_sd
+from whisper_gpt.jobs.reproduction import statistics
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.statistics import (
+    accuracy,
+    difference,
+    interval,
+    nll,
+    nll_by_seed,
+    perplexity,
+    seed_sd,
+)
 
 
 @st.composite

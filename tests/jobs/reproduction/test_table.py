@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from jobs.reproduction.contrasts import contrasts, sentence, verdict
-from jobs.reproduction.statistics import Difference, Interval, difference, interval, nll
-from jobs.reproduction.table import _duration, _si, paper_figures, table_json, table_markdown
+from whisper_gpt.jobs.reproduction.contrasts import contrasts, sentence, verdict
+from whisper_gpt.jobs.reproduction.statistics import Difference, Interval, difference, interval, nll
+from whisper_gpt.jobs.reproduction.table import _duration, _si, paper_figures, table_json, table_markdown
 
 CONTRASTS = [
     ("hybrid-4m", "gpt-40m"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.codec.architecture import CodecArchitecture
-from pipeline.codec.causal import Codec, untrained_codec
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
+from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
 
 
 @pytest.fixture(scope="session")

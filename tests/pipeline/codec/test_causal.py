@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from jobs.benchmarks.codec_speed import stock_audio, stock_codes
-from pipeline.audio import read_mono
-from pipeline.codec.causal import Codec
-from pipeline.codec.streaming import StreamState, join
+from whisper_gpt.jobs.benchmarks.codec_speed import stock_audio, stock_codes
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.streaming import StreamState, join
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.audio import read_mono
-from pipeline.codec import files, weights
-from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
-from pipeline.codec.causal import Codec
-from pipeline.codec.encodec_import import EncodecModel
-from pipeline.codec.loading import load_codec, read_codec
-from pipeline.codec.weights import save_weights
-from pipeline.errors import PipelineError
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec import files, weights
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
+from whisper_gpt.pipeline.codec.loading import load_codec, read_codec
+from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.errors import PipelineError
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_only_the_placeholder_is_gone_after_the_import() -> None:
     """Where torchaudio cannot be loaded, nothing of the stand-in is left for other libraries to trip over."""
     code = (
         "import sys; sys.modules['torchaudio'] = None\n"  # makes `import torchaudio` fail, as a broken one does
-        "import pipeline.codec.encodec_import as e\n"
+        "import whisper_gpt.pipeline.codec.encodec_import as e\n"
         "assert e.EncodecModel and sys.modules.get('torchaudio') is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

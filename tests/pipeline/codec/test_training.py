@@ -10,20 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.statistics import code_usage
-from pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
-from pipeline.codec.distances import LogMelDistance, noise_to_signal_db, si_sdr_db
-from pipeline.codec.quantizer import ResidualQuantizer, code_counts
-from pipeline.codec.training.balance import balanced_gradient
-from pipeline.codec.training.crops import build_store, random_crops
-from pipeline.codec.training.discriminator import (
+from whisper_gpt.manifests.statistics import code_usage
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
+from whisper_gpt.pipeline.codec.distances import LogMelDistance, noise_to_signal_db, si_sdr_db
+from whisper_gpt.pipeline.codec.quantizer import ResidualQuantizer, code_counts
+from whisper_gpt.pipeline.codec.training.balance import balanced_gradient
+from whisper_gpt.pipeline.codec.training.crops import build_store, random_crops
+from whisper_gpt.pipeline.codec.training.discriminator import (
     MultiScaleDiscriminator,
     adversarial_loss,
     discriminator_loss,
     feature_loss,
 )
-from pipeline.codec.training.quantizer import QuantizerTrainer
-from pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.codec.training.quantizer import QuantizerTrainer
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
 
 
 @pytest.fixture
