@@ -83,4 +83,5 @@ def _parameters(training: Training) -> dict[str, tuple[nn.Parameter, torch.optim
 def _tensors(training: Training) -> dict[str, torch.Tensor]:
     named = {name: parameter.detach() for name, (parameter, _) in _parameters(training).items()}
     named |= {f"codebooks/{k}": codebook for k, codebook in enumerate(codebooks(training.net))}
+    named |= {f"average/{name}": tensor for name, tensor in training.average.items()}
     return named | {f"quantizer/{name}": buffer for name, buffer in training.quantizer.named_buffers()}

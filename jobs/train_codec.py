@@ -1,6 +1,6 @@
 """Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
 
-import copy
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import soundfile
 import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
@@ -24,16 +25,18 @@ from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.distances import SCALES
+from whisper_gpt.pipeline.codec.fingerprint import Precision
 from whisper_gpt.pipeline.codec.quality import bitrate_kbps, distances, reconstructions
 from whisper_gpt.pipeline.codec.training.crops import AudioStore, build_store
 from whisper_gpt.pipeline.codec.training.step import Recipe, Training, begin, train_step
 from whisper_gpt.pipeline.codec.weights import save_weights
-from whisper_gpt.pipeline.corpora import folder, synthetic
+from whisper_gpt.pipeline.corpora import folder, synthetic, synthetic_piano
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 
 CODEC_FILE = "codec.safetensors"
 CONFIG_FILE = "train_codec.yaml"
 _VALIDATION_S = 60.0
+_PIECE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,16 @@ class Config:
     """Folder of the run: the codec, a checkpoint, TensorBoard, the decoded audio (173 MB an hour)."""
     hold_out: tuple[str, ...] = ()
     """Files whose path matches one of these patterns (as */dev-clean/*) are scored, never trained on."""
-    made_pieces: int = 0
-    """Piano-like pieces of 30 s to make and train on as well."""
+    synthetic_pieces: int = 0
+    """Synthetic piano-like pieces of 30 s to train on as well, and as many speech-like utterances of about 6 s."""
     name: str = "codec"
     """What the codec is called in the datasets it makes."""
     about: str = ""
     """A sentence on origin and licence, kept in its file."""
-    width: int = 8
+    width: int = 16
     """Channels at full rate; the official model has 32."""
-    latent: int = 64
-    """Channels that are quantized; the official model has 128."""
+    latent: int = 128
+    """Channels that are quantized, 128 in the official model."""
     codebooks: int = 8
     """Codebooks of the residual quantizer."""
     codebook_size: int = 1024
@@ -76,9 +79,13 @@ class Config:
     """Share of the gradient that the waveform has, against 1 for the spectra."""
     commitment: float = 0.5
     """How hard latents are pulled to their codewords: at a distance of 1, this share of the decoder's gradient."""
-    adversarial: float = 0.0
-    """Share of the gradient that each of a multi-scale STFT discriminator's two losses has, once the quantizer is in;
-    0: none, and a step takes a fraction of the time."""
+    adversarial: float = 1.0
+    """Share of the gradient from a multi-scale STFT discriminator (adversarial loss and feature matching), against 1
+    for the spectra. 0 trains without a discriminator, in about two thirds of the time."""
+    adversarial_from: float = 0.1
+    """Share of the run after which the discriminator is switched on."""
+    precision: Precision = "fp32"
+    """Autocast precision of the networks; weights, codebooks and losses stay in fp32."""
     seed: int = 0
     """Of the initial weights and of what is drawn."""
     eval_every: int = 1000
@@ -107,7 +114,7 @@ def run(config: Config) -> int:
         console.print(f"{store.hours:.2f} h to train on, {scored_s:.0f} s of what is held out to score")
         with SummaryWriter(str(config.out / "tensorboard"), purge_step=training.step + 1) as writer:
             _train(config, training, store, held_out, writer, console)
-        save_weights(config.out / CODEC_FILE, config.name, training.net, config.about)
+        save_weights(config.out / CODEC_FILE, config.name, training.averaged(), config.about)
     console.print(f"{config.out / CODEC_FILE}")
     return 0
 
@@ -145,8 +152,7 @@ def _train(
 
 def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
     """Distances on the recordings held out, with one codebook and with all."""
-    net = copy.deepcopy(training.net).eval().cpu()
-    codec = Codec(config.name, "", config.codebooks, net)
+    codec = Codec(config.name, "", config.codebooks, training.averaged())
     codes = [codec.encode(wav) for wav in held_out]
     scores: dict[str, float] = {}
     for depth in sorted({1, config.codebooks}):
@@ -192,11 +198,8 @@ def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarra
     if config.hold_out and not held_out:
         raise JobError(f"--hold-out {' '.join(config.hold_out)}: matches none of the {len(files)} files")
     train = sorted(set(files) - set(held_out))
-    if config.made_pieces:
-        made = config.out / "made"
-        if not made.exists():
-            synthetic.write(made, synthetic.SyntheticSize(utterances=0, pieces=config.made_pieces))
-        train += sorted(made.rglob("*.wav"))
+    if config.synthetic_pieces:
+        train += _synthetic(config.out / "synthetic", config.synthetic_pieces)
     if not train:
         raise JobError("no audio is left to train on; hold out less of it")
 
@@ -206,6 +209,20 @@ def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarra
     threads = torch.get_num_threads()
     store = build_store(train, config.out / "audio" / "train", threads, skipped)
     return store, list(_scored(held_out, skipped))
+
+
+def _synthetic(root: Path, pieces: int) -> list[Path]:
+    """Write synthetic speech and piano to `root`, if it is not there yet → its files."""
+    if not root.exists():
+        aside = root.with_name(".synthetic.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        synthetic.write(aside, synthetic.SyntheticSize(utterances=pieces, pieces=0))
+        (aside / "piano").mkdir()
+        for i in range(pieces):
+            audio = synthetic_piano.play(_PIECE_S, np.random.default_rng(i))
+            soundfile.write(aside / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE, "PCM_16")
+        aside.replace(root)
+    return sorted(path for path in root.rglob("*") if path.suffix in (".wav", ".flac"))
 
 
 def _files(config: Config) -> Iterator[Path]:
@@ -243,8 +260,10 @@ def _check(config: Config) -> None:
     require(config.crop_frames >= 8, f"--crop-frames {config.crop_frames}: must be at least 8")
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
-    require(0 <= config.unquantized < 1, f"--unquantized {config.unquantized}: must be a share of the run, 0 to 1")
-    for name in ("waveform", "commitment", "adversarial", "made_pieces"):
+    for name in ("unquantized", "adversarial_from"):
+        share = getattr(config, name)
+        require(0 <= share < 1, f"--{name.replace('_', '-')} {share}: must be a share of the run, from 0 to below 1")
+    for name in ("waveform", "commitment", "adversarial", "synthetic_pieces"):
         require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
     try:
         CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)

@@ -72,7 +72,7 @@ def a_signal_in_step(step: int) -> Iterator[Callable[[], bool]]:
 
 def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert train(audio, out, "--steps=2") == 0
+    assert train(audio, out, "--steps=2", "--adversarial=0") == 0
     assert train(audio, out, "--steps=2") == 1
     assert "pass --resume" in capsys.readouterr().err
     assert train(audio, out, "--steps=4", "--resume", "--seed=1") == 1

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
+from whisper_gpt.pipeline.codec.training.augment import augment
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.publish import publish_bytes, publishing
 
-# Crops are made this much quieter or louder, so that the codec does not learn one level.
-_GAIN_DB = (-10.0, 6.0)
 _FULL_SCALE = 32767
 
 
@@ -59,20 +58,26 @@ def build_store(
 
 
 def random_crops(store: AudioStore, batch: int, samples: int, seed: tuple[int, ...], step: int) -> torch.Tensor:
-    """`batch` crops float32 `[B, samples]` for one training step: every second of audio is as likely as another.
+    """Draw `batch` augmented crops float32 `[B, samples]` for one training step, uniformly over all seconds of audio.
 
     A recording shorter than a crop is followed by silence. The draw depends on `seed` and `step` alone.
     """
     random = np.random.default_rng((*seed, step))
-    crops = np.zeros((batch, samples), np.float32)
-    for row in crops:
-        i = int(np.searchsorted(store.bounds, random.integers(len(store.samples)), side="right")) - 1
-        first, last = int(store.bounds[i]), int(store.bounds[i + 1])
-        start = first + int(random.integers(max(1, last - first - samples + 1)))
-        piece = store.samples[start : min(last, start + samples)]
-        gain = 10 ** (random.uniform(*_GAIN_DB) / 20)
-        row[: len(piece)] = np.clip(piece * np.float32(gain / _FULL_SCALE), -1, 1)
-    return torch.from_numpy(crops)
+
+    def draw() -> np.ndarray:
+        return _random_crop(store, samples, random)
+
+    return torch.from_numpy(np.stack([augment(draw(), draw, random) for _ in range(batch)]))
+
+
+def _random_crop(store: AudioStore, samples: int, random: np.random.Generator) -> np.ndarray:
+    i = int(np.searchsorted(store.bounds, random.integers(len(store.samples)), side="right")) - 1
+    first, last = int(store.bounds[i]), int(store.bounds[i + 1])
+    start = first + int(random.integers(max(1, last - first - samples + 1)))
+    piece = store.samples[start : min(last, start + samples)]
+    crop = np.zeros(samples, np.float32)
+    crop[: len(piece)] = piece * np.float32(1 / _FULL_SCALE)
+    return crop
 
 
 def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path], ahead: int):

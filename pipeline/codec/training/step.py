@@ -1,5 +1,6 @@
 """One step of a codec's training: crops in, losses out, network and codebooks moved."""
 
+import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from whisper_gpt.pipeline.codec.architecture import codebooks
 from whisper_gpt.pipeline.codec.distances import SCALES, LogMelDistance, noise_to_signal_db
 from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
+from whisper_gpt.pipeline.codec.fingerprint import Precision
 from whisper_gpt.pipeline.codec.training.balance import balanced_gradient
 from whisper_gpt.pipeline.codec.training.crops import AudioStore, random_crops
 from whisper_gpt.pipeline.codec.training.discriminator import (
@@ -19,11 +21,15 @@ from whisper_gpt.pipeline.codec.training.discriminator import (
     feature_loss,
 )
 from whisper_gpt.pipeline.codec.training.quantizer import QuantizerTrainer
+from whisper_gpt.pipeline.codec.weights import codec_tensors
 from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
 
 # k-means of the codebooks' start sees this many frames for each of its entries.
 _START_FRAMES_EACH = 16
 _RISE_STEPS = 50
+# Feature matching against the adversarial loss, as in HiFi-GAN (Kong et al. 2020, arXiv 2010.05646, section 2.3).
+_FEATURES_WEIGHT = 2.0
+_AVERAGE_DECAY = 0.999
 # What random numbers are drawn for, so that no two draws share theirs.
 _CROPS, _START, _DEPTHS = range(3)
 
@@ -39,6 +45,8 @@ class Recipe:
     waveform: float
     commitment: float
     adversarial: float
+    adversarial_from: float
+    precision: Precision
     seed: int
 
 
@@ -51,8 +59,17 @@ class Training:
     optimizer: torch.optim.Optimizer
     log_mel: LogMelDistance
     critic: "Critic | None"
+    average: dict[str, torch.Tensor]
     step: int = 0
     elapsed_s: float = 0.0
+
+    def averaged(self) -> EncodecModel:
+        """Return a copy of the network, on the CPU, with the running average of its weights and codebooks."""
+        net = copy.deepcopy(self.net).cpu().eval()
+        with torch.no_grad():
+            for name, tensor in codec_tensors(net).items():
+                tensor.copy_(self.average[name])
+        return net
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,8 @@ def begin(net: EncodecModel, recipe: Recipe) -> Training:
     if recipe.adversarial:
         judge = MultiScaleDiscriminator().to(_device(net))
         critic = Critic(judge, torch.optim.AdamW(judge.parameters(), recipe.learning_rate, betas=(0.8, 0.99)))
-    return Training(net.train(), quantizer, optimizer, LogMelDistance().to(_device(net)), critic)
+    average = {name: tensor.clone() for name, tensor in codec_tensors(net).items()}
+    return Training(net.train(), quantizer, optimizer, LogMelDistance().to(_device(net)), critic, average)
 
 
 def train_step(recipe: Recipe, training: Training, store: AudioStore, done: float) -> dict[str, float]:
@@ -80,13 +98,16 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     crop = recipe.crop_frames * HOP_SAMPLES
     if done >= recipe.unquantized and not training.quantizer.started:
         training.quantizer.start(net, _sample_latents(recipe, net, store))
+        for name, tensor in codec_tensors(net).items():
+            training.average[name].copy_(tensor)  # the codebooks that were there before mean nothing
     x = random_crops(store, recipe.batch, crop, (recipe.seed, _CROPS), step).to(_device(net))  # [B, N]
     rate = recipe.learning_rate * min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     optimizers = [training.optimizer, *([training.critic.optimizer] if training.critic else [])]
     for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
         group["lr"] = rate
 
-    latents = net.encoder(x[:, None])  # [B, D, T]
+    with _autocast(net, recipe):
+        latents = net.encoder(x[:, None]).float()  # [B, D, T]
     losses: dict[str, torch.Tensor] = {}
     quantized = latents
     if training.quantizer.started:
@@ -94,15 +115,23 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
         quantized, losses["commitment"] = result.latents, result.commitment
     # The decoder's gradient ends here, so that the commitment's can be weighed against it.
     handed_over = quantized.detach().requires_grad_()
-    y = net.decoder(handed_over)[:, 0]  # [B, N]
+    with _autocast(net, recipe):
+        y = net.decoder(handed_over)[:, 0].float()  # [B, N]
     scales = SCALES[step % 2 :: 2]  # every other one in turn: half the time, and the same sum over two steps
     losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
     weighed = [(losses["log_mel"], 1.0), (losses["waveform_db"], recipe.waveform)]
-    if training.critic and training.quantizer.started:
-        losses |= _judge(training.critic, x, y)
-        weighed += [(losses["adversarial"], recipe.adversarial), (losses["features"], recipe.adversarial)]
+    if training.critic and done >= max(recipe.adversarial_from, recipe.unquantized):
+        scale = [step % len(training.critic.judge.scales)]  # each in turn: a third of the time
+        with _autocast(net, recipe):
+            real, decoded = training.critic.judge(x, scale), training.critic.judge(y, scale)
+        losses["critic"] = discriminator_loss(real, decoded)
+        losses |= {"adversarial": adversarial_loss(decoded), "features": feature_loss(real, decoded)}
+        weighed += [(losses["adversarial"] + _FEATURES_WEIGHT * losses["features"], recipe.adversarial)]
     training.optimizer.zero_grad(set_to_none=True)
-    y.backward(balanced_gradient(weighed, y))
+    gradient_of_audio = balanced_gradient(weighed, y)
+    if "critic" in losses:
+        _train_critic(training.critic, losses["critic"])
+    y.backward(gradient_of_audio)
     gradient = handed_over.grad
     assert gradient is not None
     if "commitment" in losses:
@@ -113,22 +142,28 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     latents.backward(gradient)
     training.optimizer.step()
     training.step += 1
+    _move_average(training)
     return {f"train/{name}": loss.item() for name, loss in losses.items()} | {
         "train/learning_rate": rate,
         "train/latent_deviation": latents.std().item(),
     }
 
 
-def _judge(critic: Critic, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Move the critic to tell `x` from `y` `[B, N]`, then what it makes of `y`: the losses, by name."""
-    own = discriminator_loss(critic.judge(x), critic.judge(y.detach()))
-    critic.optimizer.zero_grad(set_to_none=True)
-    own.backward()
+def _train_critic(critic: Critic | None, loss: torch.Tensor) -> None:
+    """Move the critic's weights down the gradient of `loss`, leaving the codec's gradients as they are."""
+    assert critic is not None
+    parameters = list(critic.judge.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        parameter.grad = gradient
     critic.optimizer.step()
-    with torch.no_grad():
-        real = critic.judge(x)
-    made = critic.judge(y)
-    return {"critic": own, "adversarial": adversarial_loss(made), "features": feature_loss(real, made)}
+
+
+@torch.no_grad()
+def _move_average(training: Training) -> None:
+    """Move the running average of weights and codebooks towards the present ones; quickly in the first steps."""
+    decay = min(_AVERAGE_DECAY, (1 + training.step) / (10 + training.step))
+    present = codec_tensors(training.net)
+    torch._foreach_lerp_(list(training.average.values()), [present[name] for name in training.average], 1 - decay)
 
 
 def _depth(recipe: Recipe, codebooks: int, step: int) -> int:
@@ -146,6 +181,10 @@ def _sample_latents(recipe: Recipe, net: EncodecModel, store: AudioStore) -> tor
     samples = recipe.crop_frames * HOP_SAMPLES
     crops = (random_crops(store, recipe.batch, samples, (recipe.seed, _START), i) for i in range(batches))
     return torch.cat([net.encoder(x[:, None].to(_device(net))).transpose(1, 2).flatten(0, 1) for x in crops])
+
+
+def _autocast(net: EncodecModel, recipe: Recipe) -> torch.autocast:
+    return torch.autocast(_device(net).type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 def _device(net: EncodecModel) -> torch.device:

@@ -14,6 +14,7 @@ from whisper_gpt.manifests.statistics import code_usage
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
 from whisper_gpt.pipeline.codec.distances import LogMelDistance, noise_to_signal_db, si_sdr_db
 from whisper_gpt.pipeline.codec.quantizer import ResidualQuantizer, code_counts
+from whisper_gpt.pipeline.codec.training.augment import add_at_snr, augment, coloured_noise
 from whisper_gpt.pipeline.codec.training.balance import balanced_gradient
 from whisper_gpt.pipeline.codec.training.crops import build_store, random_crops
 from whisper_gpt.pipeline.codec.training.discriminator import (
@@ -168,3 +169,21 @@ def test_the_codebooks_of_a_moved_network_are_still_trained(clusters: torch.Tens
     before = [book.clone() for book in codebooks(net)]
     trainer(net, clusters[:600].T[None] + 1, depth=3)
     assert all(not torch.equal(book, old) for book, old in zip(codebooks(net), before, strict=True))
+
+
+def test_augmented_crops_stay_finite_bounded_and_mostly_clean() -> None:
+    random = np.random.default_rng(0)
+    crop = (np.sin(np.arange(8000) * 0.05) * 0.3).astype(np.float32)
+    results = [augment(crop, lambda: np.zeros(8000, np.float32), random) for _ in range(200)]
+    assert all(r.shape == crop.shape and r.dtype == np.float32 and np.abs(r).max() <= 1 for r in results)
+    cosine = [abs(r @ crop) / np.linalg.norm(r) / np.linalg.norm(crop) for r in results]
+    assert 0.5 < np.mean(np.array(cosine) > 0.999) < 0.9  # gain alone leaves the waveform as it is
+    assert np.isfinite(augment(np.zeros(8000, np.float32), lambda: crop, random)).all()
+
+
+def test_mixing_and_noise_keep_the_ratio_asked_for() -> None:
+    random = np.random.default_rng(1)
+    signal = random.standard_normal(20_000).astype(np.float32)
+    noise = coloured_noise(20_000, random)
+    added = add_at_snr(signal, noise, snr_db=12.0) - signal
+    assert 10 * np.log10(np.square(signal).mean() / np.square(added).mean()) == pytest.approx(12.0, abs=0.01)
