@@ -12,13 +12,16 @@ _EPS = torch.finfo(torch.float32).eps  # in bfloat16 too, whose own would swallo
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
-    """RMSNorm without a gain (Zhang and Sennrich 2019)."""
-    return RMSNormCPU.apply(x) if x.device.type == "cpu" else F.rms_norm(x, (x.shape[-1],), eps=_EPS)
+    """RMSNorm without a gain (Zhang and Sennrich 2019), in the type of `x`; computed in float32, backward too."""
+    return RMSNorm.apply(x)
 
 
-class RMSNormCPU(torch.autograd.Function):
-    """y = r·x with r = (mean(x²) + ε)^−½ in few passes: torch's own has no fused form on the CPU, and takes 4 times as
-    long. Backward: r·(g − y·mean(g·y))."""
+class RMSNorm(torch.autograd.Function):
+    """y = r·x with r = (mean(x²) + ε)^−½ in few passes. Backward: r·(g − y·mean(g·y)).
+
+    Not torch's own: that has no fused form on the CPU, where it takes 4 times as long, and under autocast it returns
+    float32 on a GPU and bfloat16 on a CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -32,7 +35,8 @@ class RMSNormCPU(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         (gradient,), (y, r) = gradients, ctx.saved_tensors
         g, y = gradient.float(), y.float()
-        along = torch.linalg.vecdot(g, y).unsqueeze(-1) / y.shape[-1]
+        # Not vecdot, which autocast runs in bfloat16 (compiled, the backward has the forward's autocast).
+        along = (g * y).mean(dim=-1, keepdim=True)
         return torch.addcmul(g, y, along, value=-1).mul_(r).type_as(gradient)
 
 

@@ -1,4 +1,4 @@
-"""One objective for both heads: nats per token, and nats per mel value with a weight."""
+"""One objective for both heads: nats of the tokens, and nats per mel value with a weight."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,16 @@ from whisper_gpt.model.hybrid import HybridLM, Prediction
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over the unmasked frames, as 0-dimensional tensors; `mel_nats` is 0 for a token-only model."""
+    """Sums over the unmasked frames, 0-dimensional; `mel_nats` is 0 for a token-only model.
+
+    Sums and not means, so that batches of unequal numbers of frames can be added up and divided once.
+    """
 
     total: torch.Tensor
     token_nats: torch.Tensor
-    mel_nats: torch.Tensor  # per mel value
-    accuracy: torch.Tensor
+    mel_nats: torch.Tensor  # of each frame the mean over its bands
+    hits: torch.Tensor  # tokens that were the likeliest
+    frames: torch.Tensor
 
 
 class Objective(nn.Module):
@@ -69,15 +73,17 @@ def losses(
     Where `mask` is False everywhere, all are 0.
     """
     # Multiplied by the mask, not indexed with it: shapes that depend on the data stop torch.compile and stall a GPU.
-    count = mask.sum().clamp_min(1)
-    nats = F.cross_entropy(prediction.logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)  # [B, T]
-    token_nats = (nats * mask).sum() / count
-    accuracy = ((prediction.logits.argmax(dim=-1) == codes) & mask).sum() / count
+    # In float32: autocast leaves logarithms and exponentials to it on a GPU, but not on a CPU.
+    logits = prediction.logits.float()
+    nats = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)  # [B, T]
+    token_nats = (nats * mask).sum()
+    hits = ((logits.argmax(dim=-1) == codes) & mask).sum()
     mel_nats = torch.zeros_like(token_nats)
     if mel is not None and prediction.mel_location is not None and prediction.mel_log_scale is not None:
-        by_frame = laplace_nats(mel, prediction.mel_location, prediction.mel_log_scale).mean(dim=-1)  # [B, T]
-        mel_nats = (by_frame * mask).sum() / count
-    return Losses(token_nats + mel_weight * mel_nats, token_nats, mel_nats, accuracy)
+        location, log_scale = prediction.mel_location.float(), prediction.mel_log_scale.float()
+        by_frame = laplace_nats(mel, location, log_scale).mean(dim=-1)  # [B, T]
+        mel_nats = (by_frame * mask).sum()
+    return Losses(token_nats + mel_weight * mel_nats, token_nats, mel_nats, hits, mask.sum())
 
 
 def laplace_nats(value: torch.Tensor, location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:

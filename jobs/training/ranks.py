@@ -33,9 +33,13 @@ class Ranks:
         """The sum of every value over all ranks, the same bits on each."""
         if self.world == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums)
-        return list(map(float, sums.cpu().numpy()))
+        return self.add(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
+
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` on this rank's device, added up over all ranks in place, the same bits on each."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
 
     def of_leader(self, values: Sequence[float]) -> list[float]:
         """The leader's values."""

@@ -53,25 +53,6 @@ def small() -> HybridLM:
     return HybridLM(SMALL).train()
 
 
-def test_accumulated_batches_are_one_large_batch(dataset: Path) -> None:
-    """Of full windows, whose means weigh the same."""
-    full = [batch for batch in batches_of(dataset, 20, 1) if bool(batch.mask.all()) and batch.codes.shape[2] == 32][:4]
-    assert len(full) == 4
-    segments = [batch.segments for batch in full if batch.segments is not None]
-    joined = Batch(
-        torch.cat([b.codes for b in full]),
-        torch.cat([b.mel for b in full]),
-        torch.cat([b.mask for b in full]),
-        torch.cat(segments),
-        [keys for b in full for keys in b.keys],
-        [starts for b in full for starts in b.starts],
-    )
-    one, other = small(), small()
-    a, b = one_step(one, full), one_step(other, [joined])
-    assert a.tokens == b.tokens == 128 and a.token_nats == pytest.approx(b.token_nats, abs=1e-5)
-    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(one.parameters(), other.parameters(), strict=True))
-
-
 @pytest.mark.parametrize("kind", ["not a number", "too many nats"])
 def test_a_step_out_of_bounds_leaves_the_weights_alone(dataset: Path, kind: str) -> None:
     model, [batch] = small(), batches_of(dataset, 1)
