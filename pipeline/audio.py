@@ -1,5 +1,6 @@
 """Reading audio: any file libsndfile knows → one 24 kHz mono float32 signal, in blocks of constant size."""
 
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from whisper_gpt.pipeline.chained_audio import MP3_SLACK, Stream, find_streams, skip_tag
+from whisper_gpt.pipeline.declared_length import SLACK_BYTES, declared_bytes
 from whisper_gpt.pipeline.errors import AudioError
 
 SAMPLE_RATE = 24_000
@@ -20,7 +23,9 @@ _PLAUSIBLE_RATES = range(4_000, 768_001)
 _UNKNOWN_FRAMES = 2**40
 # FLAC's best case: silence, in blocks of 65,535 samples that take 11 bytes each.
 _MOST_SAMPLES_A_BYTE = 6_000
+_SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _BLOCK_S = 5.0
+_EMPTY_BYTES = 1000  # the longest that a header without samples is
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     frames: int
+    kind: str = ""  # libsndfile's word for the format
 
     @property
     def duration_s(self) -> float:
@@ -51,6 +57,7 @@ def probe_file(file: BinaryIO) -> AudioInfo:
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise AudioError("scan", "the file is empty")
+    declared = declared_bytes(file)
     file.seek(0)
     reading = _Reading(file)
     try:
@@ -65,21 +72,26 @@ def probe_file(file: BinaryIO) -> AudioInfo:
     if info.channels > 2:
         raise AudioError("scan", f"{info.channels} channels: only mono and stereo are read; downmix it first")
     if info.frames <= 0:
-        raise AudioError("scan", "the file holds no samples")
+        much = f"its header declares no samples, but it is {size:,} bytes long; was it cut off, or written to a pipe?"
+        raise AudioError("scan", much if size > _EMPTY_BYTES else "the file holds no samples")
     if info.frames > _UNKNOWN_FRAMES:
         raise AudioError("scan", "the header does not say how long it is (a FLAC written to a pipe?); write it again")
     if info.frames > size * _MOST_SAMPLES_A_BYTE:
         raise AudioError("scan", f"the header declares {info.frames} samples, far more than {size} bytes can hold")
+    read = info.frames * info.channels * _SAMPLE_BYTES.get(info.subtype, 0)
+    if declared is not None and read > declared + SLACK_BYTES:
+        raise AudioError("scan", f"{read - declared:,} bytes after the sound would be read as sound; convert it")
     if info.format == "MP3" and not _mp3_declares_its_length(file):
         raise AudioError("scan", "an MP3 without a Xing, Info or VBRI header, whose length is a guess; convert it")
-    return AudioInfo(info.samplerate, info.channels, info.frames)
+    return AudioInfo(info.samplerate, info.channels, info.frames, info.format)
 
 
 def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
 
-    Memory does not grow with the file. Raises `AudioError` (stage `decode` or `resample`) for damage,
-    for samples that are not finite, and where the file ends before its header says.
+    Memory does not grow with the file. Streams that are chained in one file come one after another. Raises `AudioError`
+    (stage `decode` or `resample`) for damage, for samples that are not finite, and where what comes out is not what
+    the file declares and holds.
     """
     info = probe(path)
     resampler = None
@@ -102,46 +114,85 @@ def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
 
 
 def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
-    frames_read = 0
+    """The mono blocks of all streams in the file, at the rate of the first."""
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            while len(block := file.read(int(_BLOCK_S * info.sample_rate), dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    where = (frames_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / info.sample_rate
-                    raise AudioError("decode", f"samples that are NaN or infinite, the first at {where:.3f} s")
-                frames_read += len(block)
-                yield block.mean(axis=1) if info.channels > 1 else block[:, 0]
+        with path.open("rb") as file:
+            streams = find_streams(file, info.kind)
+            if len(streams) == 1:
+                with soundfile.SoundFile(str(path)) as sound:
+                    yield from _decoded_stream(sound, streams[0])
+                return
+            for stream in streams:
+                reading = _Reading(file, stream.begin, stream.end)
+                with soundfile.SoundFile(reading) as sound:
+                    if sound.samplerate != info.sample_rate:
+                        rates = f"{info.sample_rate} and {sound.samplerate} Hz"
+                        raise AudioError("decode", f"streams of {rates} in one file; split it, or convert it")
+                    yield from _decoded_stream(sound, stream)
+                if reading.error is not None:
+                    raise reading.error
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError("decode", _reason(path, error)) from error
-    # MP3 counts in frames of 1,152 samples, and encoders declare their own delay in different ways.
-    slack = 2 * 1152 if path.suffix.lower() == ".mp3" else 0
-    if abs(frames_read - info.frames) > slack:
-        raise AudioError("decode", f"ends after {frames_read} of the {info.frames} samples its header declares")
+
+
+def _decoded_stream(sound: soundfile.SoundFile, stream: Stream) -> Iterator[np.ndarray]:
+    """The mono blocks of one stream, held against what its header and its format say."""
+    frames_read, md5 = 0, hashlib.md5(usedforsecurity=False)
+    while len(block := sound.read(int(_BLOCK_S * sound.samplerate), dtype="float32", always_2d=True)):
+        if not np.isfinite(block).all():
+            where = (frames_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
+            raise AudioError("decode", f"samples that are NaN or infinite, the first at {where:.3f} s")
+        if stream.md5:
+            md5.update(_as_pcm(block, stream.width))
+        frames_read += len(block)
+        yield block.mean(axis=1) if sound.channels > 1 else block[:, 0]
+    slack = MP3_SLACK if sound.format == "MP3" else 0
+    if abs(frames_read - sound.frames) > slack:
+        raise AudioError("decode", f"ends after {frames_read} of the {sound.frames} samples its header declares")
+    if frames_read < stream.samples:
+        raise AudioError("decode", f"only {frames_read} samples were decoded, but at least {stream.samples} are there")
+    if stream.md5 and md5.digest() != stream.md5:
+        raise AudioError("decode", "the samples are not those of its MD5: damaged, or longer than its header declares")
+
+
+def _as_pcm(block: np.ndarray, width: int) -> bytes:
+    """Float samples as little-endian integers of `width` bytes, exact up to 24 bits."""
+    whole = (block * np.float32(1 << 8 * width - 1)).astype("<i4")
+    return whole.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
 
 
 class _Reading:
-    """A file for libsndfile, through which no exception could pass: the first one is kept, and the file ends there."""
+    """The bytes from `begin` to `end` of a file for libsndfile, through which no exception could pass: the first one is
+    kept, and the file ends there."""
 
-    def __init__(self, file: BinaryIO):
-        self.seek, self.tell, self._file = file.seek, file.tell, file
+    def __init__(self, file: BinaryIO, begin: int = 0, end: int | None = None):
+        self._file, self._begin = file, begin
+        self._end = file.seek(0, io.SEEK_END) if end is None else end
+        self._at = 0
         self.error: Exception | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end - self._begin}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
     def read(self, size: int) -> bytes:
         try:
-            return b"" if self.error else self._file.read(size)
+            place = self._begin + self._at
+            self._file.seek(place)
+            data = b"" if self.error else self._file.read(max(0, min(size, self._end - place)))
         except Exception as error:
-            self.error = error
-            return b""
+            self.error, data = error, b""
+        self._at += len(data)
+        return data
 
 
 def _mp3_declares_its_length(file: BinaryIO) -> bool:
     """Whether the first frame is a Xing, Info or VBRI header. Without one libsndfile guesses the length from the size,
     and silently stops reading there."""
-    file.seek(0)
-    head = file.read(10)
-    # A tag may lie before the audio; its size is four bytes of seven bits.
-    tagged = head[:3] == b"ID3"
-    file.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10]))) if tagged else 0)
+    file.seek(skip_tag(file, 0))  # a tag may lie before the audio
     frame = file.read(4096)
     return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
 
@@ -166,4 +217,8 @@ def _words(error: soundfile.LibsndfileError) -> str:
     """libsndfile's own words, but for a file in which it found no format."""
     if "Format not recognised" in error.error_string:
         return f"not audio that can be read ({', '.join(EXTENSIONS)})"
+    if "psf_fseek" in error.error_string:
+        return "ends before all the samples that its header declares: cut off, or the header is wrong"
+    if "Unspecified" in error.error_string:
+        return "damaged: the decoder cannot make sense of what is in it"
     return error.error_string
