@@ -77,7 +77,7 @@ def interval(row: RowResult) -> Interval | None:
     with n in the variance's denominator (Hesterberg 2015, "What teachers should know about the bootstrap", 4.3). Not
     BCa, which is undefined where all groups score alike.
     """
-    return _bootstrap(_mean_nats(row), row.tokens)
+    return ratio_interval(_mean_nats(row), row.tokens)
 
 
 @_once
@@ -94,7 +94,7 @@ def difference(row: RowResult, base: RowResult) -> Difference:
     nats, by_seed = _mean_nats(row) - _mean_nats(base), ()
     if row.seeds == base.seeds:
         by_seed = tuple(np.subtract(nll_by_seed(row), nll_by_seed(base)).tolist())
-    return Difference(nll(row) - nll(base), _bootstrap(nats, row.tokens), _sign_flip(nats), by_seed)
+    return Difference(nll(row) - nll(base), ratio_interval(nats, row.tokens), _sign_flip(nats), by_seed)
 
 
 def _mean_nats(row: RowResult) -> np.ndarray:
@@ -102,8 +102,9 @@ def _mean_nats(row: RowResult) -> np.ndarray:
     return row.nats.mean(axis=0)
 
 
-def _bootstrap(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
-    """Interval of sum(nats) / sum(tokens), both `[N]`, over groups; its ends are NaN where nats are not finite."""
+def ratio_interval(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
+    """95 % bootstrap interval of sum(nats) / sum(tokens), both `[N]`, over groups; None of fewer than 2, NaN ends where
+    nats are not finite. With other values and weights it is that of their ratio: a mean, with a weight of 1 each."""
     count = len(nats)
     if count < 2:
         return None

@@ -42,6 +42,12 @@ def distances(wavs: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Dista
     )
 
 
+def peak_ratio(wav: np.ndarray, other: np.ndarray) -> float:
+    """Largest magnitude of `other` over that of `wav`, signals `[N]`; NaN where `wav` is digital silence."""
+    peak = np.abs(wav).max()
+    return float(np.abs(other).max() / peak) if peak > 0 else np.nan
+
+
 def bitrate_kbps(codec: Codec, codebooks: int) -> float:
     """Kilobits a second of `codebooks` codebooks."""
     return codebooks * np.log2(codec.codebook_size) * codec.sample_rate / codec.hop / 1000

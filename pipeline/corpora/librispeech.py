@@ -6,6 +6,7 @@ transcripts (an incomplete download) still works: those fields stay empty, and o
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from whisper_gpt.manifests.location import Location, list_files
 from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id
@@ -72,6 +73,12 @@ def scan(root: Location, corpus: str = "librispeech") -> Scan:
                 )
             )
     return Scan(corpus, sorted(recordings, key=lambda r: r.id), _warnings(recordings), absent)
+
+
+def transcript(audio: Path) -> str:
+    """Text of the utterance in the file `audio`, by the .trans.txt of its folder; "" where there is none."""
+    tables = [path.name for path in sorted(audio.parent.glob("*.trans.txt"))]
+    return _read_transcripts(audio.parent, tables).get(audio.stem, "")
 
 
 def _chapter_folders(listing: dict[str, int], within: str) -> dict[str, _ChapterFiles]:

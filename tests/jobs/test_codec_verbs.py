@@ -69,16 +69,26 @@ def test_multiplications_are_the_published_ones(codec: Codec) -> None:
 
 
 def test_evaluate_codec_finds_more_in_more_codebooks(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["evaluate-codec", str(made_corpora), SMALL, "--minutes=0.3", "--only", "*/LibriSpeech/*"]
+    arguments = [
+        "evaluate-codec",
+        str(made_corpora),
+        SMALL,
+        "--judge=none",
+        "--minutes=0.3",
+        "--only",
+        "*/LibriSpeech/*",
+    ]
     result = printed(capsys, *arguments)
-    rows = result["distances"]
+    rows = {name: {key: figure["mean"] for key, figure in row.items()} for name, row in result["figures"].items()}
     assert rows["6 kbps · 8"]["log_mel"] < rows["0.75 kbps · 1"]["log_mel"] < rows["shifted 0.5 s"]["log_mel"]
     assert rows["6 kbps · 8"]["si_sdr_db"] > rows["0.75 kbps · 1"]["si_sdr_db"] > rows["untrained"]["si_sdr_db"]
+    assert rows["original"] == {"log_mel": 0.0, "peak_ratio": 1.0}
+    assert rows["shifted 0.5 s"]["peak_ratio"] == 1.0
     assert len(result["codebooks"]) == 8
     assert all(0 < use["share"] <= 1 and 0 < use["entropy_bits"] <= 10 for use in result["codebooks"])
     assert cli.main([*arguments]) == 0
     assert "6 kbps · 8" in capsys.readouterr().out
-    assert cli.main([*arguments[:3], "--only", "*/nothing/*"]) == 1
+    assert cli.main([*arguments[:4], "--only", "*/nothing/*"]) == 1
     assert "no recording" in capsys.readouterr().err
 
 

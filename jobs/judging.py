@@ -1,0 +1,110 @@
+"""Figures of audio by each measure whose package is installed, and their means over recordings with intervals."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from whisper_gpt.jobs.reproduction.statistics import ratio_interval
+from whisper_gpt.pipeline.judge import closeness, dnsmos, speaker, words
+
+# none: no measure that needs the extra; fast: without the recognizer, which takes most of the time.
+Judges = Literal["none", "fast", "all"]
+
+
+class Share(NamedTuple):
+    """What one piece of audio adds to a mean: a value and its weight; nothing if the value is NaN."""
+
+    value: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over recordings with its 95 % interval (None for one recording), and the largest value of a piece."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    largest: float
+    recordings: int
+
+
+@dataclass
+class Scores:
+    """Collects what pieces of recordings score."""
+
+    _shares: dict[str, dict[int, list[Share]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def add(self, recording: int, shares: Mapping[str, Share]) -> None:
+        """Count a piece of the recording that has this number."""
+        for name, share in shares.items():
+            if np.isfinite(share.value):
+                self._shares[name][recording].append(share)
+
+    def figures(self) -> dict[str, Figure]:
+        """Each measure's figure, in the order in which they came; pieces of a recording stand or fall together."""
+        return {name: _figure(list(groups.values())) for name, groups in self._shares.items()}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What judged audio should have been: 24 kHz audio `[N]` and its transcript, "" where there is none."""
+
+    wav: np.ndarray
+    text: str = ""
+
+    @cached_property
+    def voice(self) -> np.ndarray:
+        return speaker.voice(self.wav)
+
+    @cached_property
+    def words(self) -> list[str]:
+        return words.words(self.text)
+
+
+def judged(wav: np.ndarray, reference: Reference, judges: Judges) -> dict[str, Share]:
+    """Scores of 24 kHz audio `[N]`, as long as the reference.
+
+    Measures that cannot be taken are left out: the package is missing, or there is no transcript. So are those of the
+    closeness of a reference to itself; its voice's two halves are compared with each other instead.
+    """
+    shares: dict[str, Share] = {}
+    if judges == "none":
+        return shares
+    if find_spec("speechmos") and find_spec("onnxruntime"):
+        scores = dnsmos.dnsmos(wav)
+        shares["dnsmos_overall"] = Share(scores.overall)
+        shares["dnsmos_signal"] = Share(scores.signal)
+        shares["dnsmos_background"] = Share(scores.background)
+        shares["dnsmos_p808"] = Share(scores.p808)
+    if find_spec("resemblyzer"):
+        if wav is reference.wav:
+            shares["halves_similarity"] = Share(speaker.halves_similarity(wav))
+        else:
+            shares["voice_similarity"] = Share(float(reference.voice @ speaker.voice(wav)))
+    if wav is not reference.wav and find_spec("pesq"):
+        shares["pesq"] = Share(closeness.pesq(reference.wav, wav))
+    if wav is not reference.wav and find_spec("pystoi"):
+        shares["stoi"] = Share(closeness.stoi(reference.wav, wav))
+    if judges == "all" and reference.words and find_spec("pocketsphinx"):
+        errors = words.word_errors(reference.words, words.recognized_words(wav))
+        shares["wer"] = Share(errors / len(reference.words), len(reference.words))
+    return shares
+
+
+def _figure(recordings: list[list[Share]]) -> Figure:
+    sums = np.array([sum(share.value * share.weight for share in shares) for shares in recordings])
+    weights = np.array([sum(share.weight for share in shares) for shares in recordings])
+    interval = ratio_interval(sums, weights)
+    return Figure(
+        float(sums.sum() / weights.sum()),
+        interval.low if interval else None,
+        interval.high if interval else None,
+        max(share.value for shares in recordings for share in shares),
+        len(recordings),
+    )
