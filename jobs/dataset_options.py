@@ -68,6 +68,9 @@ class DatasetOptions:
     """About how large a shard becomes, in megabytes: the unit of work, of retry and of reading."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Which splits to make."""
+    exclude: tuple[str, ...] = ()
+    """Files and folders of the source to leave out: patterns of their names (as lost+found), or of their paths below
+    SOURCE (as */rejected/*), in which * stands for slashes too."""
     hold_out: tuple[float, float] = (0.0, 0.0)
     """Shares of the training speakers that become the validation and the test split instead, whole: for a corpus
     without such subsets, as LibriSpeech's train-* alone."""
@@ -110,7 +113,7 @@ class Survey:
 
 def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
     """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
-    scan = scan_corpus(options.corpus, root, options.splits, options.hold_out)
+    scan = scan_corpus(options.corpus, root, options.splits, options.hold_out, options.exclude)
     if scan.absent and options.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
     for warning in _warnings(scan, options):

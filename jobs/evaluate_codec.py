@@ -203,7 +203,10 @@ def _eta(started: float, share: float) -> float:
 
 def _pieces(config: Config, console: Console) -> Iterator[_Piece]:
     """Pieces of recordings, in an order drawn once and for all, until there are enough minutes."""
-    paths = [(config.audio / recording.path).absolute() for recording in folder.scan(config.audio).recordings]
+    found = folder.scan(config.audio)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}")
+    paths = [(config.audio / recording.path).absolute() for recording in found.recordings]
     if config.only:
         paths = [path for path in paths if folder.matches(path, config.only)]
     have = 0

@@ -13,7 +13,14 @@ from whisper_gpt.jobs.run_log import LOGS_FOLDER
 from whisper_gpt.jobs.shard_task import ShardJob, ShardTask
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.failures import open_failures
-from whisper_gpt.manifests.location import Location, is_file, is_folder, open_for_seeking
+from whisper_gpt.manifests.location import (
+    Location,
+    is_excluded,
+    is_file,
+    is_folder,
+    is_system_name,
+    open_for_seeking,
+)
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
 from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers
 from whisper_gpt.pipeline.plan import (
@@ -49,12 +56,15 @@ class PlanPart:
     rows: pa.Table
 
 
-def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...], hold_out: tuple[float, float]) -> Scan:
-    """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test.
+def scan_corpus(
+    corpus: str, root: Location, splits: tuple[str, ...], hold_out: tuple[float, float], exclude: Sequence[str] = ()
+) -> Scan:
+    """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test, but
+    for what `exclude` matches.
 
     Raises `JobError` where there is none.
     """
-    scan = _SCANS[corpus](root)
+    scan = _SCANS[corpus](root, corpus, exclude)
     if any(hold_out):
         if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
             raise JobError(f"--hold-out: no training recording of {root} has a known speaker")
@@ -63,7 +73,7 @@ def scan_corpus(corpus: str, root: Location, splits: tuple[str, ...], hold_out: 
         scan.corpus,
         [recording for recording in scan.recordings if recording.split in splits],
         scan.warnings,
-        {path: split for path, split in scan.absent.items() if split in splits},
+        {path: split for path, split in scan.absent.items() if split in splits and not is_excluded(path, exclude)},
     )
     if not chosen.recordings:
         others = len(scan.recordings)
@@ -81,7 +91,7 @@ def refuse_foreign_folder(dataset: Location) -> None:
     """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
     if is_file(dataset / PLAN_FILE):
         return
-    names = {path.name for path in dataset.iterdir()} if is_folder(dataset) else set()
+    names = {path.name for path in dataset.iterdir() if not is_system_name(path.name)} if is_folder(dataset) else set()
     # A run that was killed while it wrote its first file left that aside.
     own = {LOGS_FOLDER, *(name for name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))}
     if is_file(dataset) or names - own:

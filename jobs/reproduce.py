@@ -30,7 +30,7 @@ from whisper_gpt.jobs.reproduction.trials import Budget
 from whisper_gpt.jobs.shard_task import Device
 from whisper_gpt.jobs.training.ranks import Precision
 from whisper_gpt.manifests.dataset_info import read_info
-from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.pipeline.publish import publish_bytes
 
 
@@ -119,7 +119,7 @@ def _check(config: Config) -> None:
     require(len(set(rates)) == len(rates), "--learning-rates: each once")
 
 
-def _domain(dataset: UPath, rows: Sequence[str]) -> Domain:
+def _domain(dataset: Location, rows: Sequence[str]) -> Domain:
     """A dataset with its rows. Raises `JobError` where one of the three splits is empty."""
     info = read_info(dataset)
     domain = Domain(dataset, info, rows_of(dataset.name, info, rows))

@@ -7,7 +7,7 @@ import numpy as np
 
 from whisper_gpt.jobs.shard_queue import PATIENCE
 from whisper_gpt.jobs.shard_task import ShardJob
-from whisper_gpt.manifests.location import Location, file_sha256, is_folder, local_copy
+from whisper_gpt.manifests.location import Location, file_sha256, is_folder, is_remote, local_copy
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.source import content_id, is_files_fault
@@ -19,7 +19,7 @@ class SourceReader:
     def __init__(self, job: ShardJob, row: dict, given_up: bool = False):
         self.row = row
         self.sha256 = ""
-        self._root, self._path = job.source, job.source / row["path"]
+        self._root = job.source
         self._given_up = given_up
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -29,7 +29,7 @@ class SourceReader:
         if self.row["scan_error"]:
             raise AudioError("scan", self.row["scan_error"])
         try:
-            with local_copy(self._path) as file:
+            with local_copy(self._root, self.row["path"]) as file:
                 with file.open("rb") as opened:
                     if content_id(opened)[1] != self.row["content_id"]:
                         raise AudioError("scan", "changed since it was planned; --retry-failed takes it as it is")
@@ -39,12 +39,12 @@ class SourceReader:
             require_corpus(self._root)
             raise AudioError("scan", "no such file") from error
         except OSError as error:
-            if not is_files_fault(self._path, error):
+            if not is_files_fault(self._root, error):
                 raise
             raise AudioError("decode", error.strerror or str(error)) from error
 
 
 def require_corpus(root: Location) -> None:
     """Raise `PipelineError` where the corpus is not there at all, as on a machine that has not mounted it."""
-    if not is_folder(root) or next(iter(root.iterdir()), None) is None:
+    if not is_folder(root) or (not is_remote(root) and not any(root.iterdir())):
         raise PipelineError(f"{root}: nothing there on {platform.node()}; every node must see the corpus")

@@ -193,7 +193,7 @@ def _recipe(config: Config) -> Recipe:
 
 def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarray]]:
     """What to train on, and up to a minute of what to score on."""
-    files = list(_files(config))
+    files = list(_files(config, console))
     held_out = [file for file in files if folder.matches(file, config.hold_out)]
     if config.hold_out and not held_out:
         raise JobError(f"--hold-out {' '.join(config.hold_out)}: matches none of the {len(files)} files")
@@ -225,11 +225,14 @@ def _synthetic(root: Path, pieces: int) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix in (".wav", ".flac"))
 
 
-def _files(config: Config) -> Iterator[Path]:
+def _files(config: Config, console: Console) -> Iterator[Path]:
     for root in config.audio:
         if not root.is_dir():
             raise JobError(f"{root}: no such folder")
-        for recording in folder.scan(root).recordings:
+        found = folder.scan(root)
+        for warning in found.warnings:
+            console.print(f"warning: {root}: {warning}")
+        for recording in found.recordings:
             yield (root / recording.path).absolute()
 
 

@@ -34,7 +34,7 @@ def run(config: Config) -> int:
     Where the official weights cannot be had there is nothing to check: a sentence says so, and the exit code is 0.
     """
     console = Console(highlight=False, soft_wrap=True)
-    answers = sorted(config.known.glob("*.codes.npy"))
+    answers = sorted(config.known.glob("[!.]*.codes.npy"))
     if not answers:
         raise JobError(f"{config.known}: no NAME.codes.npy in here")
     try:

@@ -97,7 +97,7 @@ def read_info(dataset: Location) -> DatasetInfo:
         advice = "its preprocessing has not finished, rerun it" if unfinished else "is this the folder of a dataset?"
         raise ManifestError(f"{path}: no such file; {advice}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if content.pop("format") != FORMAT:
             raise ManifestError(f"{path}: not of the format {FORMAT!r}; made by another version of whisper-gpt")
         splits = {name: SplitTotals(**totals) for name, totals in content.pop("splits").items()}

@@ -61,7 +61,7 @@ def read_config(folder: Path) -> ModelConfig:
     """The configuration that `save_model` wrote. Raises `ModelError` where there is none."""
     path = folder / CONFIG_FILE
     try:
-        return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
+        return ModelConfig(**json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path}: not a model configuration ({error})") from error
 

@@ -16,7 +16,12 @@ from whisper_gpt.pipeline.declared_length import SLACK_BYTES, declared_bytes
 from whisper_gpt.pipeline.errors import AudioError
 
 SAMPLE_RATE = 24_000
-EXTENSIONS = (".flac", ".wav", ".ogg", ".mp3")
+# Of what libsndfile reads, but for extensions that mostly mean something else (.mat, .htk, .xi).
+EXTENSIONS = (
+    *(".flac", ".wav", ".wave", ".bwf", ".rf64", ".w64", ".aiff", ".aif", ".aifc", ".caf", ".au", ".snd"),
+    *(".ogg", ".oga", ".opus", ".mp3", ".sph", ".nist", ".voc", ".svx", ".8svx", ".16svx", ".paf", ".pvf"),
+    *(".sf", ".ircam", ".avr"),
+)
 
 # Outside this range a header is lying, and a resampler told to believe it would fill the memory.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
@@ -216,7 +221,7 @@ def _reason(path: Path, error: Exception) -> str:
 def _words(error: soundfile.LibsndfileError) -> str:
     """libsndfile's own words, but for a file in which it found no format."""
     if "Format not recognised" in error.error_string:
-        return f"not audio that can be read ({', '.join(EXTENSIONS)})"
+        return "not audio in a format that libsndfile knows"
     if "psf_fseek" in error.error_string:
         return "ends before all the samples that its header declares: cut off, or the header is wrong"
     if "Unspecified" in error.error_string:

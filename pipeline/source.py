@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from whisper_gpt.manifests.location import Location, is_remote, open_for_seeking
+from whisper_gpt.manifests.location import Location, is_remote, open_below
 from whisper_gpt.pipeline.audio import AudioInfo, probe_file
 from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import AudioError
@@ -44,9 +44,8 @@ def examine(root: Location, recording: Recording) -> Source:
 
     What is the file's own fault becomes part of the result; raises what an object store raises that does not answer.
     """
-    path = root / recording.path
     try:
-        with open_for_seeking(path) as file:
+        with open_below(root, recording.path) as file:
             size, content = content_id(file)
             try:
                 return Source(recording, size, content, probe_file(file))
@@ -55,14 +54,14 @@ def examine(root: Location, recording: Recording) -> Source:
     except FileNotFoundError:
         return Source(recording, 0, "", AudioError("scan", "no such file"))
     except OSError as error:
-        if not is_files_fault(path, error):
+        if not is_files_fault(root, error):
             raise
         return Source(recording, 0, "", AudioError("scan", error.strerror or str(error)))
 
 
-def is_files_fault(path: Location, error: OSError) -> bool:
-    """Whether a file cannot be read for a reason of its own, rather than the machine's, the mount's or the store's."""
-    return isinstance(error, FileNotFoundError) or (not is_remote(path) and error.errno not in _NOT_THE_FILES)
+def is_files_fault(root: Location, error: OSError) -> bool:
+    """Whether a file below `root` cannot be read for a reason of its own, rather than the machine's or the store's."""
+    return isinstance(error, FileNotFoundError) or (not is_remote(root) and error.errno not in _NOT_THE_FILES)
 
 
 def content_id(file: BinaryIO) -> tuple[int, str]:

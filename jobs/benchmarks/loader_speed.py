@@ -124,7 +124,7 @@ def shards(dataset: Location, split: str) -> tuple[list[Path], float]:
         raise JobError(f"{dataset}: lies in an object store; measure on a copy in a local folder")
     rows = read_split(place, read_info(place), split, ("shard", "frames"))
     frames = rows["frames"].to_numpy()
-    tars = [Path(shard_path(place, split, shard)) for shard in rows["shard"].unique().to_pylist()]
+    tars = [Path(str(shard_path(place, split, shard))) for shard in rows["shard"].unique().to_pylist()]
     return tars, float(frames.sum() / (-(-frames // CONTEXT)).sum())
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from upath import UPath
 
 from whisper_gpt.jobs.errors import JobError
 from whisper_gpt.jobs.floors import count_training, score_floor
@@ -15,6 +14,7 @@ from whisper_gpt.jobs.reproduction.trials import Budget, Trial, windows
 from whisper_gpt.jobs.scoring import WindowScore, model_scores
 from whisper_gpt.jobs.training.ranks import alone
 from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.manifests.location import Location
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.pipeline.publish import publish_bytes
 
@@ -44,7 +44,7 @@ def score_trial(trial: Trial, budget: Budget) -> None:
     _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
 
 
-def score_floors(dataset: UPath, folders: dict[str, Path], budget: Budget) -> None:
+def score_floors(dataset: Location, folders: dict[str, Path], budget: Budget) -> None:
     """Count the training split, and score each floor on the test split, into its folder."""
     counts = count_training(dataset, budget.context)
     for name, folder in folders.items():
@@ -66,7 +66,7 @@ def require_scores(folder: Path) -> Scores:
     return found
 
 
-def groups_of(dataset: UPath) -> dict[str, str]:
+def groups_of(dataset: Location) -> dict[str, str]:
     """The group of each recording of the test split: its speaker, or itself where none is known."""
     samples = read_samples(dataset, "test", ["source", "corpus", "speaker"]).to_pylist()
     return {one["source"]: f"{one['corpus']} {one['speaker']}" if one["speaker"] else one["source"] for one in samples}
@@ -76,7 +76,7 @@ def _publish(folder: Path, scores: Scores) -> None:
     publish_bytes(folder / _SCORES_FILE, (json.dumps(asdict(scores)) + "\n").encode())
 
 
-def _add_up(scores: Iterable[WindowScore], dataset: UPath, context: int, parameters: int) -> Scores:
+def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, parameters: int) -> Scores:
     samples = read_samples(dataset, "test", ["key", "source"])
     recording_of = dict(zip(samples["key"].to_pylist(), samples["source"].to_pylist(), strict=True))
     tokens, hits = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)

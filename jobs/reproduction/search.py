@@ -3,20 +3,19 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from upath import UPath
-
 from whisper_gpt.jobs.errors import JobError
 from whisper_gpt.jobs.floors import FLOORS
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Trial, require_trained
 from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.location import Location
 
 
 @dataclass(frozen=True)
 class Domain:
     """A dataset and the rows that are trained on it."""
 
-    dataset: UPath
+    dataset: Location
     info: DatasetInfo
     rows: list[Row]
 

@@ -26,6 +26,7 @@ from whisper_gpt.jobs.training.checkpoints import load_run, save_state, sync_fil
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.rank import train_rank
 from whisper_gpt.jobs.training.ranks import Precision, alone, autocast
+from whisper_gpt.manifests.location import Location
 from whisper_gpt.model.checkpoint import save_model
 from whisper_gpt.model.cost import training_flops
 from whisper_gpt.pipeline.publish import publish_bytes
@@ -70,7 +71,7 @@ class Budget:
 class Trial:
     """A row to train on `dataset`; `folder` is its place in the results."""
 
-    dataset: UPath
+    dataset: Location
     row: Row
     learning_rate: float
     seed: int
@@ -168,7 +169,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
     """The options of the trial's training run: `train`'s own, but for what makes a row, and the budget."""
     row, now_and_then = trial.row, math.ceil(budget.steps / EVALUATIONS)
     return Config(
-        datasets=(trial.dataset,),
+        datasets=(UPath(trial.dataset),),
         out=training_run(trial),
         model=row.model,
         mel=row.view,

@@ -15,6 +15,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from rich.console import Console
+from upath import UPath
 
 from whisper_gpt.jobs.errors import USERS_ERRORS, JobError
 from whisper_gpt.jobs.progress import share_done, status_console
@@ -77,7 +78,7 @@ def _absolute(config: Config) -> Config:
     return replace(
         config,
         out=config.out.absolute(),
-        datasets=tuple(location(dataset) for dataset in config.datasets),
+        datasets=tuple(UPath(location(dataset)) for dataset in config.datasets),
         codec_weights=weights and weights.absolute(),
         cache=cache and cache.absolute(),
     )

@@ -1,11 +1,11 @@
-"""Any folder of audio: every .flac, .wav, .ogg and .mp3 below it, split by a stable hash of its path."""
+"""Any folder of audio: every file that libsndfile reads below it, split by a stable hash of its path."""
 
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-from whisper_gpt.manifests.location import Location, list_files
-from whisper_gpt.pipeline.audio import EXTENSIONS
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.pipeline.corpora.listing import in_words, is_audio, list_source
 from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id, stable_draw
 from whisper_gpt.pipeline.errors import PipelineError
 
@@ -13,16 +13,18 @@ VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.05
 
 
-def scan(root: Location, corpus: str = "folder") -> Scan:
-    """List the audio below `root`; a file keeps its split whatever else is added or removed.
+def scan(root: Location, corpus: str = "folder", exclude: Sequence[str] = ()) -> Scan:
+    """List the audio below `root` but for what `exclude` matches; a file keeps its split whatever else comes or goes.
 
     Raises `PipelineError` for no audio file, or a folder that cannot be read.
     """
-    paths = [path for path in list_files(root) if path.lower().endswith(EXTENSIONS)]
+    source = list_source(root, exclude)
+    paths = [path for path in source.files if is_audio(path)]
     if not paths:
-        raise PipelineError(f"{root}: no audio file ({', '.join(EXTENSIONS)}) in here or below")
+        others = f", but {in_words(source.unread)}: convert them to FLAC" if source.unread else ""
+        raise PipelineError(f"{root}: no audio file (.flac, .wav, .ogg, .mp3, …) in here or below{others}")
     recordings = [Recording(id=make_id(corpus, path, path), split=_split(path), path=path) for path in paths]
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id))
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), source.warnings)
 
 
 def matches(path: Path, patterns: Sequence[str]) -> bool:

@@ -1,14 +1,17 @@
 """LibriSpeech (openslr.org/12): SUBSET/SPEAKER/CHAPTER/*.flac, transcripts, tables of speakers and chapters.
 
-Splits follow the subset's name: train-* → train, dev-* → validation, test-* → test. A tree without tables or
-transcripts (an incomplete download) still works: those fields stay empty, and one warning says so.
+Splits follow the subset's name: train-* → train, dev-* → validation, test-* → test. The audio may be in any format that
+libsndfile reads. A tree without tables or transcripts (an incomplete download) still works: those fields stay empty,
+and one warning says so.
 """
 
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.manifests.location import Location, open_below
+from whisper_gpt.pipeline.corpora.listing import by_stem, is_audio, list_source
 from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id
 from whisper_gpt.pipeline.errors import PipelineError
 
@@ -32,19 +35,22 @@ class _Chapter:
 class _ChapterFiles:
     audio: dict[str, str] = field(default_factory=dict)  # by utterance
     transcripts: list[str] = field(default_factory=list)
+    copies: int = 0  # of utterances, in further formats
 
 
-def scan(root: Location, corpus: str = "librispeech") -> Scan:
-    """List the utterances below `root`, the folder that holds the subsets or the one that holds LibriSpeech/.
+def scan(root: Location, corpus: str = "librispeech", exclude: Sequence[str] = ()) -> Scan:
+    """List the utterances below `root`, the folder that holds the subsets or the one that holds LibriSpeech/, but for
+    what `exclude` matches.
 
     `corpus` begins every id. Raises `PipelineError` where there is no LibriSpeech subset.
     """
-    listing = list_files(root)
+    source = list_source(root, exclude)
+    listing = source.files
     within = "LibriSpeech/" if any(path.startswith("LibriSpeech/") for path in listing) else ""
     chapters = _chapter_folders(listing, within)
     if not any(files.audio for files in chapters.values()):
         raise PipelineError(
-            f"{root}: no .flac of a LibriSpeech subset (train-*, dev-*, test-*); pass the unpacked folder"
+            f"{root}: no audio of a LibriSpeech subset (train-*, dev-*, test-*); pass the unpacked folder"
         )
     speaker_table = _read_speakers(root, f"{within}SPEAKERS.TXT", listing)
     chapter_table = _read_chapters(root, f"{within}CHAPTERS.TXT", listing)
@@ -72,27 +78,33 @@ def scan(root: Location, corpus: str = "librispeech") -> Scan:
                     text=texts.get(utterance, ""),
                 )
             )
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), _warnings(recordings), absent)
+    warnings = source.warnings + _warnings(recordings)
+    if copies := sum(files.copies for files in chapters.values()):
+        warnings.append(f"left out: {copies} files that hold an utterance in a second format")
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, absent)
 
 
 def transcript(audio: Path) -> str:
     """Text of the utterance in the file `audio`, by the .trans.txt of its folder; "" where there is none."""
-    tables = [path.name for path in sorted(audio.parent.glob("*.trans.txt"))]
+    tables = [path.name for path in sorted(audio.parent.glob("[!.]*.trans.txt"))]
     return _read_transcripts(audio.parent, tables).get(audio.stem, "")
 
 
-def _chapter_folders(listing: dict[str, int], within: str) -> dict[str, _ChapterFiles]:
+def _chapter_folders(listing: Collection[str], within: str) -> dict[str, _ChapterFiles]:
     """What lies in each SUBSET/SPEAKER/CHAPTER, by that path."""
     found: dict[str, _ChapterFiles] = {}
+    taken = set(by_stem(listing).values())  # an utterance in several formats is one
     for path in listing:
         folder, _, name = path.rpartition("/")
         parts = folder.removeprefix(within).split("/")
         if not path.startswith(within) or len(parts) != 3 or parts[0].partition("-")[0] not in _SPLIT_OF_PREFIX:
             continue
         files = found.setdefault(folder, _ChapterFiles())
-        if name.endswith(".flac"):
-            files.audio[name.removesuffix(".flac")] = path
-        elif name.endswith(".trans.txt"):
+        if path in taken:
+            files.audio[name.rpartition(".")[0]] = path
+        elif is_audio(name):
+            files.copies += 1
+        elif name.lower().endswith(".trans.txt"):
             files.transcripts.append(path)
     return found
 
@@ -108,21 +120,21 @@ def _warnings(recordings: list[Recording]) -> list[str]:
     return [f"of {len(recordings)} utterances, {', '.join(parts)}: those fields stay empty"] if parts else []
 
 
-def _read_speakers(root: Location, table: str, listing: dict[str, int]) -> dict[str, _Speaker]:
+def _read_speakers(root: Location, table: str, listing: Collection[str]) -> dict[str, _Speaker]:
     # ID | SEX | SUBSET | MINUTES | NAME; the name may itself hold a bar.
     return {row[0]: _Speaker(sex=row[1], name=row[4]) for row in _read_table(root, table, listing, columns=5)}
 
 
-def _read_chapters(root: Location, table: str, listing: dict[str, int]) -> dict[str, _Chapter]:
+def _read_chapters(root: Location, table: str, listing: Collection[str]) -> dict[str, _Chapter]:
     # ID | READER | MINUTES | SUBSET | PROJ. | BOOK ID | CH. TITLE | PROJECT TITLE
     return {row[0]: _Chapter(title=row[6], book=row[7]) for row in _read_table(root, table, listing, columns=8)}
 
 
-def _read_table(root: Location, table: str, listing: dict[str, int], columns: int) -> list[list[str]]:
+def _read_table(root: Location, table: str, listing: Collection[str], columns: int) -> list[list[str]]:
     if table not in listing:
         return []
     rows = []
-    for line in _lines(root / table):
+    for line in _lines(root, table):
         if not line.startswith(";") and line.strip():
             cells = [cell.strip() for cell in line.split("|", columns - 1)]
             rows.append(cells + [""] * (columns - len(cells)))
@@ -132,12 +144,13 @@ def _read_table(root: Location, table: str, listing: dict[str, int], columns: in
 def _read_transcripts(root: Location, paths: list[str]) -> dict[str, str]:
     texts = {}
     for path in paths:
-        for line in _lines(root / path):
+        for line in _lines(root, path):
             utterance, _, text = line.strip().partition(" ")
             if utterance:
                 texts[utterance] = text
     return texts
 
 
-def _lines(file: Location) -> list[str]:
-    return file.read_text(encoding="utf-8", errors="replace").splitlines()
+def _lines(root: Location, path: str) -> list[str]:
+    with open_below(root, path) as file:
+        return file.read().decode("utf-8-sig", errors="replace").splitlines()

@@ -4,32 +4,37 @@ Rows whose audio is absent are listed, not failed: people keep parts of a 120 GB
 """
 
 import csv
+import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.manifests.location import Location, open_below
+from whisper_gpt.pipeline.corpora.listing import by_stem, list_source
 from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording, Scan
 from whisper_gpt.pipeline.errors import PipelineError
 
 _COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename")
 
 
-def scan(root: Location, corpus: str = "maestro") -> Scan:
-    """List the performances of the csv in `root` (or in its one maestro-v*/ folder).
+def scan(root: Location, corpus: str = "maestro", exclude: Sequence[str] = ()) -> Scan:
+    """List the performances of the csv in `root` (or in its one maestro-v*/ folder), but for what `exclude` matches.
 
+    A performance may be in another format than the csv says, with another extension.
     Ids are year and row of the csv, as MAESTRO's own names are too long for a tar member.
     Raises `PipelineError` for no csv, more than one, or one that is not MAESTRO's.
     """
-    files = list_files(root)
+    source = list_source(root, exclude)
+    files, audio = source.files, by_stem(source.files)
     table = _find_table(root, files)
     beside = PurePosixPath(table).parent
     recordings: list[Recording] = []
     absent: dict[str, str] = {}
-    for number, row in enumerate(_read_rows(root / table), start=1):
-        path = (beside / row["audio_filename"]).as_posix()
-        if path not in files:
-            absent[path] = row["split"]
+    for number, row in enumerate(_read_rows(root, table), start=1):
+        named = (beside / row["audio_filename"]).as_posix()
+        path = named if named in files else audio.get(named.rpartition(".")[0])
+        if path is None:
+            absent[named] = row["split"]
             continue
         recordings.append(
             Recording(
@@ -46,7 +51,7 @@ def scan(root: Location, corpus: str = "maestro") -> Scan:
         raise PipelineError(
             f"{root / table}: none of its {len(absent)} audio files is there; unpack the audio beside it"
         )
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), absent=absent)
+    return Scan(corpus, sorted(recordings, key=lambda r: r.id), source.warnings, absent)
 
 
 def _find_table(root: Location, files: Iterable[str]) -> str:
@@ -58,14 +63,15 @@ def _find_table(root: Location, files: Iterable[str]) -> str:
     return tables[0]
 
 
-def _read_rows(table: Location) -> list[dict[str, str]]:
+def _read_rows(root: Location, path: str) -> list[dict[str, str]]:
+    table = root / path
     try:
-        with table.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise PipelineError(f"{table}: no column {', '.join(missing)}; this is not MAESTRO's csv")
-            rows = list(reader)
+        with open_below(root, path) as file:
+            reader = csv.DictReader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise PipelineError(f"{table}: no column {', '.join(missing)}; this is not MAESTRO's csv")
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(f"{table}: not a csv in UTF-8 ({error}); unpack it again") from error
     for number, row in enumerate(rows, start=1):

@@ -7,6 +7,7 @@ have what a language model can learn (syllables that come back, chords that foll
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class SyntheticSize:
     seed: int = 0
 
 
-def scan(root: Location, corpus: str = "synthetic") -> Scan:
-    """List the made corpora in `root`; where there is nothing yet they are made first, at the default size.
+def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ()) -> Scan:
+    """List the made corpora in `root`, but for what `exclude` matches; where nothing is, they are made first, at the
+    default size.
 
     Raises `PipelineError` for a folder that holds anything else.
     """
@@ -41,10 +43,11 @@ def scan(root: Location, corpus: str = "synthetic") -> Scan:
         if is_remote(root):
             raise PipelineError(f"{root}: made audio is made in a folder of this machine")
         write(root, SyntheticSize())
-    scans = librispeech.scan(root, f"{corpus}-speech"), maestro.scan(root, f"{corpus}-piano")
+    scans = librispeech.scan(root, f"{corpus}-speech", exclude), maestro.scan(root, f"{corpus}-piano", exclude)
     recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)
     absent = {path: split for s in scans for path, split in s.absent.items()}
-    return Scan(corpus, recordings, [w for s in scans for w in s.warnings], absent)
+    warnings = list(dict.fromkeys(w for s in scans for w in s.warnings))
+    return Scan(corpus, recordings, warnings, absent)
 
 
 def write(root: Path, size: SyntheticSize) -> None:

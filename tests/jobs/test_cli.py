@@ -69,6 +69,12 @@ def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
     assert rest == ["--mels", "80"]
 
 
+def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfsteps: 7\n")
+    default, _ = default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
+    assert default is not None and default.steps == 7
+
+
 def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"datasets": ["/nowhere"], "steps": 7}))

@@ -15,6 +15,8 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.planning import read_parts
 from whisper_gpt.jobs.verify import planned
 from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import committed_shards, listed_shards, read_samples
 from whisper_gpt.manifests.verify import verify_dataset
 
 SHARD = "train-000000"
@@ -159,3 +161,26 @@ def test_the_verb_names_it_and_exits_1(copy: Path, capsys: pytest.CaptureFixture
     assert cli.main(["verify", str(copy)]) == 1
     out = capsys.readouterr().out
     assert f"train/{SHARD}.tar" in out and first_row(copy)["key"] in out
+
+
+def test_files_of_the_system_harm_no_reader(copy: Path) -> None:
+    before = read_samples(copy)
+    for folder in [copy, *(path for path in copy.iterdir() if path.is_dir())]:
+        for file in [path for path in folder.iterdir() if path.is_file()]:
+            (folder / f"._{file.name}").write_bytes(b"\0\5\26\7")
+        (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (folder / "Thumbs.db").touch()
+    (copy / "failures").mkdir(exist_ok=True)
+    (copy / "failures" / "._train-000000.parquet").write_bytes(b"\0\5\26\7")
+    shutil.copytree(copy / "train", copy / "__MACOSX" / "train")
+    assert problems(copy) == []
+    assert read_samples(copy).equals(before) and read_failures(copy).num_rows == 0
+    assert committed_shards(copy) == listed_shards(copy) == {row["shard"] for row in before.to_pylist()}
+    for verb in (["inspect", str(copy)], ["query", str(copy), "frames > 0"], ["verify", str(copy)]):
+        assert cli.main(verb) == 0
+
+
+def test_a_description_that_an_editor_saved_is_read(copy: Path) -> None:
+    before = read_info(copy)
+    (copy / "dataset.json").write_bytes(b"\xef\xbb\xbf" + (copy / "dataset.json").read_bytes())
+    assert read_info(copy) == before
