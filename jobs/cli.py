@@ -3,9 +3,12 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from upath import UPath
 
 from whisper_gpt.jobs.config_files import default_from_file
 from whisper_gpt.jobs.errors import USERS_ERRORS, UsageError
@@ -73,9 +76,33 @@ def run_verb(verb: str, arguments: list[str]) -> int:
         arguments = module.with_saved_options(arguments)
     default, rest = default_from_file(module.Config, arguments)
     parsed: Any = tyro.cli(
-        module.Config, prog=f"whisper-gpt {verb}", description=module.__doc__, args=rest, default=default
+        module.Config,
+        prog=f"whisper-gpt {verb}",
+        description=module.__doc__,
+        args=rest,
+        default=default,
+        registry=_registry(),
     )
     return module.run(parsed)
+
+
+def _registry() -> ConstructorRegistry:
+    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not UPath:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: UPath(words[0] if "://" in words[0] else Path(words[0])),
+            is_instance=lambda value: isinstance(value, UPath | Path),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
 
 
 def _user_message(error: Exception) -> str | None:

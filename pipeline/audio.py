@@ -63,8 +63,8 @@ def probe_file(file: BinaryIO) -> AudioInfo:
     if size == 0:
         raise AudioError("scan", "the file is empty")
     declared = declared_bytes(file)
-    file.seek(0)
-    reading = _Reading(file)
+    # libsndfile reads a WAV after a tag short by the length of the tag, and other formats not at all.
+    reading = _Reading(file, skip_tag(file, 0))
     try:
         info = soundfile.info(reading)
     except soundfile.LibsndfileError as error:
@@ -123,7 +123,7 @@ def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
     try:
         with path.open("rb") as file:
             streams = find_streams(file, info.kind)
-            if len(streams) == 1:
+            if len(streams) == 1 and streams[0].begin == 0:
                 with soundfile.SoundFile(str(path)) as sound:
                     yield from _decoded_stream(sound, streams[0])
                 return

@@ -53,7 +53,7 @@ def find_streams(file: BinaryIO, kind: str) -> list[Stream]:
     """
     size = file.seek(0, io.SEEK_END)
     find = {"OGG": _ogg_streams, "FLAC": _flac_streams, "MP3": _mp3_streams}.get(kind)
-    return find(file, size) if find else [Stream(0, size)]
+    return find(file, size) if find else [Stream(skip_tag(file, 0), size)]
 
 
 def skip_tag(file: BinaryIO, at: int) -> int:
@@ -78,7 +78,7 @@ def _ogg_streams(file: BinaryIO, size: int) -> list[Stream]:
             if not beginning:
                 _require_ended(next_page, ended, at)
                 next_page, ended = {}, set()
-                begins.append(at if begins else 0)
+                begins.append(at if begins else skip_tag(file, 0))
             next_page[serial] = number
         beginning = bool(flags & _OGG_BEGINS)
         if next_page.get(serial) != number:

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from whisper_gpt.pipeline.chained_audio import skip_tag
 from whisper_gpt.pipeline.errors import AudioError
 
 # Sizes that stand for "until the end of the file", as written to a pipe: less the header, or not.
@@ -17,7 +18,6 @@ _UNKNOWN = (range(0, 1), range(0x7FFF_F000, 0x8000_0000), range(0xFFFF_F000, 0x1
 # A header that counts itself as sound declares this much too much, and some writers leave a few bytes behind.
 SLACK_BYTES = 64
 _CHUNK_NAME = re.compile(rb"[\w (){}.-]{4}", re.ASCII)
-_TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")
 _NIST_BYTES = 1024
 
 
@@ -54,32 +54,35 @@ def declared_bytes(file: BinaryIO) -> int | None:
     Raises `AudioError` (stage `scan`) where sound is missing, or where something that is no metadata follows it.
     """
     size = file.seek(0, io.SEEK_END)
-    file.seek(0)
+    start = skip_tag(file, 0)
+    file.seek(start)
     head = file.read(_NIST_BYTES)
     if head[:4] in _FORMATS:
         layout = _FORMATS[head[:4]]
         if head[8:12] in (b"8SVX", b"16SV"):
             layout = _Chunks(b"BODY", ">I", 12, 2)
-        return _declared_by_chunks(file, size, layout, head[:4])
+        return _declared_by_chunks(file, start, size, layout, head[:4])
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
         begin, length = struct.unpack(">II" if head[:1] == b"." else "<II", head[4:12])
-        return _checked(file, size, begin, length)
+        return _checked(file, size, start + begin, length)
     if head[:7] == b"NIST_1A":
         fields = dict(re.findall(rb"(\w+) -i (\d+)", head.partition(b"end_head")[0]))
         counts = [int(fields.get(name, 0)) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
         if all(counts):
-            return _checked(file, size, _NIST_BYTES, counts[0] * counts[1] * counts[2])
+            return _checked(file, size, start + _NIST_BYTES, counts[0] * counts[1] * counts[2])
     return None
 
 
-def _declared_by_chunks(file: BinaryIO, size: int, layout: _Chunks, magic: bytes) -> int | None:
+def _declared_by_chunks(file: BinaryIO, start: int, size: int, layout: _Chunks, magic: bytes) -> int | None:
     header = layout.name_bytes + struct.calcsize(layout.size)
-    at = layout.first
+    at = start + layout.first
     long_size: int | None = None
     sound: int | None = None
     while at + header <= size:
         name, length, plausible = _chunk(file, at, layout, size)
-        if not plausible and at % 2 == 0 and sound is not None:  # some writers leave out the byte that makes sizes even
+        if (
+            not plausible and (at - start) % 2 == 0 and sound is not None
+        ):  # some writers leave out the byte that makes sizes even
             name, length, plausible = _chunk(file, at - 1, layout, size)
             at -= plausible
         if name == magic and sound is not None:
@@ -99,7 +102,7 @@ def _declared_by_chunks(file: BinaryIO, size: int, layout: _Chunks, magic: bytes
             _require_sound(size, at + header, length)
             sound = length
         at += header + length
-        at += -at % layout.align
+        at += (start - at) % layout.align
     if sound is not None:
         _require_nothing_more(file, at, size)
     return sound
@@ -139,14 +142,18 @@ def _require_sound(size: int, begin: int, length: int) -> None:
 
 def _require_nothing_more(file: BinaryIO, at: int, size: int) -> None:
     """From byte `at` on there may be tags, padding and a few bytes, but nothing that could be sound."""
-    if size - at <= SLACK_BYTES:
-        return
-    file.seek(at)
-    if file.read(32).lstrip(b"\0").startswith(_TAGS):
-        return
+    while size - at > SLACK_BYTES:
+        after = max(skip_tag(file, at), _skip_zeros(file, at))
+        if after == at:
+            much = f"{size - at:,} bytes follow the sound that its header declares, and are no metadata"
+            raise AudioError("scan", much)
+        at = after
+
+
+def _skip_zeros(file: BinaryIO, at: int) -> int:
     file.seek(at)
     while block := file.read(1 << 16):
-        if block.strip(b"\0"):
-            raise AudioError(
-                "scan", f"{size - at:,} bytes follow the sound that its header declares, and are no metadata"
-            )
+        if rest := block.lstrip(b"\0"):
+            return at + len(block) - len(rest)
+        at += len(block)
+    return at

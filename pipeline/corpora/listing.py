@@ -38,7 +38,8 @@ def list_source(root: Location, exclude: Sequence[str] = ()) -> SourceListing:
         warnings.append(f"left out: {in_words(unread)}, which libsndfile does not read; convert them to FLAC")
     for paths, what in ((found.unreadable, "folders that may not be read"), (found.irregular, "pipes or devices")):
         if paths:
-            warnings.append(f"left out: {len(paths)} {what}, {paths[0]} among them")
+            first = paths[0].encode(errors="backslashreplace").decode()
+            warnings.append(f"left out: {len(paths)} {what}, {first} among them")
     return SourceListing(found.files, unread, warnings)
 
 

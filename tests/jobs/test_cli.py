@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from upath import UPath
 
@@ -67,6 +69,20 @@ def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
     default, rest = default_from_file(PreprocessConfig, ["--config", str(tmp_path / "c.yaml"), "--mels", "80"])
     assert default == replace(config, source=Path("a").absolute(), out=Path("b").absolute())  # it may be read elsewhere
     assert rest == ["--mels", "80"]
+
+
+@pytest.mark.parametrize("name", ["live::takes", "Mozart:/Requiem", "s3:x"])
+def test_a_colon_in_a_path_is_no_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    arguments = ["folder", name, "--out", f"{name}/out", "--codec=encodec_24khz_small", "--measure-s=0"]
+    assert cli.main(["plan", *arguments]) == 1
+    assert f"{tmp_path / name}: no audio file" in capsys.readouterr().err
+    soundfile.write(str(tmp_path / name / "a.wav"), np.zeros(8_000), 16_000)
+    assert cli.main(["plan", *arguments]) == 0
+    assert (tmp_path / name / "out" / "plan.parquet").is_file()
 
 
 def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_gpt.pipeline.audio import probe
+from whisper_gpt.pipeline.audio import probe, read_mono
 from whisper_gpt.pipeline.errors import AudioError
 
 # Where each format's header has the size of the sound, before which mark, and what that counts beside 64,000 bytes.
@@ -104,6 +104,24 @@ def test_metadata_that_would_be_read_as_sound_fails(tmp_path: Path) -> None:
     chunk = b"levl" + data[20:32] + struct.pack("<Q", 1024) + b"\x55" * 1000
     with pytest.raises(AudioError, match="read as sound"):
         samples_in(tmp_path / "a", data + bytes(-len(data) % 8) + chunk)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "W64", "OGG", "FLAC"])
+def test_a_tag_before_the_file_hides_nothing(tmp_path: Path, kind: str) -> None:
+    noise = np.random.default_rng(0).standard_normal(48_000) * 0.1
+    soundfile.write(str(tmp_path / "a"), noise, 24_000, format=kind)
+    plain = read_mono(tmp_path / "a")
+    tagged = b"ID3\x04\x00\x00\x00\x00\x08\x01" + bytes(1025) + (tmp_path / "a").read_bytes()
+    assert samples_in(tmp_path / "a", tagged) == 48_000
+    assert np.array_equal(read_mono(tmp_path / "a"), plain)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_a_tag_before_the_file_hides_no_damage(tmp_path: Path, kind: str) -> None:
+    tagged = b"ID3\x04\x00\x00\x00\x00\x08\x01" + bytes(1025) + write(tmp_path / "a", kind)
+    for data in (tagged[:-20_000], tagged + tagged):
+        with pytest.raises(AudioError, match=r"cut off|bytes follow"):
+            samples_in(tmp_path / "a", data)
 
 
 def test_a_second_piece_of_sound_in_a_wav_fails(tmp_path: Path) -> None:
