@@ -18,7 +18,7 @@ from whisper_gpt.jobs.run_log import LOGS_FOLDER
 from whisper_gpt.manifests.location import Location, is_remote
 from whisper_gpt.pipeline.publish import TEMPORARY_SUFFIX
 
-LOCK_FILE = f"{LOGS_FOLDER}/preprocess.lock"
+LOCK_FILE = f"{LOGS_FOLDER}/lock"
 _RENEWED_EVERY_S = 5.0
 _STALE_AFTER_S = 20.0
 

@@ -3,7 +3,15 @@
 from whisper_gpt.model.config import ModelConfig
 
 # Dense matrix products in bfloat16 a second, from NVIDIA's data sheets (without sparsity).
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+# The first name that the driver's contains counts: the SXM modules are called by the plain names.
+PEAK_FLOPS = {
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+}
 
 
 def training_flops(config: ModelConfig, parameters: int) -> float:

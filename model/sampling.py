@@ -33,7 +33,8 @@ def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | Non
     if how.top_p < 1:
         # The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2019); never empty.
         ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)  # mass of the likelier ones
+        mass = ordered.softmax(dim=-1)
+        before = mass.cumsum(dim=-1) - mass  # of the likelier ones
         dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]

@@ -74,16 +74,15 @@ class BatchReader:
         self._packed = packed
         self._damage = damage
 
-    def read(self, windows: Sequence[tuple[int, int]]) -> Batch:
-        """The windows, each a dataset and a row of its table, with codes int16 and mel float16 as in the shards.
+    def read(self, windows: Sequence[tuple[int, int, int]]) -> Batch:
+        """Read `windows`, each a dataset, a window of its table and the offset of the cuts.
+
+        Codes stay int16 and mel float16, as in the shards.
 
         Raises `PipelineError` past the limit of damage, `ShardError` for a shard that cannot be read at all.
         """
-        pieces = [self._datasets[dataset][0].pieces(window) for dataset, window in windows]
-        lengths = [
-            sum(self._datasets[dataset][0].frames[own.start : own.stop].tolist())
-            for (dataset, _), own in zip(windows, pieces, strict=True)
-        ]
+        pieces = [self._datasets[dataset][0].pieces(window, offset) for dataset, window, offset in windows]
+        lengths = [sum(piece.frames for piece in own) for own in pieces]
         count, longest = len(windows), max(lengths)
         books, bands = self._datasets[0][1].shape
         codes = np.empty((count, books, longest), np.int16)  # and zeros only where no piece is written
@@ -93,11 +92,10 @@ class BatchReader:
         keys: list[tuple[str, ...]] = []
         starts: list[tuple[int, ...]] = []
         placed: list[tuple[int, slice, ShardReader, int]] = []
-        for i, ((dataset, _), own) in enumerate(zip(windows, pieces, strict=True)):
-            table, reader = self._datasets[dataset]
+        for i, ((dataset, *_), own) in enumerate(zip(windows, pieces, strict=True)):
+            reader = self._datasets[dataset][1]
             begin = 0
-            for number, piece in enumerate(own):
-                row, start, frames = (int(column[piece]) for column in (table.sample, table.start, table.frames))
+            for number, (row, start, frames) in enumerate(own):
                 end = begin + frames
                 try:
                     piece_codes, piece_mel = reader.read(row, start, frames)
@@ -113,8 +111,8 @@ class BatchReader:
                 placed.append((i, slice(begin, end), reader, row))
                 begin = end
             codes[i, :, begin:], mel[i, begin:] = 0, 0
-            keys.append(tuple(map(reader.key, table.sample[own.start : own.stop].tolist())))
-            starts.append(tuple(table.start[own.start : own.stop].tolist()))
+            keys.append(tuple(reader.key(piece.sample) for piece in own))
+            starts.append(tuple(piece.start for piece in own))
         if codes.view(np.uint16).max() >= self._codebook_size:  # below 0 too; of all at once, because it takes no time
             for i, at, reader, row in placed:
                 if codes[i, :, at].view(np.uint16).max() >= self._codebook_size:

@@ -5,33 +5,72 @@ that reads stay local however large the corpus is. Nothing is buffered and nothi
 position p of the endless sequence of epochs is computed from p alone.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Piece(NamedTuple):
+    """Part of a sample in a window: `frames` frames from frame `start` of row `sample` of the manifest."""
+
+    sample: int
+    start: int
+    frames: int
 
 
 @dataclass(frozen=True)
 class WindowTable:
     """Windows of at most `context` frames that cover every sample once; int64 arrays, grouped by shard.
 
-    A window is one or more pieces: piece p takes `frames[p]` frames from frame `start[p]` of row `sample[p]` of the
-    manifest. Window w has the pieces `window_starts[w]` to `window_starts[w + 1]`, shard s the windows
-    `shard_starts[s]` to `shard_starts[s + 1]`.
+    Each sample is cut by itself or, with `pack`, all samples of a shard laid end to end. Shard s has the windows
+    `shard_starts[s]` to `shard_starts[s + 1]`: their number does not depend on the offset that `pieces` moves the cuts
+    by.
     """
 
-    sample: np.ndarray  # [P]
-    start: np.ndarray  # [P]
-    frames: np.ndarray  # [P]
-    window_starts: np.ndarray  # [W + 1]
+    context: int
+    pack: bool
+    begins: np.ndarray  # [N + 1] of every sample, on one line of all samples; the last is the line's end
+    shard_begins: np.ndarray  # [S + 1] of every shard's first sample, on the same line
     shard_starts: np.ndarray  # [S + 1]
+    sample_starts: np.ndarray  # [N + 1] the windows of each sample without `pack`, as `shard_starts`
 
     def __len__(self) -> int:
-        return len(self.window_starts) - 1
+        return int(self.shard_starts[-1])
 
-    def pieces(self, window: int) -> range:
-        """The pieces of a window."""
-        return range(self.window_starts[window], self.window_starts[window + 1])
+    def pieces(self, window: int, offset: int = 0) -> list[Piece]:
+        """The pieces of a window, if all cuts are moved by `offset` frames.
+
+        A shard's line is a ring: its last window holds the end and, after it, what lies before the first cut. Of a
+        sample cut by itself the first window becomes shorter.
+        """
+        if not self.pack:
+            return [self._of_one_sample(window, offset)]
+        shard = int(np.searchsorted(self.shard_starts, window, side="right")) - 1
+        begin, end = int(self.shard_begins[shard]), int(self.shard_begins[shard + 1])
+        length, before = end - begin, (window - int(self.shard_starts[shard])) * self.context
+        first = begin + (before + offset) % length
+        frames = min(self.context, length - before)
+        until_end = min(frames, end - first)
+        return [*self._on_line(first, first + until_end), *self._on_line(begin, begin + frames - until_end)]
+
+    def _on_line(self, begin: int, end: int) -> Iterator[Piece]:
+        sample = int(np.searchsorted(self.begins, begin, side="right")) - 1
+        while begin < end:
+            until = min(end, int(self.begins[sample + 1]))
+            yield Piece(sample, begin - int(self.begins[sample]), until - begin)
+            begin, sample = until, sample + 1
+
+    def _of_one_sample(self, window: int, offset: int) -> Piece:
+        sample = int(np.searchsorted(self.sample_starts, window, side="right")) - 1
+        frames = int(self.begins[sample + 1] - self.begins[sample])
+        shortest = frames % self.context or self.context  # a shorter first window would make one window more
+        first = self.context - offset % (self.context - shortest + 1)
+        end = first + (window - int(self.sample_starts[sample])) * self.context
+        start = max(0, end - self.context)
+        return Piece(sample, start, min(frames, end) - start)
 
 
 def cut_windows(sample_frames: np.ndarray, sample_shards: np.ndarray, context: int, pack: bool = False) -> WindowTable:
@@ -41,32 +80,28 @@ def cut_windows(sample_frames: np.ndarray, sample_shards: np.ndarray, context: i
     """
     if context < 1:
         raise ValueError(f"a context of {context} frames")
-    ends = np.cumsum(sample_frames)
-    total, begins = (int(ends[-1]) if len(ends) else 0), ends - sample_frames  # on one line of all samples
-    new_shard = np.flatnonzero(np.append(True, sample_shards[1:] != sample_shards[:-1])[: len(begins)])
-    line_begins = begins[new_shard] if pack else begins  # of what is cut every `context` frames
-    lengths = np.diff(np.append(line_begins, total))
-    cuts_per_line = -(-lengths // context)
-    first_cut = np.repeat(np.cumsum(cuts_per_line) - cuts_per_line, cuts_per_line)
-    cuts = np.repeat(line_begins, cuts_per_line) + (np.arange(len(first_cut)) - first_cut) * context
-    pieces = np.sort(np.concatenate((cuts, begins)), kind="stable")  # two sorted runs; np.union1d would hash them
-    pieces = pieces[np.append(True, pieces[1:] != pieces[:-1])[: len(pieces)]]
-    sample = np.searchsorted(begins, pieces, side="right") - 1
-    return WindowTable(
-        sample=sample,
-        start=pieces - begins[sample],
-        frames=np.diff(np.append(pieces, total)),
-        window_starts=np.append(np.searchsorted(pieces, cuts), len(pieces)),
-        shard_starts=np.append(np.searchsorted(cuts, begins[new_shard]), len(cuts)),
-    )
+    begins = np.concatenate(([0], np.cumsum(sample_frames)))
+    first_samples = np.flatnonzero(np.append(True, sample_shards[1:] != sample_shards[:-1])[: len(sample_frames)])
+    shard_begins = np.append(begins[first_samples], begins[-1])
+    sample_starts = np.concatenate(([0], np.cumsum(-(-sample_frames // context))))
+    if pack:
+        shard_starts = np.concatenate(([0], np.cumsum(-(-np.diff(shard_begins) // context))))
+    else:
+        shard_starts = np.append(sample_starts[first_samples], sample_starts[-1])
+    return WindowTable(context, pack, begins, shard_begins, shard_starts, sample_starts)
 
 
 class EpochOrder:
-    """The shuffled order of one epoch; `window_at(i)` for 0 ≤ i < number of windows."""
+    """The shuffled order of one epoch: `window_at(i)` for 0 ≤ i < number of windows, and the epoch's `offset` of cuts.
 
-    def __init__(self, table: WindowTable, seed: int, epoch: int, shards_per_group: int):
-        self._seed = (seed, epoch)
-        shards = np.random.default_rng(self._seed).permutation(len(table.shard_starts) - 1)
+    `seed` is a sequence of numbers, so that the datasets of a mixture do not share their order.
+    """
+
+    def __init__(self, table: WindowTable, seed: Sequence[int], epoch: int, shards_per_group: int):
+        self._seed = (*seed, epoch)
+        random = np.random.default_rng(self._seed)
+        shards = random.permutation(len(table.shard_starts) - 1)
+        self.offset = int(random.integers(table.context))
         self._groups = [shards[at : at + shards_per_group] for at in range(0, len(shards), shards_per_group)]
         sizes = np.diff(table.shard_starts)
         self._group_ends = np.cumsum([sizes[group].sum() for group in self._groups])

@@ -29,7 +29,7 @@ _PREFETCHED_BATCHES = 2
 _FETCHING_SHARDS = 4
 
 Datasets = Location | str | Sequence[tuple[Location | str, float]]
-Window = tuple[int, int]  # a dataset, counted from 0, and a row of its window table
+Window = tuple[int, int, int]  # a dataset, counted from 0, a window of its table, and the offset of the cuts
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class WindowOrder(BaseNode[list[Window]]):
     def _shards_in_order(self) -> list[tuple[int, int]]:
         if self._position >= self._ends[-1]:
             return []
-        dataset, window = self._window(self._position)
+        dataset, window, _ = self._window(self._position)
         starts = self._tables[dataset].shard_starts
         shard = int(np.searchsorted(starts, window, side="right")) - 1
         return [(dataset, ahead) for ahead in range(shard, min(shard + _FETCHING_SHARDS, len(starts) - 1))]
@@ -187,13 +187,14 @@ class WindowOrder(BaseNode[list[Window]]):
     def _window(self, slot: int) -> Window:
         if not self._config.shuffle:  # one dataset after another
             dataset = int(np.searchsorted(self._ends, slot, side="right"))
-            return dataset, slot - int(self._ends[dataset]) + len(self._tables[dataset])
+            return dataset, slot - int(self._ends[dataset]) + len(self._tables[dataset]), 0
         dataset, taken = self._mixture.place(slot)
         epoch, index = divmod(taken, len(self._tables[dataset]))
-        return dataset, self._epoch(dataset, epoch).window_at(index)
+        order = self._epoch(dataset, epoch)
+        return dataset, order.window_at(index), order.offset
 
     def _epoch_order(self, dataset: int, epoch: int) -> EpochOrder:
-        return EpochOrder(self._tables[dataset], self._config.seed, epoch, self._config.shards_per_group)
+        return EpochOrder(self._tables[dataset], (self._config.seed, dataset), epoch, self._config.shards_per_group)
 
 
 class FetchAhead(BaseNode[list[Window]]):

@@ -78,7 +78,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
                 _update_state(session)
             elif best or wanted_to_stop:
                 _save(session, session.state)
-    left_out = ranks.sum([len(session.training.damaged)])[0]
+    left_out = ranks.sum([len(session.damaged)])[0]
     if monitor:
         monitor.end(int(left_out))
     return done >= 1
@@ -87,7 +87,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
 def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
     """Take the batches of one step, and the step."""
     config, ranks = session.config, session.ranks
-    seed_everything(config.seed, session.state.step, ranks.rank)
+    seed_everything(config.seed, 1 + session.state.step, ranks.rank)  # 0 were the initial weights
     set_learning_rate(session.optimizers, rate)
     asked = time.monotonic()
     batches = [next(session.training) for _ in range(config.accumulate)]
@@ -132,6 +132,10 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
     nats, hits, tokens, broken_off = ranks.sum([own.nats, own.hits, own.tokens, float(stopped())])
     session.state = replace(session.state, unscored=bool(broken_off))
     if broken_off:
+        return False
+    if not tokens:
+        if monitor:
+            monitor.say(f"step {session.state.step}: no validation sample can be read, so none was scored")
         return False
     score = Score(nats, int(hits), int(tokens))
     if monitor:

@@ -95,7 +95,7 @@ class Monitor:
 
     def end(self, left_out: int) -> None:
         """Say what was left out: the samples that all ranks together could not read, this one's by name."""
-        damaged, skipped = self._session.training.damaged, self._session.state.skipped
+        damaged, skipped = self._session.damaged, self._session.state.skipped
         if left_out:
             self._console.print(f"{left_out} damaged samples were left out: {', '.join(sorted(damaged))}")
         if skipped:

@@ -54,6 +54,11 @@ class Session:
             self.validation.close()
 
     @property
+    def damaged(self) -> dict[str, str]:
+        """The samples that this rank could not read, of either split, and why."""
+        return self.training.damaged | (self.validation.damaged if self.validation is not None else {})
+
+    @property
     def scored_model(self) -> HybridLM:
         """The model that is scored and saved: the running average where there is one."""
         if self.average is None:
@@ -115,7 +120,7 @@ def _has_samples(info: DatasetInfo, split: str) -> bool:
 
 
 def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str) -> Stream:
-    """The training windows, or those of another split: in their order, each sample by itself, none left out."""
+    """The training windows, or those of another split: in their order, each sample by itself."""
     training = split == "train"
     return stream(
         weighted,
@@ -129,7 +134,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             view=config.mel,
             rank=ranks.rank,
             world=ranks.world,
-            max_damaged=config.max_damaged if training else 0,
+            max_damaged=config.max_damaged,
             cache_folder=config.cache,
             cache_gb=config.cache_gb,
         ),

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.output_lock import output_lock
-from whisper_gpt.jobs.training import loop
+from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
@@ -228,6 +228,16 @@ def test_random_numbers_are_the_step_s_own() -> None:
     assert drawn[0] == drawn[1] and len(set(drawn)) == 4
 
 
+def test_initial_weights_and_the_first_step_draw_other_numbers(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[tuple[int, int, int]] = []
+    for module in (loop, session):
+        monkeypatch.setattr(module, "seed_everything", lambda *seed: seeds.append(seed))
+    assert train(dataset, tmp_path / "run", "--steps=2") == 0
+    assert len(seeds) == 3 and len(set(seeds)) == 3
+
+
 def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
@@ -267,17 +277,32 @@ def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, t
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
-    row = read_samples(copy, "train").slice(0, 1).to_pylist()[0]
-    shard = copy / "train" / f"{row['shard']}.tar"
+def damage_first_sample(dataset: Path, split: str) -> tuple[Path, str]:
+    """Overwrite the mel of the first sample of a split → its shard and key."""
+    row = read_samples(dataset, split).slice(0, 1).to_pylist()[0]
+    shard = dataset / split / f"{row['shard']}.tar"
     with shard.open("r+b") as tar:
         tar.seek(row["mel_offset"])
         tar.write(b"nonsense")
+    return shard, row["key"]
+
+
+def test_a_damaged_validation_sample_does_not_end_a_run(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    _, key = damage_first_sample(copy, "validation")
+    assert train(copy, tmp_path / "run", "--steps=2", "--eval-every=1") == 0
+    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
+
+
+def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    shard, key = damage_first_sample(copy, "train")
     assert train(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
-    assert f"1 damaged samples were left out: {row['key']}" in capsys.readouterr().err
+    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
     assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
-    assert f"{shard}: {row['key']} cannot be read" in capsys.readouterr().err
+    assert f"{shard}: {key} cannot be read" in capsys.readouterr().err
     shard.unlink()  # never cut in place: whoever has it mapped would die of it
     shard.write_bytes(b"")  # no sample's fault: never left out
     assert train(copy, tmp_path / "third", "--steps=12", "--batch=32", "--max-damaged=1000") == 1
@@ -334,4 +359,5 @@ def test_flops_are_those_of_the_formula() -> None:
     flops = training_flops(model.config, model.parameter_count())
     matrices = 4 * 12 * 256**2 + 1024 * 256
     assert flops == 6 * matrices + 12 * 4 * 256 * 512
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("GeForce") is None
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("GeForce") is None

@@ -20,56 +20,62 @@ def table_of(shards: list[list[int]], context: int, pack: bool = False) -> Windo
     return cut_windows(frames, np.repeat(np.arange(len(shards)), [len(shard) for shard in shards]), context, pack)
 
 
-@given(shard_sizes, st.integers(1, 50), st.booleans())
-def test_windows_cover_every_frame_once(shards: list[list[int]], context: int, pack: bool) -> None:
+@given(shard_sizes, st.integers(1, 50), st.booleans(), st.integers(0, 100))
+def test_windows_cover_every_frame_once_wherever_they_are_cut(
+    shards: list[list[int]], context: int, pack: bool, offset: int
+) -> None:
     table = table_of(shards, context, pack)
+    windows = [table.pieces(window, offset) for window in range(len(table))]
     covered = Counter(
-        (int(s), frame)
-        for s, start, n in zip(table.sample, table.start, table.frames, strict=True)
-        for frame in range(start, start + n)
+        (sample, frame)
+        for pieces in windows
+        for sample, start, frames in pieces
+        for frame in range(start, start + frames)
     )
     frames = [f for shard in shards for f in shard]
     assert covered == Counter((s, frame) for s, n in enumerate(frames) for frame in range(n))
-    sizes = [sum(table.frames[p] for p in table.pieces(w)) for w in range(len(table))]
+    sizes = [sum(piece.frames for piece in pieces) for pieces in windows]
     assert max(sizes) <= context and min(sizes) >= 1 and sum(sizes) == sum(frames)
 
 
-@given(shard_sizes, st.integers(1, 50), st.booleans())
-def test_windows_stay_within_their_shard(shards: list[list[int]], context: int, pack: bool) -> None:
+@given(shard_sizes, st.integers(1, 50), st.booleans(), st.integers(0, 100))
+def test_windows_stay_within_their_shard(shards: list[list[int]], context: int, pack: bool, offset: int) -> None:
     table = table_of(shards, context, pack)
     shard_of = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
     assert len(table.shard_starts) == len(shards) + 1 and table.shard_starts[-1] == len(table)
     for shard in range(len(shards)):
         for window in range(table.shard_starts[shard], table.shard_starts[shard + 1]):
-            assert all(shard_of[table.sample[p]] == shard for p in table.pieces(window))
+            assert all(shard_of[piece.sample] == shard for piece in table.pieces(window, offset))
 
 
-@given(shard_sizes, st.integers(1, 50))
-def test_what_is_packed_is_full_but_for_a_shard_s_last_window(shards: list[list[int]], context: int) -> None:
+@given(shard_sizes, st.integers(1, 50), st.integers(0, 100))
+def test_what_is_packed_is_full_but_for_a_shard_s_last_window(
+    shards: list[list[int]], context: int, offset: int
+) -> None:
     table = table_of(shards, context, pack=True)
     last = set(table.shard_starts[1:] - 1)
     for window in range(len(table)):
-        assert sum(table.frames[p] for p in table.pieces(window)) == context or window in last
+        assert sum(piece.frames for piece in table.pieces(window, offset)) == context or window in last
 
 
-@given(shard_sizes, st.integers(1, 50))
-def test_what_stands_apart_is_of_one_sample(shards: list[list[int]], context: int) -> None:
+@given(shard_sizes, st.integers(1, 50), st.integers(0, 100))
+def test_what_stands_apart_is_of_one_sample(shards: list[list[int]], context: int, offset: int) -> None:
     table = table_of(shards, context)
-    assert all(len(table.pieces(window)) == 1 for window in range(len(table)))
+    assert all(len(table.pieces(window, offset)) == 1 for window in range(len(table)))
     assert len(table) == sum(-(-f // context) for shard in shards for f in shard)
 
 
 @given(shard_sizes, st.integers(0, 3), st.integers(0, 3), st.integers(1, 4))
 def test_an_epoch_is_a_permutation(shards: list[list[int]], seed: int, epoch: int, group: int) -> None:
     table = table_of(shards, 7)
-    order = EpochOrder(table, seed, epoch, group)
+    order = EpochOrder(table, (seed,), epoch, group)
     assert sorted(order.window_at(i) for i in range(len(table))) == list(range(len(table)))
 
 
 @given(shard_sizes, st.integers(1, 4))
 def test_a_group_says_which_shards_its_windows_come_from(shards: list[list[int]], group: int) -> None:
     table = table_of(shards, 7)
-    order = EpochOrder(table, 0, 0, group)
+    order = EpochOrder(table, (0,), 0, group)
     for index in range(len(table)):
         own, end = order.group_at(index)
         shard = np.searchsorted(table.shard_starts, order.window_at(index), side="right") - 1
@@ -79,11 +85,22 @@ def test_a_group_says_which_shards_its_windows_come_from(shards: list[list[int]]
 def test_epochs_and_seeds_differ() -> None:
     table = table_of([[30] * 6] * 6, 5)
     orders = {
-        tuple(EpochOrder(table, seed, epoch, 2).window_at(i) for i in range(len(table)))
+        tuple(EpochOrder(table, (seed, dataset), epoch, 2).window_at(i) for i in range(len(table)))
         for seed in range(2)
+        for dataset in range(2)  # equally large ones of a mixture
         for epoch in range(2)
     }
-    assert len(orders) == 4
+    assert len(orders) == 8
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_cuts_move_from_epoch_to_epoch(pack: bool) -> None:
+    table = table_of([[130, 75]] * 4, 50, pack)
+    cuts = {
+        frozenset((sample, start) for window in range(len(table)) for sample, start, _ in table.pieces(window, offset))
+        for offset in (EpochOrder(table, (0, 0), epoch, 2).offset for epoch in range(8))
+    }
+    assert len(cuts) > 4
 
 
 weights = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5)
