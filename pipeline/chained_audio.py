@@ -123,6 +123,8 @@ def _ogg_checksum(page: bytes) -> int:
 
 def _flac_streams(file: BinaryIO, size: int) -> list[Stream]:
     heads = list(_find(file, _FLAC_BEGINS, 0, _FLAC_HEAD_BYTES))
+    if not heads:  # what a decoder still reads of a damaged one
+        return [Stream(0, size)]
     begins = [0, *(at for at, _ in heads[1:]), size]
     found = []
     for (at, head), (begin, end) in zip(heads, pairwise(begins), strict=True):
@@ -131,7 +133,7 @@ def _flac_streams(file: BinaryIO, size: int) -> list[Stream]:
         bits = ((head[20] & 1) << 4 | head[21] >> 4) + 1
         md5 = head[26:42] if bits in (8, 16, 24) and any(head[26:42]) else b""
         found.append(Stream(begin, end, md5=md5, width=bits // 8))
-    return found or [Stream(0, size)]
+    return found
 
 
 def _mp3_streams(file: BinaryIO, size: int) -> list[Stream]:

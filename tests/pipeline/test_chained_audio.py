@@ -1,5 +1,6 @@
 """Streams one after another in a file: all of them are read, or the recording fails and says what is missing."""
 
+import contextlib
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,21 @@ def test_a_flac_that_declares_too_many_or_too_few_samples_fails(
 def test_a_flac_without_md5_is_read(tmp_path: Path) -> None:
     data = encoded(tmp_path, "flac")
     assert seconds_of(tmp_path, data[:26] + bytes(16) + data[42:]) == 2.0
+
+
+def test_a_flac_whose_first_block_has_a_wrong_length_fails(tmp_path: Path) -> None:
+    data = encoded(tmp_path, "flac")
+    with pytest.raises(AudioError):
+        seconds_of(tmp_path, data[:7] + b"\x24" + data[8:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_damage_is_samples_or_an_audio_error(tmp_path: Path, kind: str) -> None:
+    """Nothing that a byte of a file says ends in another exception."""
+    whole, random = 2 * encoded(tmp_path, kind, 0.2), np.random.default_rng(0)
+    for _ in range(150):
+        data = bytearray(whole)
+        for at in random.integers(0, len(data) if random.random() < 0.5 else 60, 4):
+            data[at] = random.integers(256)
+        with contextlib.suppress(AudioError):
+            seconds_of(tmp_path, bytes(data[: random.integers(30, len(data))]))
