@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import librosa
 import torch
 
+from whisper_gpt.pipeline.float32 import full_float32
 from whisper_gpt.pipeline.mel_config import MelConfig, frame_count
 
 
@@ -27,6 +28,7 @@ class LogMel:
         """The context before a recording: silence, `[W − hop]`."""
         return torch.zeros(self.config.context_samples)
 
+    @full_float32()
     def step(self, context: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames of the next `samples` `[n·hop]` → log-mel float32 `[n, M]` and the context to carry on with."""
         c = self.config

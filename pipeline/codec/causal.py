@@ -7,8 +7,6 @@ a constant. Decoding mirrors it: the 8 dropped codes are always the same, so the
 dropped, and every sample of frame t depends on codes ≤ t only.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +20,7 @@ from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 from whisper_gpt.pipeline.codec.quantizer import ResidualQuantizer
 from whisper_gpt.pipeline.codec.streaming import Layer, StreamState, join
 from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.float32 import full_float32
 from whisper_gpt.pipeline.mel_config import frame_count
 
 PREROLL_FRAMES = 8
@@ -136,16 +135,16 @@ class Codec:
         return self._encode(None, torch.zeros(1, PREROLL_FRAMES * self.hop, device=self.device))
 
     @torch.no_grad()
+    @full_float32()
     def _encode(self, state: StreamState | None, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        with _without_tf32():
-            latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
+        latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
         return self._quantizer.encode(latents.float()), state
 
     @torch.no_grad()
+    @full_float32()
     def _decode(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
-        with _without_tf32():
-            audio, state = streaming.run(self._decoder, state, latents)
+        audio, state = streaming.run(self._decoder, state, latents)
         return audio[..., 0].float(), state
 
     @cached_property
@@ -166,14 +165,3 @@ def untrained_codec(architecture: CodecArchitecture, codebooks: int) -> Codec:
     net = build_network(architecture)
     seed_weights(net, seed=0)
     return Codec("untrained", "", codebooks, net.eval().requires_grad_(False))
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """cuDNN in full float32: TF32, which torch allows it, rounds products to 10 bits and so changes codes."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
