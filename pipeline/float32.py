@@ -14,14 +14,9 @@ def full_float32() -> Iterator[None]:
     These round products to 7 to 10 bits, and so change codes under an unchanged fingerprint. All that a user may have
     set is put back afterwards: `fp32_precision`, `set_float32_matmul_precision`, `allow_tf32`.
     """
-    operations: list[Any] = [
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-        torch.backends.mkldnn.matmul,
-        torch.backends.mkldnn.conv,
-        torch.backends.mkldnn.rnn,
-    ]
+    cudnn: Any = torch.backends.cudnn  # whose types know nothing of conv and rnn
+    mkldnn: Any = torch.backends.mkldnn
+    operations = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     before = [operation.fp32_precision for operation in operations]
     for operation in operations:
         operation.fp32_precision = "ieee"
