@@ -1,39 +1,29 @@
 """Continue a recording, or start from nothing, and write the sound as a WAV.
 
-Each new token is decoded at once to its 320 samples of audio and those are analysed to the mel frame that the model
-reads next (decode and re-analyse), so that it always hears what it has really said. The WAV is all decoded audio:
-the prompt's own tokens, then the continuation, of the one codebook that is modelled.
+The WAV is all decoded audio of the one codebook that is modelled: the prompt's own tokens, then the continuation.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import soundfile
 import torch
 from rich.progress import track
 from tyro.conf import Positional
 
 from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
 from whisper_gpt.jobs.errors import JobError, UsageError, require
 from whisper_gpt.jobs.progress import status_console
 from whisper_gpt.jobs.run_codec import codec_of
 from whisper_gpt.jobs.training.checkpoints import load_run
-from whisper_gpt.model.cache import Cache, empty_cache
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.hybrid import HybridLM, Prediction
-from whisper_gpt.model.sampling import Sampling, sample
-from whisper_gpt.pipeline.audio import read_mono
-from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
+from whisper_gpt.pipeline.mel_config import MelConfig
 from whisper_gpt.pipeline.publish import publishing
-
-MelSource = Literal["decode", "predict", "none"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,8 @@ class Config:
     out: Path
     """WAV file to write (24 kHz mono); the resolved options go beside it, to OUT.yaml."""
     prompt: Path | None = None
-    """Audio file to continue from its end: the last of it, up to half the model's context, is heard and kept."""
+    """Audio file to continue. All of it is encoded; its last frames, up to half the model's context, are the prompt and
+    begin the WAV."""
     checkpoint: Literal["newest", "best"] = "newest"
     """Which checkpoint of the run: the newest, or the one that scored best on the validation split."""
     seconds: float = 5.0
@@ -81,12 +72,14 @@ def run(config: Config) -> int:
     codec = codec_of(config.run, state.data, config.codec_weights)
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)
-    prompt = read_prompt(config.prompt, model.config.context // 2, codec) if config.prompt else np.zeros(0, np.float32)
+    prompt = empty_prompt(log_mel)
+    if config.prompt:
+        prompt = read_prompt(config.prompt, model.config.context // 2, codec, log_mel.config, state.data.view)
     generator = torch.Generator().manual_seed(config.seed)
-    pieces = continue_audio(model, codec, log_mel, state.data.view, prompt, how, config.mel, generator)
+    continuation = Continuation(model, codec, log_mel, prompt, how, config.mel, generator)
     console = status_console()
-    head = next(pieces)
-    tail = [next(pieces) for _ in track(range(frames), "generating", console=console, transient=True)]
+    head = continuation.prompt_audio
+    tail = [continuation.step() for _ in track(range(frames), "generating", console=console, transient=True)]
     wav = torch.cat([head, *tail]).clamp(-1, 1).numpy()
     with publishing(config.out) as file:
         soundfile.write(file, wav, codec.sample_rate, "PCM_16", format="WAV")
@@ -96,93 +89,3 @@ def run(config: Config) -> int:
         f"{model.config.name} at step {state.step}, codec {codec.name}"
     )
     return 0
-
-
-def can_continue(model: HybridLM, view: str) -> bool:
-    """Whether a continuation, which has one codebook and no future, holds all that a model reads."""
-    return model.config.input_codebooks == 1 and (view == AUDIO or decoded_codebooks(view) == 1)
-
-
-def read_prompt(path: Path, frames: int, codec: Codec) -> np.ndarray:
-    """The last `frames` frames of the audio in `path`, `[N]`. Raises `JobError` where it is no audio."""
-    try:
-        wav = read_mono(path, codec.sample_rate)
-    except AudioError as error:
-        raise JobError(f"--prompt {path}: {error}") from error
-    whole = len(wav) // codec.hop * codec.hop
-    if whole == 0:
-        raise JobError(f"--prompt {path}: shorter than one frame of {codec.hop} samples")
-    return wav[max(0, whole - frames * codec.hop) : whole]
-
-
-@torch.no_grad()
-def continue_audio(
-    model: HybridLM,
-    codec: Codec,
-    log_mel: LogMel,
-    view: str,
-    prompt: np.ndarray,
-    how: Sampling,
-    mel_source: MelSource,
-    generator: torch.Generator,
-) -> Iterator[torch.Tensor]:
-    """Yield the decoded prompt `[P · hop]` (empty without one), then a frame `[hop]` of continuation each time.
-
-    `prompt` is 24 kHz mono, a whole number of frames, at most half the model's context; its mel is that of the `view`
-    that the model was trained on: of the audio, or of the one codebook decoded. Endless.
-    """
-    decoder = codec.decoder_start(codebooks=1)
-    tokens = torch.zeros(0, dtype=torch.long)  # [n], the whole history
-    mel = torch.zeros(0, log_mel.config.bands)  # [n, M], normalised as the model wants it
-    context, audio = log_mel.start(), torch.zeros(0)
-    if len(prompt):
-        tokens = torch.from_numpy(codec.encode(prompt)[0]).long()
-        decoded, decoder = codec.decode_chunk(decoder, tokens[None, None])
-        audio = decoded[0]
-        own, context = log_mel.step(context, audio)
-        mel = _normalise(model, log_mel(torch.from_numpy(prompt)) if view == AUDIO else own)
-    yield audio
-
-    cache, prediction = prefill(model, tokens, mel, mel_source)
-    while True:
-        token = sample(prediction.logits[:, -1], how, generator)  # [1]
-        decoded, decoder = codec.decode_chunk(decoder, token[:, None, None])
-        yield decoded[0]
-        analysed, context = log_mel.step(context, decoded[0])
-        next_mel = _normalise(model, analysed)  # [1, M]
-        if mel_source == "predict" and prediction.mel_location is not None:
-            next_mel = prediction.mel_location[0, -1:]
-        tokens, mel = torch.cat([tokens, token]), torch.cat([mel, next_mel])
-        if cache.position == cache.capacity:  # full: begin a new window with the last half of this one
-            half = cache.capacity // 2
-            cache, prediction = prefill(model, tokens[-half:], mel[-half:], mel_source)
-        else:
-            prediction = _predict(model, token, next_mel, mel_source, cache)
-
-
-def prefill(
-    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource
-) -> tuple[Cache, Prediction]:
-    """Begin a window with frames `tokens` `[n]` and normalised `mel` `[n, M]` → its cache, and the predictions of
-    frames 0 to n."""
-    cache = empty_cache(model.config, batch=1)
-    tokens = torch.cat([torch.tensor([model.begin_token]), tokens])  # [1 + n]
-    mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
-    return cache, _predict(model, tokens, mel, mel_source, cache)
-
-
-def _predict(
-    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
-) -> Prediction:
-    """The predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
-    tokens = tokens[None, None]  # [1, 1, n]
-    present = tokens[:, 0] != model.begin_token
-    if not model.config.hybrid:
-        return model.predict_next(tokens, None, present, cache)
-    if mel_source == "none":
-        present = torch.zeros_like(present)
-    return model.predict_next(tokens, mel[None], present, cache)
-
-
-def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:
-    return model.mel_encoder.normalise(mel) if model.config.hybrid else mel

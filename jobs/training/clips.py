@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.generate import can_continue, continue_audio
+from whisper_gpt.jobs.continuation import Continuation, Prompt, can_continue
 from whisper_gpt.jobs.run_codec import codec_of
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.model.hybrid import HybridLM
@@ -30,20 +30,19 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """What clips are made from: the view of the mel, a prompt `[N]` of whole frames, and how many frames to add."""
+    """What clips are made from: a prompt, which are frames of a validation sample, and how many frames to add."""
 
     codec: Codec
     log_mel: LogMel
-    view: str
-    prompt: np.ndarray
+    prompt: Prompt
     frames: int
 
     def make(self, model: HybridLM, seed: int) -> Clip:
         """A continuation by a copy of `model` on the CPU; the seed decides its draws."""
         generator = torch.Generator().manual_seed(seed)
         own = copy.deepcopy(model).cpu().eval()
-        pieces = continue_audio(own, self.codec, self.log_mel, self.view, self.prompt, _SAMPLING, "decode", generator)
-        wav = torch.cat([next(pieces) for _ in range(1 + self.frames)]).clamp(-1, 1)
+        made = Continuation(own, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
+        wav = torch.cat([made.prompt_audio, *(made.step() for _ in range(self.frames))]).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()
         scaled = (mel - least) / (most - least).clamp_min(1e-6)
@@ -61,6 +60,8 @@ def open_clips(session: Session) -> Clips | None:
     if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.view):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
-    codes = next(batches(session.validation)).codes[0, :, : max(1, config.context // 2)]
+    batch = next(batches(session.validation))
+    kept = min(max(1, config.context // 2), int(batch.mask[0].sum()))
+    prompt = Prompt(batch.codes[0, 0, :kept], batch.mel[0, :kept])
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
-    return Clips(codec, LogMel(MelConfig(**data.mel)), data.view, codec.decode(codes.numpy()), frames)
+    return Clips(codec, LogMel(MelConfig(**data.mel)), prompt, frames)

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.generate import MelSource, continue_audio, prefill, read_prompt
+from whisper_gpt.jobs.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.training import loop
 from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
@@ -28,6 +28,8 @@ from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.mel import LogMel
 from whisper_gpt.pipeline.stream import StreamConfig, stream
@@ -235,18 +237,15 @@ def test_generation_predicts_what_the_model_predicts(
 ) -> None:
     """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
     model, _ = load_run(runs["hybrid-4m"])
-    prompt = read_prompt(prompt_file(made_corpora), 20, codec)
-    generated = continue_audio(
-        model, codec, log_mel, "audio", prompt, Sampling(temperature=0), "decode", torch.Generator()
-    )
-    head = next(generated)
-    tokens = torch.from_numpy(codec.encode(prompt)[0]).long()
+    prompt = read_prompt(prompt_file(made_corpora), 20, codec, log_mel.config, "audio")
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    head, tokens = generated.prompt_audio, prompt.tokens
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
-    mel = model.mel_encoder.normalise(log_mel(torch.from_numpy(prompt)))
+    mel = model.mel_encoder.normalise(prompt.mel)
     for _ in range(6):
         padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n
         logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
-        piece = next(generated)
+        piece = generated.step()
         tokens = torch.cat([tokens, logits.argmax()[None]])
         audio = torch.from_numpy(codec.decode(tokens[None].numpy()))
         assert torch.allclose(piece, audio[-320:], atol=1e-5)
@@ -257,17 +256,57 @@ def test_generation_goes_on_past_the_context(
     runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
     model, _ = load_run(runs["hybrid-4m"])
-    prompt = read_prompt(prompt_file(made_corpora), 32, codec)
+    prompt = read_prompt(prompt_file(made_corpora), 32, codec, log_mel.config, "audio")
 
     def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
-        generated = continue_audio(
-            model, codec, log_mel, "audio", prompt, Sampling(), mel_source, torch.Generator().manual_seed(0)
-        )
-        return torch.cat([next(generated) for _ in range(count)])
+        generator = torch.Generator().manual_seed(0)
+        generated = Continuation(model, codec, log_mel, prompt, Sampling(), mel_source, generator)
+        return torch.cat([generated.prompt_audio, *(generated.step() for _ in range(count))])
 
-    audio = {source: pieces(source, 101) for source in get_args(MelSource)}
+    audio = {source: pieces(source, 100) for source in get_args(MelSource)}
     assert all(a.shape == ((32 + 100) * 320,) and a.isfinite().all() for a in audio.values())
     assert not torch.equal(audio["decode"], audio["none"]) and not torch.equal(audio["decode"], audio["predict"])
+
+
+@pytest.mark.parametrize("view", ["audio", "codes-1"])
+def test_a_prompt_is_the_end_of_the_whole_recording(
+    made_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, view: str
+) -> None:
+    """Its codes and mel are those that the whole recording has in a dataset, not those of its end by itself."""
+    wav = np.concatenate([read_mono(path) for path in sorted(made_corpora.rglob("*.flac"))[:3]])[:-100]
+    soundfile.write(str(tmp_path / "long.wav"), wav, 24_000, "FLOAT")
+    one_view = LogMel(replace(log_mel.config, views=(view,)))
+    ((segment,),) = align_recordings([[wav]], codec, one_view, len(wav))
+    prompt = read_prompt(tmp_path / "long.wav", 40, codec, log_mel.config, view)
+    whole = slice(len(wav) // 320 - 40, len(wav) // 320)
+    assert np.array_equal(prompt.tokens, segment.codes[0, whole])
+    assert np.array_equal(prompt.mel, segment.mel[whole].astype(np.float32))
+    alone = codec.encode(wav[whole.start * 320 : whole.stop * 320])[0]
+    assert not np.array_equal(prompt.tokens, alone)
+
+
+def test_a_long_continuation_keeps_half_a_context_of_history(
+    runs: dict[str, Path], codec: Codec, log_mel: LogMel
+) -> None:
+    model, _ = load_run(runs["gpt-4m"])
+    half = model.config.context // 2
+    prompt = Prompt(torch.randint(0, 1024, (half,)), torch.zeros(half, 64))
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    audio = [generated.prompt_audio, *(generated.step() for _ in range(3 * model.config.context))]
+    assert len(generated.tokens) == len(generated.mel) == half
+    # The same with the whole history at hand.
+    history = prompt.tokens
+    with torch.no_grad():
+        cache, prediction = prefill(model, history, torch.zeros(len(history), 64), "decode")
+        for _ in range(3 * model.config.context):
+            history = torch.cat([history, prediction.logits[:, -1].argmax(dim=-1)])
+            if cache.position == cache.capacity:
+                cache, prediction = prefill(model, history[-half:], torch.zeros(half, 64), "decode")
+            else:
+                token = history[-1][None, None, None]
+                prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
+    expected = codec.decode(history[None].numpy())
+    assert np.allclose(torch.cat(audio), expected, atol=1e-4)
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """The trainer's pieces: steps out of bounds, checkpoints that are kept, damaged or best, averages, clips, mixtures."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,9 +20,11 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.output_lock import output_lock
 from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
 from whisper_gpt.jobs.training.ranks import alone, seed_everything
+from whisper_gpt.jobs.training.session import open_session
 from whisper_gpt.jobs.training.step import train_step
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.model.checkpoint import load_safetensors
@@ -27,6 +32,7 @@ from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
+from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.stream import Batch, StreamConfig, stream
 
 FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
@@ -248,7 +254,20 @@ def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> Non
     assert [event.step for event in events.Scalars("train/token_nats")] == [1, 2, 3]
     assert 0 < events.Scalars("speed/mfu")[0].value < 1
     [clip] = events.Audio("clip")
-    assert clip.length_frames == (16 + 15) * 320  # half the context heard, 0.2 s made
+    assert clip.length_frames == (16 + 15) * 320  # half the context of prompt, 0.2 s of continuation
+
+
+def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
+    config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
+    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None
+        row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
+        tar = (dataset / "validation" / f"{row['shard']}.tar").read_bytes()
+        stored = np.load(io.BytesIO(tar[row["codes_offset"] : row["codes_offset"] + row["codes_size"]]))
+        assert np.array_equal(clips.prompt.tokens, stored[0, :32])
+        clip = clips.make(opened.model, seed=0)
+    assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
 
 
 def test_a_mixture_is_trained_on_and_resumed(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,157 @@
+"""Continuing audio with a trained model: a prompt in, then one frame of sound after another.
+
+Each sampled token is decoded at once to its 320 samples, and their mel frame is the model's next input (decode and
+re-analyse), so the mel input always matches the audio that was actually generated.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.model.cache import Cache, empty_cache
+from whisper_gpt.model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.pipeline.audio import stream_mono
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
+
+MelSource = Literal["decode", "predict", "none"]
+
+_READ_FRAMES = 750  # at a time; only the end is kept
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Frames to continue from: `tokens` int64 `[n]` of codebook 0, and their `mel` float32 `[n, M]` as datasets hold
+    it, of the view that the model was trained on."""
+
+    tokens: torch.Tensor
+    mel: torch.Tensor
+
+
+def empty_prompt(log_mel: LogMel) -> Prompt:
+    """Return a prompt without any frame."""
+    return Prompt(torch.zeros(0, dtype=torch.long), torch.zeros(0, log_mel.config.bands))
+
+
+def can_continue(model: HybridLM, view: str) -> bool:
+    """Whether a continuation, which has one codebook and no future, holds all that a model reads."""
+    return model.config.input_codebooks == 1 and (view == AUDIO or decoded_codebooks(view) == 1)
+
+
+def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, view: str) -> Prompt:
+    """Return the last `frames` whole frames of the audio in `path`, as `preprocess` would encode the whole recording.
+
+    The codec has heard all that comes before; memory does not grow with the recording. Raises `JobError` for a file
+    that is no audio, or shorter than a frame.
+    """
+    log_mel = LogMel(replace(mel, views=(view,)))
+    tokens, mels, samples = np.zeros(0, np.int16), np.zeros((0, mel.bands), np.float16), 0
+    try:
+        (segments,) = align_recordings([stream_mono(path, codec.sample_rate)], codec, log_mel, _READ_FRAMES)
+        for segment in segments:
+            samples += segment.samples
+            # One frame more than is kept: the last may be incomplete.
+            tokens = np.concatenate([tokens, segment.codes[0]])[-frames - 1 :]
+            mels = np.concatenate([mels, segment.mel])[-frames - 1 :]
+    except AudioError as error:
+        raise JobError(f"--prompt {path}: {error}") from error
+    if samples < codec.hop:
+        raise JobError(f"--prompt {path}: shorter than one frame of {codec.hop} samples")
+    whole = len(tokens) - (samples % codec.hop > 0)
+    kept = slice(max(0, whole - frames), whole)
+    return Prompt(torch.from_numpy(tokens[kept]).long(), torch.from_numpy(mels[kept]).float())
+
+
+class Continuation:
+    """A continuation of `prompt`: `prompt_audio` float32 `[n · hop]` is the prompt decoded, `step` adds a frame to it.
+
+    It may go on for ever: memory and time per frame are constant. Of the history `tokens` and `mel` hold half a context
+    of the model, and once the cache is full, a new one begins with them.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: HybridLM,
+        codec: Codec,
+        log_mel: LogMel,
+        prompt: Prompt,
+        sampling: Sampling,
+        mel_source: MelSource,
+        generator: torch.Generator,
+    ):
+        self._model, self._codec, self._log_mel = model, codec, log_mel
+        self._sampling, self._mel_source, self._generator = sampling, mel_source, generator
+        self._decoder, self._mel_context = codec.decoder_start(codebooks=1), log_mel.start()
+        self._kept = max(1, model.config.context // 2)
+        self.prompt_audio = torch.zeros(0)
+        if len(prompt.tokens):
+            self.prompt_audio = self._decode(prompt.tokens)
+            _, self._mel_context = log_mel.step(self._mel_context, self.prompt_audio)
+        self.tokens = prompt.tokens[-self._kept :]
+        self.mel = _normalise(model, prompt.mel[-self._kept :])
+        self._cache, self._prediction = prefill(model, self.tokens, self.mel, mel_source)
+
+    @torch.no_grad()
+    def step(self) -> torch.Tensor:
+        """Sample the next token, and return its samples float32 `[hop]`."""
+        token = sample(self._prediction.logits[:, -1], self._sampling, self._generator)  # [1]
+        audio = self._decode(token)
+        mel = self._next_mel(audio)
+        self.tokens = torch.cat([self.tokens, token])[-self._kept :]
+        self.mel = torch.cat([self.mel, mel])[-self._kept :]
+        if self._cache.position == self._cache.capacity:
+            self._cache, self._prediction = prefill(self._model, self.tokens, self.mel, self._mel_source)
+        else:
+            self._prediction = _predict(self._model, token, mel, self._mel_source, self._cache)
+        return audio
+
+    def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens `[n]` → the next samples `[n · hop]` of the stream."""
+        decoded, self._decoder = self._codec.decode_chunk(self._decoder, tokens[None, None])
+        return decoded[0]
+
+    def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
+        """The normalised mel `[1, M]` of the frame that was generated last."""
+        if self._mel_source == "predict" and self._prediction.mel_location is not None:
+            return self._prediction.mel_location[0, -1:]
+        if self._mel_source == "decode" and self._model.config.hybrid:
+            analysed, self._mel_context = self._log_mel.step(self._mel_context, audio)
+            return _normalise(self._model, analysed)
+        return self.mel.new_zeros(1, self.mel.shape[1])
+
+
+def prefill(
+    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource
+) -> tuple[Cache, Prediction]:
+    """Begin a window with frames `tokens` `[n]` and normalised `mel` `[n, M]` → its cache, and the predictions of
+    frames 0 to n."""
+    cache = empty_cache(model.config, batch=1)
+    tokens = torch.cat([torch.tensor([model.begin_token]), tokens])  # [1 + n]
+    mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
+    return cache, _predict(model, tokens, mel, mel_source, cache)
+
+
+def _predict(
+    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
+) -> Prediction:
+    """The predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
+    tokens = tokens[None, None]  # [1, 1, n]
+    present = tokens[:, 0] != model.begin_token
+    if not model.config.hybrid:
+        return model.predict_next(tokens, None, present, cache)
+    if mel_source == "none":
+        present = torch.zeros_like(present)
+    return model.predict_next(tokens, mel[None], present, cache)
+
+
+def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:
+    return model.mel_encoder.normalise(mel) if model.config.hybrid else mel
