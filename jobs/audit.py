@@ -6,6 +6,9 @@ loud sound), and what that changes is compared to the last bit. Codes and mel of
 dataset the codec and every view of its mel are audited, by the code that makes them when it is preprocessed; of a run
 its codec, the view of the mel that it reads, and the model's logits.
 
+The stages begin at 24 kHz. A recording of another rate is resampled first, by a linear-phase filter that looks a little
+ahead for all of them alike: how far, and how loudly, is shown apart and does not count.
+
 Exit code 0 where nothing sees past that, 1 where something does, or where a stage depends on nothing at all. A
 dataset's labelled control (preprocess --leaky-control) is shown as 'leak (the control)' and does not count, for as
 long as it looks no further ahead than its name says: it is there to leak. A run that was trained on it does count.
@@ -15,6 +18,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,17 +36,28 @@ from whisper_gpt.jobs.run_codec import codec_of
 from whisper_gpt.jobs.scoring import token_logits
 from whisper_gpt.jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
+from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.pipeline.align import align_recordings
-from whisper_gpt.pipeline.audio import read_mono
-from whisper_gpt.pipeline.audit import REPLACEMENTS, Finding, Stage, audit_stage, frames_to_audit, made_clip
+from whisper_gpt.pipeline.audio import SAMPLE_RATE, probe_file, read_mono, resampled
+from whisper_gpt.pipeline.audit import (
+    REPLACEMENTS,
+    Finding,
+    ResamplerLookahead,
+    Stage,
+    audit_stage,
+    frames_to_audit,
+    made_clip,
+    resampler_lookahead,
+)
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.mel import LogMel
 from whisper_gpt.pipeline.mel_config import HOP_SAMPLES, MelConfig, frame_count, lookahead_samples
 
 _MADE_FRAMES = 160  # two chunks of the codec's stream, and a bit
+_CORPORA_RATES = {16_000, 44_100, 48_000}  # LibriSpeech's and MAESTRO's
 _FRAMES = range(20, 751)  # of a recording: fewer have no future to speak of, and more only take longer
 
 
@@ -57,7 +72,7 @@ class Config:
     codec_weights: Path | None = None
     """File with the weights of the codec of the dataset or run, if it is not found without."""
     json: bool = False
-    """Print a JSON list instead of the table."""
+    """Print JSON instead of the table."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +107,14 @@ def run(config: Config) -> int:
     """Print the table (or JSON) → exit code 0, or 1 where a stage did not pass."""
     torch.set_num_threads(1)  # as preprocess's workers: with more, short pieces mostly wait for each other
     audits = audit(config)
+    lookaheads = [resampler_lookahead(_resampler(rate), rate) for rate in _source_rates(config)]
     if config.json:
-        print(json.dumps([asdict(one) for one in audits], indent=1))
+        shown = [asdict(one) for one in audits]
+        print(json.dumps({"stages": shown, "resampler": [_lookahead_json(one) for one in lookaheads]}, indent=1))
     else:
         Console().print(table(audits))
+        for one in lookaheads:
+            Console(highlight=False).print(_lookahead_words(one), soft_wrap=True)
     failed = [f"{one.stage} ({one.verdict})" for one in audits if not one.passed]
     verdict = f"does not pass: {', '.join(failed)}" if failed else "nothing sees the future"
     controls = [one.stage for one in audits if one.passed and any(f.samples_ahead for f in one.findings)]
@@ -118,6 +137,35 @@ def audit(config: Config) -> list[StageAudit]:
         raise JobError(f"{config.target}: neither a dataset ({FILE_NAME}) nor a training run (checkpoints/)")
     shown = track(stages, "auditing", console=status_console(), transient=True)
     return [_audit(stage, wav[: stage.samples]) for stage in shown]
+
+
+def _source_rates(config: Config) -> list[int]:
+    """The rates that are resampled: of --audio, or of the dataset's recordings, or those of the corpora."""
+    if config.audio:
+        with config.audio.open("rb") as file:
+            found = {probe_file(file).sample_rate}
+    elif is_file(location(config.target) / FILE_NAME):
+        found = set(read_samples(location(config.target), columns=["source_rate"])["source_rate"].unique().to_pylist())
+    else:
+        found = _CORPORA_RATES
+    return sorted(found - {SAMPLE_RATE})
+
+
+def _resampler(rate: int) -> Stage:
+    return lambda wav: np.concatenate(list(resampled([wav], rate)))
+
+
+def _lookahead_words(found: ResamplerLookahead) -> str:
+    levels = [f"{samples} samples at {level:g} dB" for level, samples in found.samples.items() if np.isfinite(level)]
+    return (
+        f"resampler: from {found.source_rate:,} Hz it looks {', '.join(levels)} ahead, and {found.samples[-np.inf]} to "
+        "the last bit (24 kHz; before codec and mel alike; does not count)"
+    )
+
+
+def _lookahead_json(found: ResamplerLookahead) -> dict[str, Any]:
+    samples = {"any" if np.isinf(level) else f"{level:g}": count for level, count in found.samples.items()}
+    return {"source_rate": found.source_rate, "samples_by_db": samples}
 
 
 def table(audits: list[StageAudit]) -> Table:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -99,18 +99,23 @@ def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarr
     the file declares and holds.
     """
     info = probe(path)
-    resampler = None
-    if info.sample_rate != sample_rate:
-        resampler = soxr.ResampleStream(info.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
-    for block in _decoded_blocks(path, info):
-        if resampler is not None:
-            block = _resample(resampler, block, last=False)
-        if len(block):
-            yield block
-    if resampler is not None:
-        tail = _resample(resampler, np.zeros(0, np.float32), last=True)
-        if len(tail):
-            yield tail
+    yield from resampled(_decoded_blocks(path, info), info.sample_rate, sample_rate)
+
+
+def resampled(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """Yield the mono `blocks` `[n]` of one recording at another rate (soxr HQ, linear phase).
+
+    The output does not depend on how the recording was cut into blocks. Raises `AudioError` (stage `resample`).
+    """
+    if source_rate == sample_rate:
+        yield from (block for block in blocks if len(block))
+        return
+    resampler = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        if len(out := _resample(resampler, block, last=False)):
+            yield out
+    if len(tail := _resample(resampler, np.zeros(0, np.float32), last=True)):
+        yield tail
 
 
 def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:

@@ -91,6 +91,41 @@ def made_clip(frames: int, seed: int = 0) -> np.ndarray:
     return (0.5 * level * (tones + noise)).astype(np.float32)
 
 
+# Below the sound that was put in the future's place, in dB: plainly audible, the edge of audibility, any bit at all.
+LOOKAHEAD_DB = (-40.0, -80.0, -np.inf)
+
+
+@dataclass(frozen=True)
+class ResamplerLookahead:
+    """How far ahead a linear-phase resampler looks, measured from recordings at `source_rate`.
+
+    `samples` at 24 kHz, by level in dB (see `LOOKAHEAD_DB`): how long before a change in the recording its resampled
+    signal changes by more than that, relative to the peak of the change.
+    """
+
+    source_rate: int
+    samples: dict[float, int]
+
+
+def resampler_lookahead(resample: Stage, source_rate: int) -> ResamplerLookahead:
+    """Measure the lookahead of `resample`: the second half of a quiet clip is replaced by loud noise, and by silence.
+
+    `resample` maps samples `[N]` at `source_rate` to samples `[M]` at 24 kHz.
+    """
+    random = np.random.default_rng(2)
+    clip = 0.05 * random.standard_normal(source_rate).astype(np.float32)
+    begin = source_rate // 2
+    first = round(begin * SAMPLE_RATE / source_rate)  # the first resampled sample that lies in the replaced half
+    before, samples = resample(clip), dict.fromkeys(LOOKAHEAD_DB, 0)
+    for future in (random.uniform(-1, 1, source_rate - begin), np.zeros(source_rate - begin)):
+        after = resample(np.concatenate([clip[:begin], future.astype(np.float32)]))
+        changes = np.abs(after - before)
+        for level in LOOKAHEAD_DB:
+            above = np.flatnonzero(changes > changes.max() * 10 ** (level / 20))
+            samples[level] = max(samples[level], first - int(above[0]))
+    return ResamplerLookahead(source_rate, samples)
+
+
 def _replacements(wav: np.ndarray) -> dict[str, np.ndarray]:
     """What stands in the place of samples of `wav`, each `[N]`."""
     noise = np.random.default_rng(1).standard_normal(len(wav)).astype(np.float32)

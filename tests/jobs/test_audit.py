@@ -15,7 +15,7 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.audit import judge
 from whisper_gpt.jobs.training.checkpoints import newest_checkpoint
 from whisper_gpt.model.mel_encoder import MelEncoder
-from whisper_gpt.pipeline.audit import Finding, audit_stage, frames_to_audit, made_clip
+from whisper_gpt.pipeline.audit import Finding, audit_stage, frames_to_audit, made_clip, resampler_lookahead
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.mel import LogMel
@@ -57,7 +57,7 @@ def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, d
     """The exit code, and what is said of each stage."""
     capsys.readouterr()  # what fixtures said
     code = cli.main(["audit", *arguments, "--json"])
-    return code, {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)}
+    return code, {stage["stage"]: stage for stage in json.loads(capsys.readouterr().out)["stages"]}
 
 
 def ahead(stage: dict) -> list[int]:
@@ -86,6 +86,28 @@ def test_a_dataset_is_causal_but_for_its_control(control: Path, capsys: pytest.C
         assert all(-320 < samples <= 0 for samples in ahead(stage))  # neither leaks nor deaf
         assert all(set(f["changes"].values()) == {0.0} for f in stage["findings"])
     assert ahead(stages["codec"]) == [0, 0, 0, 0]
+
+
+def test_the_resampler_s_lookahead_is_measured_and_does_not_count(
+    control: Path, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["audit", str(control), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["resampler"]
+    assert found["source_rate"] == 16_000  # that of the dataset's recordings
+    levels = [found["samples_by_db"][level] for level in ("-40", "-80", "any")]
+    assert 0 < levels[0] < levels[1] < levels[2] and 50 < levels[1] < 200
+    soundfile.write(str(tmp_path / "own.wav"), made_clip(FRAMES), 24_000)
+    assert cli.main(["audit", str(runs["gpt"]), "--audio", str(tmp_path / "own.wav"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["resampler"] == []  # nothing is resampled
+    assert cli.main(["audit", str(runs["gpt"])]) == 0
+    assert capsys.readouterr().out.count("resampler: from") == 3
+
+
+def test_a_causal_resampler_has_no_lookahead() -> None:
+    def repeated(wav: np.ndarray) -> np.ndarray:
+        return np.repeat(wav, 3)[: len(wav) * 3 // 2 * 2 : 2].astype(np.float32)
+
+    assert max(resampler_lookahead(repeated, 16_000).samples.values()) <= 0
 
 
 def test_the_table_says_what_it_found(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
