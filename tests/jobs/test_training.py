@@ -33,7 +33,7 @@ from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.stream import Batch, StreamConfig, stream
+from whisper_gpt.pipeline.stream import Batch, StreamConfig, batches, stream
 
 FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
 SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
@@ -304,6 +304,18 @@ def damage_first_sample(dataset: Path, split: str) -> tuple[Path, str]:
         tar.seek(row["mel_offset"])
         tar.write(b"nonsense")
     return shard, row["key"]
+
+
+def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    _, key = damage_first_sample(copy, "validation")
+    config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
+    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None and list(opened.damaged) == [key]
+        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
+    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
+    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
 
 
 def test_a_damaged_validation_sample_does_not_end_a_run(
