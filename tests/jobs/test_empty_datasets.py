@@ -75,6 +75,7 @@ def test_a_dataset_without_a_single_sample(tmp_path: Path, capsys: pytest.Captur
         assert cli.main(verb) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert str(out) in line and "no samples" in line, line
+    assert cli.main(["audit", str(out)]) == 0  # of the codec and the mel, on sound of its own
     # It joins another that has some, whichever comes first.
     sound(tmp_path / "sound" / "b.wav")
     assert preprocess("folder", tmp_path / "sound", other) == 0
@@ -89,14 +90,27 @@ def test_a_dataset_without_a_single_sample(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("subset", ["train-clean-100", "dev-clean", "test-clean"])
-def test_a_dataset_of_one_split_without_tables(subset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("subset", "split"), [("train-clean-100", "train"), ("dev-clean", "validation"), ("test-clean", "test")]
+)
+def test_a_dataset_of_one_split_without_tables(
+    subset: str, split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Neither SPEAKERS.TXT nor transcripts: speaker_name, sex, book, text, composer and more are empty everywhere."""
     source, out = tmp_path / "source", tmp_path / "out"
     sound(source / subset / "19" / "198" / "19-198-0000.flac")
     assert preprocess("librispeech", source, out) == 0
     summary = every_reader(out, capsys)
-    assert len(summary["splits"]) == 1 and summary["composers"] == [] and len(summary["speakers"]) == 1
+    assert list(summary["splits"]) == [split] and summary["composers"] == [] and len(summary["speakers"]) == 1
+    run = tmp_path / "run"
+    train = ["train", str(out), "--out", str(run), "--steps=1", "--context=16", "--batch=1"]
+    assert cli.main(train) == (0 if split == "train" else 1)
+    for scored in ("train", "validation", "test"):
+        capsys.readouterr()
+        code = cli.main(["evaluate", str(out), "--split", scored])
+        assert code == (0 if scored == split == "train" else 1)
+        said = capsys.readouterr().err.splitlines()
+        assert not said if code == 0 else len(said) == 1 and str(out) in said[0]
 
 
 @pytest.mark.usefixtures("without_ray")
