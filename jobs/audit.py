@@ -7,7 +7,8 @@ dataset the codec and every view of its mel are audited, by the code that makes 
 its codec, the view of the mel that it reads, and the model's logits.
 
 The stages begin at 24 kHz. A recording of another rate is resampled first, by a linear-phase filter that looks a little
-ahead for all of them alike: how far, and how loudly, is shown apart and does not count.
+ahead for all of them alike. How far, and how loudly, is shown apart, and how many frames of each stage a change in the
+recording reaches back to; neither counts.
 
 Exit code 0 where nothing sees past that, 1 where something does, or where a stage depends on nothing at all. A
 dataset's labelled control (preprocess --leaky-control) is shown as 'leak (the control)' and does not count, for as
@@ -44,9 +45,11 @@ from whisper_gpt.pipeline.audio import SAMPLE_RATE, probe_file, read_mono, resam
 from whisper_gpt.pipeline.audit import (
     REPLACEMENTS,
     Finding,
+    FramesAhead,
     ResamplerLookahead,
     Stage,
     audit_stage,
+    frames_ahead,
     frames_to_audit,
     made_clip,
     resampler_lookahead,
@@ -103,18 +106,29 @@ class _Stage:
         return HOP_SAMPLES * (frame + 1 - self.frames_back) - 1
 
 
+@dataclass(frozen=True)
+class _SourceAudit:
+    """How far ahead of recordings at one rate the resampler looks, and each stage, by name, behind it."""
+
+    resampler: ResamplerLookahead
+    stages: dict[str, FramesAhead]
+    units: dict[str, str]
+
+
 def run(config: Config) -> int:
     """Print the table (or JSON) → exit code 0, or 1 where a stage did not pass."""
     torch.set_num_threads(1)  # as preprocess's workers: with more, short pieces mostly wait for each other
-    audits = audit(config)
-    lookaheads = [resampler_lookahead(_resampler(rate), rate) for rate in _source_rates(config)]
+    wav, stages = _stages(config)
+    shown = track(stages, "auditing", console=status_console(), transient=True)
+    audits = [_audit(stage, wav[: stage.samples]) for stage in shown]
+    sources = [_audit_source(rate, stages) for rate in _source_rates(config)]
     if config.json:
-        shown = [asdict(one) for one in audits]
-        print(json.dumps({"stages": shown, "resampler": [_lookahead_json(one) for one in lookaheads]}, indent=1))
+        resampler = [_source_json(source) for source in sources]
+        print(json.dumps({"stages": [asdict(one) for one in audits], "resampler": resampler}, indent=1))
     else:
         Console().print(table(audits))
-        for one in lookaheads:
-            Console(highlight=False).print(_lookahead_words(one), soft_wrap=True)
+        for source in sources:
+            Console(highlight=False, markup=False).print(_source_words(source), soft_wrap=True)
     failed = [f"{one.stage} ({one.verdict})" for one in audits if not one.passed]
     verdict = f"does not pass: {', '.join(failed)}" if failed else "nothing sees the future"
     controls = [one.stage for one in audits if one.passed and any(f.samples_ahead for f in one.findings)]
@@ -123,20 +137,17 @@ def run(config: Config) -> int:
     return 1 if failed else 0
 
 
-def audit(config: Config) -> list[StageAudit]:
-    """The audit of every stage of a dataset or a run. Raises `JobError` for anything else, and for audio of no use."""
+def _stages(config: Config) -> tuple[np.ndarray, list[_Stage]]:
+    """A clip and the stages of a dataset or a run. Raises `JobError` for anything else, and for audio of no use."""
     target = location(config.target)
     wav = _read(config.audio) if config.audio else made_clip(_MADE_FRAMES)
     if is_file(target / FILE_NAME):
         data = trained_on(read_info(target))
-        stages = _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
-    elif not is_remote(target) and (checkpoints(target) or is_file(target / STATE_FILE)):
+        return wav, _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
+    if not is_remote(target) and (checkpoints(target) or is_file(target / STATE_FILE)):
         model, state = load_run(target)
-        stages = _run_stages(model, state.data, codec_of(target, state.data, config.codec_weights), wav)
-    else:
-        raise JobError(f"{config.target}: neither a dataset ({FILE_NAME}) nor a training run (checkpoints/)")
-    shown = track(stages, "auditing", console=status_console(), transient=True)
-    return [_audit(stage, wav[: stage.samples]) for stage in shown]
+        return wav, _run_stages(model, state.data, codec_of(target, state.data, config.codec_weights), wav)
+    raise JobError(f"{config.target}: neither a dataset ({FILE_NAME}) nor a training run (checkpoints/)")
 
 
 def _source_rates(config: Config) -> list[int]:
@@ -151,21 +162,35 @@ def _source_rates(config: Config) -> list[int]:
     return sorted(found - {SAMPLE_RATE})
 
 
-def _resampler(rate: int) -> Stage:
-    return lambda wav: np.concatenate(list(resampled([wav], rate)))
+def _audit_source(rate: int, stages: list[_Stage]) -> _SourceAudit:
+    def resample(wav: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(resampled([wav], rate)))
+
+    ahead = {
+        stage.name: frames_ahead(stage.run, resample, rate, stage.samples // HOP_SAMPLES, stage.frames_back)
+        for stage in stages
+    }
+    return _SourceAudit(resampler_lookahead(resample, rate), ahead, {stage.name: stage.unit for stage in stages})
 
 
-def _lookahead_words(found: ResamplerLookahead) -> str:
+def _source_words(source: _SourceAudit) -> str:
+    found = source.resampler
     levels = [f"{samples} samples at {level:g} dB" for level, samples in found.samples.items() if np.isfinite(level)]
+    stages = [
+        f"{name} {ahead.frames} ({ahead.change:.2g} {source.units[name]})" for name, ahead in source.stages.items()
+    ]
     return (
         f"resampler: from {found.source_rate:,} Hz it looks {', '.join(levels)} ahead, and {found.samples[-np.inf]} to "
-        "the last bit (24 kHz; before codec and mel alike; does not count)"
+        "the last bit (24 kHz; before codec and mel alike; does not count)\n"
+        f"  frames that change with a change after their end, and the last one's change: {', '.join(stages)}"
     )
 
 
-def _lookahead_json(found: ResamplerLookahead) -> dict[str, Any]:
+def _source_json(source: _SourceAudit) -> dict[str, Any]:
+    found = source.resampler
     samples = {"any" if np.isinf(level) else f"{level:g}": count for level, count in found.samples.items()}
-    return {"source_rate": found.source_rate, "samples_by_db": samples}
+    stages = {name: asdict(ahead) for name, ahead in source.stages.items()}
+    return {"source_rate": found.source_rate, "samples_by_db": samples, "stages": stages}
 
 
 def table(audits: list[StageAudit]) -> Table:

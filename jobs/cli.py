@@ -1,6 +1,7 @@
 """The command `whisper-gpt`: finds the verb, parses its dataclass, turns errors into one line and an exit code."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ VERBS = {
     "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
 }
 
+EXIT_CLOSED_PIPE = 141  # as the shell says of a program that SIGPIPE ends
+
 # Packages of the object stores' clients, whose errors are not of Python's own kinds.
 _STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "fsspec", "gcsfs", "google")
 
@@ -57,7 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"whisper-gpt: {verb!r} is not a verb; use one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
-        return run_verb(verb, rest)
+        code = run_verb(verb, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read this output has seen enough; at its end the interpreter would try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_CLOSED_PIPE
     except KeyboardInterrupt:
         print("whisper-gpt: interrupted", file=sys.stderr)
         return 1
@@ -87,8 +96,23 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _registry() -> ConstructorRegistry:
-    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name."""
+    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name.
+
+    A folder of this machine may be given as `file://…` too, and a store's prefix is refused where one is needed.
+    """
     registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _local_path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda path: [str(path)],
+        )
 
     @registry.primitive_rule
     def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
@@ -117,6 +141,15 @@ def _user_message(error: Exception) -> str | None:
         words = error.strerror or " ".join(str(error).split()) or type(error).__name__
         return f"{error.filename}: {words}" if error.filename else words
     return None
+
+
+def _local_path(word: str) -> Path:
+    scheme, separator, _ = word.partition("://")
+    if not separator:
+        return Path(word)
+    if scheme == "file":
+        return Path(UPath(word).path)
+    raise ValueError(f"{word}: must lie on this machine")
 
 
 def _usage() -> str:

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class DatasetOptions:
     """How the source is laid out."""
     source: Positional[UPath | None] = None
     """Folder of the corpus, or its s3:// or gs:// prefix (synthetic: a new folder to make it in, else OUT.source)."""
+    name: str | None = None
+    """What the corpus is called in keys and in the manifest, instead of its layout. Two folders with files of the same
+    names need two names to be merged later."""
     out: UPath = field(kw_only=True)
     """Folder, or s3:// or gs:// prefix, of the dataset to write, or to resume."""
     codec: str = OFFICIAL_NAME
@@ -83,11 +87,18 @@ class DatasetOptions:
     retry_failed: bool = False
     """Try what failed again, into further shards."""
 
+    @property
+    def corpus_name(self) -> str:
+        """The name of the corpus in keys and in the manifest."""
+        return self.name or self.corpus
+
 
 def check(options: DatasetOptions) -> None:
     """Raise `UsageError` for values that make no sense, whatever the data."""
     needs_source = options.corpus != "synthetic"
     require(options.source is not None or not needs_source, f"{options.corpus} needs the folder of the corpus")
+    named = options.name is None or re.fullmatch(r"[A-Za-z0-9-]{1,32}", options.name) is not None
+    require(named, f"--name {options.name}: must be 1 to 32 letters, digits and hyphens")
     for name in ("segment_s", "shard_mb"):
         value = getattr(options, name)
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
@@ -113,7 +124,7 @@ class Survey:
 
 def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
     """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
-    scan = scan_corpus(options.corpus, root, options.splits, options.hold_out, options.exclude)
+    scan = scan_corpus(options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude)
     if scan.absent and options.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
     for warning in _warnings(scan, options):
@@ -167,7 +178,7 @@ def _mel_config(options: DatasetOptions) -> MelConfig:
 
 def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:
     return PlanSettings(
-        corpus=options.corpus,
+        corpus=options.corpus_name,
         codec=codec,
         mel=_mel_config(options),
         segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),

@@ -20,6 +20,7 @@ from whisper_gpt.jobs.training.checkpoints import load_run, require_same_data, t
 from whisper_gpt.jobs.training.ranks import DeviceChoice, alone
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.splits import require_samples
 from whisper_gpt.pipeline.stream import whole_split
 
 
@@ -76,6 +77,7 @@ def evaluate(config: Config) -> list[Row]:
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     dataset = location(config.dataset)
     info, device = read_info(dataset), alone(config.device).device
+    require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, _, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.view), folder, config.dataset)

@@ -124,7 +124,7 @@ def _histogram_table(label: str, bins: Histogram) -> Table:
     largest = max([1, *bins.counts])
     for low, high, count in zip(bins.edges[:-1], bins.edges[1:], bins.counts, strict=True):
         if count:
-            span = f"{low:g} and more" if high == float("inf") else f"{low:g} to {round(high, 1):g}"
+            span = f"{round(low, 1):g} and more" if high == float("inf") else f"{low:g} to {round(high, 1):g}"
             table.add_row(span, f"{count:,}", "█" * round(30 * count / largest))
     return table
 

@@ -57,14 +57,19 @@ class PlanPart:
 
 
 def scan_corpus(
-    corpus: str, root: Location, splits: tuple[str, ...], hold_out: tuple[float, float], exclude: Sequence[str] = ()
+    corpus: str,
+    name: str,
+    root: Location,
+    splits: tuple[str, ...],
+    hold_out: tuple[float, float],
+    exclude: Sequence[str] = (),
 ) -> Scan:
     """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test, but
     for what `exclude` matches.
 
     Raises `JobError` where there is none.
     """
-    scan = _SCANS[corpus](root, corpus, exclude)
+    scan = _SCANS[corpus](root, name, exclude)
     if any(hold_out):
         if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
             raise JobError(f"--hold-out: no training recording of {root} has a known speaker")

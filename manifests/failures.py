@@ -40,4 +40,4 @@ def open_failures(dataset: Location) -> pa.Table:
     done = samples.to_table(columns=["corpus", "source"], filter=failed)
     for source in zip(done["corpus"].to_pylist(), done["source"].to_pylist(), strict=True):
         last.pop(source, None)
-    return failures.take(sorted(last.values()))
+    return failures.take(pa.array(sorted(last.values()), pa.int64()))  # without a type, none would be of the type null

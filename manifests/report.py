@@ -92,7 +92,9 @@ def _histograms(summary: Summary) -> Figure:
 
 
 def _bars(axes, bins: Histogram, label: str) -> None:
-    names = [f"{edge:g}" for edge in bins.edges[:-1]]
+    names = [f"{round(edge, 1):g}" for edge in bins.edges[:-1]]
+    if bins.edges[-1] == float("inf"):
+        names[-1] = f"≥ {names[-1]}"
     axes.bar(range(len(bins.counts)), bins.counts, color="#4878a8", align="edge", width=0.92)
     axes.set_xticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel(label)

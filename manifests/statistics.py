@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DURATION_EDGES_S = (0, 1, 2, 5, 10, 15, 20, 25, 30, 60, float("inf"))
-LEVEL_EDGES_DBFS = (-120, -60, -50, -40, -35, -30, -25, -20, -15, -10, -5, 0.01)
+# Digital silence is −120. What is above full scale is a float file's: it clips wherever it is played.
+LEVEL_EDGES_DBFS = (-120, -60, -50, -40, -35, -30, -25, -20, -15, -10, -5, 0.01, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def groups(samples: pa.Table, column: str) -> list[Group]:
 
 
 def histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
-    """Counts of `values` between `edges`; what lies outside is counted in the first or last bin."""
-    clipped = np.clip(values.to_numpy(), edges[0], np.nextafter(edges[-1], -np.inf))
-    return Histogram(list(edges), [int(n) for n in np.histogram(clipped, edges)[0]])
+    """Counts of `values` between `edges`, the last of which is infinite; what is lower is counted in the first bin."""
+    raised = np.maximum(values.to_numpy(), edges[0])
+    return Histogram(list(edges), [int(n) for n in np.histogram(raised, edges)[0]])
 
 
 def code_usage(code_counts: np.ndarray) -> list[CodeUsage]:

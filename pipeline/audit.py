@@ -93,6 +93,7 @@ def made_clip(frames: int, seed: int = 0) -> np.ndarray:
 
 # Below the sound that was put in the future's place, in dB: plainly audible, the edge of audibility, any bit at all.
 LOOKAHEAD_DB = (-40.0, -80.0, -np.inf)
+_CHANGED_FRAME = 36  # the first of those that the recording changes in: at 0.48 s, a whole sample at all usual rates
 
 
 @dataclass(frozen=True)
@@ -107,23 +108,58 @@ class ResamplerLookahead:
     samples: dict[float, int]
 
 
-def resampler_lookahead(resample: Stage, source_rate: int) -> ResamplerLookahead:
-    """Measure the lookahead of `resample`: the second half of a quiet clip is replaced by loud noise, and by silence.
+@dataclass(frozen=True)
+class FramesAhead:
+    """How far ahead a stage looks through the resampler: `frames` frames that end before a change in the recording
+    change with it, to the last bit, and the last of them by `change`, in the unit of a `Finding`'s."""
 
-    `resample` maps samples `[N]` at `source_rate` to samples `[M]` at 24 kHz.
-    """
-    random = np.random.default_rng(2)
-    clip = 0.05 * random.standard_normal(source_rate).astype(np.float32)
-    begin = source_rate // 2
-    first = round(begin * SAMPLE_RATE / source_rate)  # the first resampled sample that lies in the replaced half
-    before, samples = resample(clip), dict.fromkeys(LOOKAHEAD_DB, 0)
-    for future in (random.uniform(-1, 1, source_rate - begin), np.zeros(source_rate - begin)):
-        after = resample(np.concatenate([clip[:begin], future.astype(np.float32)]))
-        changes = np.abs(after - before)
+    frames: int
+    change: float
+
+
+def resampler_lookahead(resample: Stage, source_rate: int) -> ResamplerLookahead:
+    """Measure the lookahead of `resample`, which maps samples `[N]` at `source_rate` to samples `[M]` at 24 kHz."""
+    first = _CHANGED_FRAME * HOP_SAMPLES  # the first resampled sample that lies in the replaced half
+    samples = dict.fromkeys(LOOKAHEAD_DB, 0)
+    for recording, changed in _changed_recordings(source_rate):
+        changes = np.abs(resample(changed) - resample(recording))
         for level in LOOKAHEAD_DB:
             above = np.flatnonzero(changes > changes.max() * 10 ** (level / 20))
             samples[level] = max(samples[level], first - int(above[0]))
     return ResamplerLookahead(source_rate, samples)
+
+
+def frames_ahead(
+    stage: Stage, resample: Stage, source_rate: int, most_frames: int, frames_back: int = 0
+) -> FramesAhead:
+    """Measure how far ahead `stage` looks, from a recording at `source_rate`, `resample` of which it is given.
+
+    It is given `most_frames` frames at most, around the change; with `frames_back` 1 frame t of it may depend on the
+    frames before t only.
+    """
+    length = min(2 * _CHANGED_FRAME, most_frames)
+    start = _CHANGED_FRAME - length // 2
+    window = slice(start * HOP_SAMPLES, (start + length) * HOP_SAMPLES)
+    end = length // 2 + frames_back  # of the frames that may not see the replaced half
+    found = FramesAhead(0, 0.0)
+    for recordings in _changed_recordings(source_rate):
+        before, after = (stage(resample(recording)[window]) for recording in recordings)
+        changes = [_change(before[frame], after[frame]) for frame in range(end)]
+        frames = next((end - frame for frame, change in enumerate(changes) if change), 0)
+        found = FramesAhead(max(found.frames, frames), max(found.change, changes[-1]))
+    return found
+
+
+def _changed_recordings(source_rate: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Recordings `[N]` at `source_rate`, and each with another second half, which begins where a frame ends: loud noise
+    after silence, in which a little shows, loud noise after quiet noise, and silence after that."""
+    random = np.random.default_rng(2)
+    samples = round(2 * _CHANGED_FRAME * HOP_SAMPLES * source_rate / SAMPLE_RATE)
+    begin = -(-_CHANGED_FRAME * HOP_SAMPLES * source_rate // SAMPLE_RATE)
+    quiet, loud = (level * random.uniform(-1, 1, samples).astype(np.float32) for level in (0.05, 1.0))
+    silence = np.zeros_like(quiet)
+    cases = (silence, loud), (quiet, loud), (quiet, silence)
+    return [(before, np.concatenate([before[:begin], after[begin:]])) for before, after in cases]
 
 
 def _replacements(wav: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,7 +7,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +18,14 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from upath import UPath
 from werkzeug.serving import make_server
 
-from whisper_gpt.jobs import cli, ray_pool
+from whisper_gpt.jobs import cli, dataset_options, ray_pool
+from whisper_gpt.jobs.planning import load_rows
+from whisper_gpt.jobs.shard_making import make_shard
+from whisper_gpt.jobs.shard_queue import ShardQueue
+from whisper_gpt.jobs.shard_task import WorkerSetup
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.loading import load_codec, read_codec
 from whisper_gpt.pipeline.corpora import synthetic
 from whisper_gpt.pipeline.mel import LogMel
 from whisper_gpt.pipeline.mel_config import MelConfig
@@ -119,6 +127,23 @@ def ray_cluster(store_port: int) -> Iterator[None]:
     """One Ray on this machine for all tests that preprocess; they use it as they find it."""
     with ray_pool.cluster(None, workers=2):
         yield
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`preprocess` makes its shards in this process, for tests that are about neither Ray nor its workers."""
+
+    def make_shards(queue: ShardQueue, setup: WorkerSetup, *_: Any) -> Iterator[float]:
+        weights = setup.codec_weights or weights_file(SMALL_NAME)
+        codec, log_mel = read_codec(weights, setup.codec.codebooks, setup.codec.precision), LogMel(setup.mel)
+        while queue:
+            work = queue.take()
+            yield from make_shard(setup.job, work.task, load_rows(setup.job, work.task), codec, log_mel)
+            queue.done(work)
+
+    monkeypatch.setattr(ray_pool, "cluster", lambda *_: nullcontext(1))
+    monkeypatch.setattr(ray_pool, "make_shards", make_shards)
+    monkeypatch.setattr(dataset_options, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,8 @@ def run(config: Config) -> int:
     """Measure and print → exit code 0."""
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     workers = config.workers or own_cores()
-    paths = [config.source / r.path for r in scan_corpus(config.corpus, config.source, SPLITS, (0, 0)).recordings]
+    scan = scan_corpus(config.corpus, config.corpus, config.source, SPLITS, (0, 0))
+    paths = [config.source / recording.path for recording in scan.recordings]
     console = status_console()
     preprocess_s, bare_s, working_s = [], [], []
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:

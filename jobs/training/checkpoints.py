@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
@@ -77,8 +78,26 @@ def save_checkpoint(
     state: TrainingState,
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `state.step`, then remove all but the newest `keep` and the best."""
+    """Write the checkpoint of `state.step`, then remove all but the newest `keep` and the best.
+
+    Raises `JobError` if it cannot be written, as on a full disk; those before it stay.
+    """
     folder = checkpoint_folder(run, state.step)
+    try:
+        _write_checkpoint(folder, model, optimizers, average, state)
+    except (OSError, SafetensorError) as error:
+        raise JobError(f"{folder}: the checkpoint cannot be written ({error}); make room, then --resume") from error
+    _remove_old(run, state, keep)
+    return folder
+
+
+def _write_checkpoint(
+    folder: Path,
+    model: HybridLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: AveragedModel | None,
+    state: TrainingState,
+) -> None:
     for left in folder.parent.glob(f"{_ASIDE}*"):  # by a process that was killed: only one writes
         shutil.rmtree(left, ignore_errors=True)
     aside = folder.with_name(f"{_ASIDE}{folder.name}")
@@ -95,8 +114,6 @@ def save_checkpoint(
         folder.replace(folder.with_name(f"{_ASIDE}old-{folder.name}"))
     aside.replace(folder)
     sync_folder(folder.parent)
-    _remove_old(run, state, keep)
-    return folder
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -1,6 +1,7 @@
 """A clip at each evaluation: how the model goes on from the first seconds of a validation sample, heard and seen."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from whisper_gpt.jobs.run_codec import codec_of
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.pipeline.batch import Batch
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.mel import LogMel
 from whisper_gpt.pipeline.mel_config import MelConfig
@@ -50,8 +52,8 @@ class Clips:
 
 
 def open_clips(session: Session) -> Clips | None:
-    """What to make clips from, or None where none are asked for, there is no validation split, or the model reads what
-    a continuation does not have (several codebooks, the future).
+    """What to make clips from, or None if none are asked for, no validation sample can be read, or the model reads
+    what a continuation does not have (several codebooks, the future).
 
     Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
     """
@@ -60,8 +62,17 @@ def open_clips(session: Session) -> Clips | None:
     if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.view):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
-    batch = next(batches(session.validation))
-    kept = min(max(1, config.context // 2), int(batch.mask[0].sum()))
-    prompt = Prompt(batch.codes[0, 0, :kept], batch.mel[0, :kept])
+    prompt = _first_readable(batches(session.validation), max(1, config.context // 2))
+    if prompt is None:
+        return None
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
     return Clips(codec, LogMel(MelConfig(**data.mel)), prompt, frames)
+
+
+def _first_readable(windows: Iterable[Batch], most: int) -> Prompt | None:
+    """The first frames, `most` at most, of the first window of one sample that is not damaged."""
+    for batch in windows:
+        for codes, mel, mask in zip(batch.codes, batch.mel, batch.mask, strict=True):
+            if frames := min(most, int(mask.sum())):
+                return Prompt(codes[0, :frames], mel[:frames])
+    return None

@@ -13,6 +13,8 @@ def pesq(original: np.ndarray, other: np.ndarray) -> float:
     from pesq import PesqError  # an optional extra
     from pesq import pesq as measure
 
+    if not original.any() or not other.any():
+        return np.nan  # the package divides by the peaks
     # Errors come back as negative numbers: no speech found, or a signal of under a quarter of a second.
     score = measure(JUDGE_RATE, at_judge_rate(original), at_judge_rate(other), "wb", on_error=PesqError.RETURN_VALUES)
     return float(score) if score > 0 else np.nan

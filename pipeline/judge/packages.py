@@ -8,7 +8,8 @@ import soxr
 from whisper_gpt.pipeline.audio import SAMPLE_RATE
 
 JUDGE_RATE = 16_000
-INSTALL = "pip install 'whisper-gpt[judge]'"
+# Only the weights of Resemblyzer are used, and nothing of what it depends on.
+INSTALL = "pip install 'whisper-gpt[judge]' && pip install --no-deps Resemblyzer==0.1.4"
 
 # Package by the module that shows it is there; resemblyzer is looked up, never imported.
 _PACKAGES = {

@@ -4,6 +4,7 @@ Only the weights are taken from that package, and nothing in them is unpickled b
 webrtcvad. So silences are not cut out of a signal, which for read speech changes little.
 """
 
+import pickle
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,8 +50,8 @@ def speaker_encoder() -> SpeakerEncoder:
         weights = torch.load(path, map_location="cpu", weights_only=True)["model_state"]
         encoder = SpeakerEncoder()
         encoder.load_state_dict({name: weights[name] for name in encoder.state_dict()})
-    except (OSError, KeyError, RuntimeError) as error:
-        raise PipelineError(f"{path}: not the weights of Resemblyzer 0.1.4 ({error}); install it again") from error
+    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise PipelineError(f"{path}: not the weights of Resemblyzer 0.1.4; install it again") from error
     return encoder.eval()
 
 

@@ -15,7 +15,14 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.audit import judge
 from whisper_gpt.jobs.training.checkpoints import newest_checkpoint
 from whisper_gpt.model.mel_encoder import MelEncoder
-from whisper_gpt.pipeline.audit import Finding, audit_stage, frames_to_audit, made_clip, resampler_lookahead
+from whisper_gpt.pipeline.audit import (
+    Finding,
+    audit_stage,
+    frames_ahead,
+    frames_to_audit,
+    made_clip,
+    resampler_lookahead,
+)
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.mel import LogMel
@@ -96,6 +103,10 @@ def test_the_resampler_s_lookahead_is_measured_and_does_not_count(
     assert found["source_rate"] == 16_000  # that of the dataset's recordings
     levels = [found["samples_by_db"][level] for level in ("-40", "-80", "any")]
     assert 0 < levels[0] < levels[1] < levels[2] and 50 < levels[1] < 200
+    frames = {name: stage["frames"] for name, stage in found["stages"].items()}
+    assert list(frames) == ["codec", "mel audio", "mel codes-1", "mel codes-2", "mel centred-2048"]
+    assert 1 <= frames["codec"] <= 3 and frames["mel centred-2048"] >= 3 > frames["mel audio"]
+    assert found["stages"]["mel audio"]["change"] > 1  # an onset out of silence
     soundfile.write(str(tmp_path / "own.wav"), made_clip(FRAMES), 24_000)
     assert cli.main(["audit", str(runs["gpt"]), "--audio", str(tmp_path / "own.wav"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resampler"] == []  # nothing is resampled
@@ -108,6 +119,24 @@ def test_a_causal_resampler_has_no_lookahead() -> None:
         return np.repeat(wav, 3)[: len(wav) * 3 // 2 * 2 : 2].astype(np.float32)
 
     assert max(resampler_lookahead(repeated, 16_000).samples.values()) <= 0
+
+
+def summed(wav: np.ndarray) -> np.ndarray:
+    return wav.reshape(-1, 320).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize(("samples", "frames"), [(0, 0), (1, 1), (320, 1), (321, 2)])
+def test_a_stage_looks_as_many_frames_ahead_as_its_resampler(rate: int, samples: int, frames: int) -> None:
+    def resample(wav: np.ndarray) -> np.ndarray:
+        """The nearest earlier sample of that at each instant, but for `samples` from the future."""
+        at = np.arange(len(wav) * 24_000 // rate) * rate // 24_000
+        return np.concatenate([wav[at][samples:], wav[-1:].repeat(samples)])
+
+    assert frames_ahead(summed, resample, rate, most_frames=75).frames == frames
+    assert frames_ahead(summed, resample, rate, most_frames=8).frames == frames  # a model of little context
+    later = frames_ahead(lambda wav: np.pad(summed(wav), ((1, 0), (0, 0)))[:-1], resample, rate, 75, frames_back=1)
+    assert later.frames == frames and (later.change > 0) == (frames > 0)
 
 
 def test_the_table_says_what_it_found(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """The command line: help, exit codes, YAML configs."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,32 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         cli.main([verb, "--help"])
     assert exit_info.value.code == 0
     assert f"whisper-gpt {verb}" in capsys.readouterr().out
+
+
+def test_a_pipe_that_is_closed_early_is_no_error(dataset: Path) -> None:
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "inspect", str(dataset), "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (cli.EXIT_CLOSED_PIPE, "")
+
+
+def test_a_file_address_is_a_folder_and_a_store_is_refused_where_none_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = np.random.default_rng(0).standard_normal(24_000) * 0.1
+    (tmp_path / "in").mkdir()
+    soundfile.write(str(tmp_path / "in" / "a.wav"), sound, 24_000)
+    address = f"file://{tmp_path}"
+    arguments = ["plan", "folder", f"{address}/in", "--out", f"{address}/out", "--codec=encodec_24khz_small"]
+    assert cli.main([*arguments, "--measure-s=0"]) == 0
+    assert (tmp_path / "out" / "plan.parquet").is_file()
+    assert cli.main(["train", f"{address}/out", "--out", f"{address}/run", "--steps=1"]) == 1
+    assert f"{tmp_path}/out" in capsys.readouterr().err and not Path("file:").exists()
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["train", f"{address}/out", "--out", "s3://bucket/run"])
+    assert exit_info.value.code == 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"]])

@@ -29,7 +29,8 @@ def cluster() -> Iterator[Cluster]:
     """A head with the dashboard that takes jobs and no core for shards, and two nodes of one core."""
     ports = {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "gcs_server_port")}
     head = {"num_cpus": 0, "include_dashboard": True, **ports}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}  # on a busy machine too
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": patient})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -51,7 +52,7 @@ def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Pat
     ]
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
     identity, lost = submit(job, shlex.join([*command, *options])), False
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not (status := job.get_job_status(identity)).is_terminal() and time.monotonic() < until:
         planned = read_planned(out)
         if not lost and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned // 2:

@@ -28,6 +28,23 @@ def other(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.usefixtures("without_ray")
+def test_folders_with_files_of_the_same_names_are_joined_if_they_have_names(tmp_path: Path) -> None:
+    parts = []
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        noise = np.random.default_rng(len(parts)).standard_normal(24_000) * 0.1
+        soundfile.write(str(tmp_path / name / "a.wav"), noise, 24_000)
+        parts.append(tmp_path / f"{name}-dataset")
+        arguments = ["preprocess", "folder", str(tmp_path / name), "--name", name, "--out", str(parts[-1])]
+        assert cli.main([*arguments, "--codec", "encodec_24khz_small"]) == 0
+    assert cli.main(["merge", *map(str, parts), "--out", str(tmp_path / "both")]) == 0
+    assert cli.main(["verify", str(tmp_path / "both")]) == 0
+    rows = read_samples(tmp_path / "both")
+    assert sorted(rows["corpus"].to_pylist()) == ["left", "right"]
+    assert len(set(rows["key"].to_pylist())) == 2
+
+
 def test_two_datasets_become_one(dataset: Path, other: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = hashes(dataset), hashes(other)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +29,7 @@ from whisper_gpt.model.checkpoint import load_safetensors
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
-from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.model.sampling import Sampling, sample
 from whisper_gpt.pipeline.align import align_recordings
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -307,6 +309,80 @@ def test_a_long_continuation_keeps_half_a_context_of_history(
                 prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
     expected = codec.decode(history[None].numpy())
     assert np.allclose(torch.cat(audio), expected, atol=1e-4)
+
+
+def test_generate_keeps_no_frame_that_it_has_written(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    step = Continuation.step
+
+    def counted(self: Continuation) -> torch.Tensor:
+        alive.append(sum(piece() is not None for piece in made))
+        piece = step(self)
+        made.append(weakref.ref(piece))
+        return piece
+
+    monkeypatch.setattr(Continuation, "step", counted)
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"]) == 0
+    assert len(alive) == 75 and max(alive) <= 1
+
+
+def test_a_generate_that_fails_leaves_no_wav(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Continuation) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Continuation, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run_verb("generate", [str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors that an object reaches, but for those of the model and the codec."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif hasattr(value, "__dict__") and not isinstance(value, HybridLM | Codec | LogMel):
+        yield from tensors_in(list(vars(value).values()))
+
+
+def state_bytes(generated: Continuation) -> int:
+    storages = [tensor.untyped_storage() for tensor in tensors_in(generated)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    """Over several caches; checked by plain passes over windows of all tokens, decoded and analysed in one piece."""
+    model, _ = load_run(runs["hybrid-4m"])
+    context, half, frames = model.config.context, model.config.context // 2, 200
+    prompt = read_prompt(prompt_file(made_corpora), half, codec, log_mel.config, "audio")
+    seeded = torch.Generator().manual_seed(0)
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", seeded)
+    pieces, tokens, sizes = [generated.prompt_audio], [prompt.tokens], []
+    for _ in range(frames):
+        pieces.append(generated.step())
+        tokens.append(generated.tokens[-1:])
+        sizes.append(state_bytes(generated))
+    assert sizes[-1] > 100_000 and max(sizes[context:]) <= max(sizes[:context])
+    history, audio = torch.cat(tokens), torch.cat(pieces)
+    assert np.allclose(audio, codec.decode(history[None].numpy()), atol=1e-4)
+    mel = model.mel_encoder.normalise(torch.cat([prompt.mel, log_mel(audio)[half:]]))
+    seeded, begin, drawn = torch.Generator().manual_seed(0), 0, half
+    while drawn < len(history):
+        end = min(begin + context, len(history))
+        with torch.no_grad():
+            logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
+        for frame in range(drawn, end):
+            assert history[frame] == sample(logits[frame - begin][None], Sampling(), seeded)[0]
+        begin, drawn = begin + half, end
 
 
 @torch.no_grad()

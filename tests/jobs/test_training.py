@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.training import checkpoints as writing
 from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.clips import open_clips
@@ -33,7 +35,7 @@ from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.stream import Batch, StreamConfig, stream
+from whisper_gpt.pipeline.stream import Batch, StreamConfig, batches, stream
 
 FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
 SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
@@ -306,6 +308,18 @@ def damage_first_sample(dataset: Path, split: str) -> tuple[Path, str]:
     return shard, row["key"]
 
 
+def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    _, key = damage_first_sample(copy, "validation")
+    config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
+    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None and list(opened.damaged) == [key]
+        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
+    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
+    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
+
+
 def test_a_damaged_validation_sample_does_not_end_a_run(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +379,24 @@ def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
     assert cli.main(["train", "--out", str(run), "--resume"]) == 0
     assert "step 3: validation" in capsys.readouterr().err
     assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(other)).best
+
+
+def test_a_full_disk_is_one_line_and_the_run_resumes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=2") == 0
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "save_file", full)
+        assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "step-00000004" in line and "No space left" in line
+    assert newest_checkpoint(run).name == "step-00000002"
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 0
 
 
 def test_one_run_at_a_time(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

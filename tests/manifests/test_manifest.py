@@ -21,7 +21,7 @@ from whisper_gpt.manifests.fragments import (
 )
 from whisper_gpt.manifests.report import page
 from whisper_gpt.manifests.schema import SAMPLES
-from whisper_gpt.manifests.statistics import code_usage, groups, histogram
+from whisper_gpt.manifests.statistics import LEVEL_EDGES_DBFS, code_usage, groups, histogram
 from whisper_gpt.manifests.summary import summarise
 
 
@@ -109,8 +109,13 @@ def test_totals_are_added_up_by_split() -> None:
 
 
 def test_histograms_count_everything() -> None:
-    bins = histogram(pa.chunked_array([[-5.0, 0.0, 0.5, 1.0, 99.0]]), (0, 1, 2))
-    assert bins.counts == [3, 2]
+    bins = histogram(pa.chunked_array([[-5.0, 0.0, 0.5, 1.0, 99.0]]), (0, 1, 2, float("inf")))
+    assert bins.counts == [3, 1, 1]
+
+
+def test_a_level_above_full_scale_has_a_bin_of_its_own() -> None:
+    bins = histogram(pa.chunked_array([[87.0, 0.0, -3.0, -200.0]]), LEVEL_EDGES_DBFS)
+    assert (bins.counts[0], bins.counts[-2], bins.counts[-1]) == (1, 2, 1)
 
 
 def test_groups_are_ordered_by_duration_and_leave_out_the_empty() -> None:

@@ -158,7 +158,7 @@ def test_what_is_excluded_is_not_taken(tmp_path: Path, pattern: str) -> None:
 
 def test_what_is_excluded_is_not_absent(made_corpora: Path) -> None:
     def scanned(corpus: str, *exclude: str) -> Scan:
-        return scan_corpus(corpus, made_corpora, SPLITS, (0.0, 0.0), exclude)
+        return scan_corpus(corpus, corpus, made_corpora, SPLITS, (0.0, 0.0), exclude)
 
     speech, piano = scanned("librispeech", "108-1108-*.flac"), scanned("maestro", "maestro-v3.0.0/2004")
     assert len(speech.recordings) < len(scanned("librispeech").recordings) and speech.absent == {}

@@ -1,0 +1,114 @@
+"""The packages are installed as whisper_gpt.*: complete in a wheel, and never mixed up with a user's own modules."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("jobs", "manifests", "model", "pipeline")
+
+
+VERBS = """
+import sys
+
+from whisper_gpt.jobs import cli
+
+import model
+
+
+def run(*words):
+    if cli.main(list(words)):
+        sys.exit(" ".join(words))
+
+
+if __name__ == "__main__":
+    run("preprocess", "folder", "sounds", "--out", "data", "--codec", "encodec_24khz_small", "--workers", "2")
+    small = ["--steps", "1", "--batch", "1", "--context", "16", "--clip-s", "0", "--eval-batches", "1"]
+    run("train", "data", "--out", "run", "--model", "gpt-4m", "--workers", "2", *small)
+    run("generate", "run", "--out", "more.wav", "--seconds", "0.1")
+    assert model.MINE
+"""
+
+
+def crowd(folder: Path, kind: str) -> Path:
+    """Make a project folder that has modules, or packages, of all four names for itself."""
+    for name in FOLDERS:
+        path = folder / f"{name}.py" if kind == "modules" else folder / name / "__init__.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("MINE = True\n")
+    return folder
+
+
+def run_python(code: str, folder: Path, *arguments: str, path: str = "") -> str:
+    """Run `code` as a script in `folder`, as a user would, and return what it prints."""
+    script = folder / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    if path:
+        environment["PYTHONPATH"] = path
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_package_is_listed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    found = {path.parent.relative_to(ROOT) for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")}
+    assert sorted(listed) == sorted("whisper_gpt." + ".".join(folder.parts) for folder in found)
+
+
+def test_a_wheel_is_complete_and_not_in_the_way(tmp_path: Path) -> None:
+    built = tmp_path / "wheel"
+    source = built / "source"  # a copy: setuptools leaves a build folder behind
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(built), str(source)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    sources = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    assert {f"whisper_gpt/{path.as_posix()}" for path in sources} <= set(names)
+    assert "whisper_gpt/pipeline/codec/encodec_24khz_small.safetensors" in names
+    assert not [name for name in names if not name.startswith(("whisper_gpt/", "whisper_gpt-"))]
+    target = built / "installed"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
+    code = (
+        "import jobs, manifests, model, pipeline\n"
+        "import whisper_gpt.jobs.cli, whisper_gpt.model.hybrid as hybrid\n"
+        "assert model.MINE and pipeline.MINE and jobs.MINE and manifests.MINE\n"
+        "print(hybrid.__file__)\n"
+    )
+    for kind in ("modules", "packages"):
+        folder = crowd(tmp_path / kind, kind)
+        assert run_python(code, folder, path=str(target)).strip().startswith(str(target))
+
+
+def test_workers_of_ray_find_the_right_packages(tmp_path: Path) -> None:
+    """Ray puts the folder of the driver's script first on every worker's path."""
+    crowded = crowd(tmp_path / "project", "modules")
+    for i in range(4):
+        sound = np.random.default_rng(i).standard_normal(24_000) * 0.1
+        (crowded / "sounds").mkdir(exist_ok=True)
+        soundfile.write(str(crowded / "sounds" / f"{i}.wav"), sound, 24_000)
+    run_python(VERBS, crowded)
+    assert (crowded / "more.wav").is_file()
