@@ -2,6 +2,10 @@
 
 import logging
 import os
+
+# Threads of OpenMP that wait must not spin: beside other work a step then takes many times as long. (Before torch.)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import random
 import socket
 import threading
