@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from whisper_gpt.pipeline.errors import PipelineError, ShardError
 from whisper_gpt.pipeline.order import WindowTable
@@ -29,6 +30,17 @@ class Batch:
     segments: torch.Tensor | None
     keys: list[tuple[str, ...]]
     starts: list[tuple[int, ...]]
+
+    def padded(self, frames: int) -> "Batch":
+        """The same with every window padded on the right to `frames` frames, of which it must not have more."""
+        missing = frames - self.codes.shape[-1]
+        return replace(
+            self,
+            codes=F.pad(self.codes, (0, missing)),
+            mel=F.pad(self.mel, (0, 0, 0, missing)),
+            mask=F.pad(self.mask, (0, missing)),
+            segments=None if self.segments is None else F.pad(self.segments, (0, missing)),
+        )
 
     def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
         """The same on `device`, with the coarsest `codebooks` or all."""

@@ -91,6 +91,9 @@ def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch],
     set_learning_rate(session.optimizers, rate)
     asked = time.monotonic()
     batches = [next(session.training) for _ in range(config.accumulate)]
+    if config.compile:
+        # To one shape: what is compiled for several depends on which comes first, and so on where a run was resumed.
+        batches = [batch.padded(config.context) for batch in batches]
     clock.waiting_s += time.monotonic() - asked
     result = _take(session, batches, session.optimizers)
     if session.average is not None and result.healthy:

@@ -3,9 +3,9 @@
 import contextlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -79,6 +79,28 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Within it a CPU gives the same bits each time, compiled code too; a GPU does after `make_deterministic`.
+
+    torch's own CPU code always does, but torch.compile adds up an embedding's gradient by atomic additions of several
+    threads, in whatever order they come, unless only deterministic algorithms are allowed.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    settings: Any = torch.utils.deterministic  # whose types know nothing of this setting
+    fill, before = settings.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings.fill_uninitialized_memory = False  # which would only cost time
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        settings.fill_uninitialized_memory = fill
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whisper_gpt.jobs.training.ranks import Precision, Ranks, autocast
+from whisper_gpt.jobs.training.ranks import Precision, Ranks, autocast, reproducible
 from whisper_gpt.pipeline.stream import Batch
 
 
@@ -46,7 +46,7 @@ def train_step(
     seen = []
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
-        with ranks.exchange(objective, last):
+        with reproducible(ranks.device), ranks.exchange(objective, last):
             here = batch.to(ranks.device, codebooks)
             with autocast(precision, ranks.device):
                 losses = objective(here.codes, here.mel, here.mask, here.segments)
