@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -35,6 +36,10 @@ from whisper_gpt.pipeline.mel import LogMel
 from whisper_gpt.pipeline.mel_config import MelConfig
 
 torch.set_num_threads(2)
+
+# No property fails because the machine is busy.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

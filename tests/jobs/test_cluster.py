@@ -65,7 +65,7 @@ def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Pat
 
 def submit(job: JobSubmissionClient, command: str) -> str:
     """What `ray job submit` does, again and again until the new cluster can take jobs."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         with contextlib.suppress(RuntimeError):  # no agent is there yet
             return job.submit_job(entrypoint=command)

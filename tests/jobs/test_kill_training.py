@@ -27,7 +27,7 @@ from whisper_gpt.jobs import cli
 
 out, number, kills, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
 moments, killed = random.Random(number), 0
-targets = sorted(moments.sample(range(180), kills))
+targets = sorted(moments.sample(range(150), kills))
 
 def newest():
     try:
@@ -52,7 +52,7 @@ while True:
     if killed < kills:
         # SIGTERM before the training loop is there to see it ends a process as it ends any.
         code, took = os.waitstatus_to_exitcode(status), time.monotonic() - asked
-        if code not in ((-9,) if number == 9 else (1, -15)) or took > 10:
+        if code not in ((-9,) if number == 9 else (1, -15)) or took > 120:
             sys.exit(f"ended with {code} after {took} s")
         killed += 1
     else:

@@ -94,10 +94,12 @@ def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
     out = tmp_path / "out"
     arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
     holder = (
-        "import sys, time; from pathlib import Path; from whisper_gpt.jobs.output_lock import output_lock\n"
-        "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys; from pathlib import Path; from whisper_gpt.jobs.output_lock import output_lock\n"
+        "with output_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
         assert cli.main(arguments) == 1
         assert f"another run is writing here (process {process.pid} on " in error_line(capsys)

@@ -231,7 +231,7 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_pa
 
         import psutil
 
-        for _ in range(600):
+        for _ in range(12_000):
             time.sleep(0.05)
             if list(Path(folder).glob("**/checkpoints/step-*")):
                 for process in psutil.process_iter(["cmdline"]):

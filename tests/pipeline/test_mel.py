@@ -46,7 +46,7 @@ def test_a_frame_sees_up_to_its_last_sample(log_mel: LogMel) -> None:
     assert not torch.equal(log_mel(wav)[4], log_mel(other)[4])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(1, 20), min_size=1, max_size=8))
 def test_a_stream_gives_the_same_frames(cuts: list[int]) -> None:
     log_mel = LogMel(MelConfig())

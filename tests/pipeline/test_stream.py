@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
@@ -29,7 +29,6 @@ def take(node: BaseNode, count: int) -> list[Any]:
     return [next(node) for _ in range(count)]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(shard_sizes, st.floats(0.1, 1.0)), min_size=1, max_size=3),
     st.booleans(),

@@ -60,7 +60,7 @@ def test_one_recording_has_no_interval_and_no_p(made_row) -> None:
     assert found.delta == pytest.approx(-1, abs=0.1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs())
 def test_an_interval_holds_the_estimate(made_row, pair) -> None:
     tokens, nats, other = pair
@@ -70,7 +70,7 @@ def test_an_interval_holds_the_estimate(made_row, pair) -> None:
         assert low - 1e-9 <= estimate <= high + 1e-9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs())
 def test_a_difference_changes_sign_with_its_sides(made_row, pair) -> None:
     tokens, nats, other = pair
@@ -81,7 +81,7 @@ def test_a_difference_changes_sign_with_its_sides(made_row, pair) -> None:
     assert there.p == back.p
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs())
 def test_a_row_does_not_differ_from_itself(made_row, pair) -> None:
     tokens, nats, _ = pair
@@ -89,7 +89,7 @@ def test_a_row_does_not_differ_from_itself(made_row, pair) -> None:
     assert difference(row, row) == (0, (0, 0), 1, (0,) * len(nats))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs(), st.floats(-3, 3))
 def test_a_constant_more_on_every_token_moves_all_by_that_constant(made_row, pair, constant) -> None:
     tokens, nats, _ = pair
@@ -99,7 +99,7 @@ def test_a_constant_more_on_every_token_moves_all_by_that_constant(made_row, pai
     assert interval(moved) == pytest.approx(np.add(interval(row), constant), abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs(), st.randoms())
 def test_the_order_of_seeds_does_not_matter(made_row, pair, random) -> None:
     tokens, nats, _ = pair

@@ -62,7 +62,7 @@ def test_a_stream_equals_one_pass(any_codec: Codec, frames: int) -> None:
     assert np.abs(decode_in_chunks(any_codec, codes, frames) - stock_audio(any_codec, codes)).max() < 1e-5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(frames=st.lists(st.integers(1, 90), min_size=1, max_size=6), samples=st.integers(1, 60_000))
 def test_any_mix_of_chunks_gives_the_same_codes(codec: Codec, frames: list[int], samples: int) -> None:
     wav = noise(samples, seed=len(frames))

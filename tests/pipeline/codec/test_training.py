@@ -102,7 +102,7 @@ def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.
         assert trainer(net, latents - 10 * pull, depth=2).commitment < result.commitment
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 30), st.integers(0, 2**32))
 def test_quantizing_what_was_decoded_changes_nothing_at_depth_one(batch: int, frames: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
