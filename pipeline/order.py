@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Moved on with every change of what a position of a (seed, epoch) means: a run of another version cannot be resumed.
+ORDER_VERSION = 2
+
 
 class Piece(NamedTuple):
     """Part of a sample in a window: `frames` frames from frame `start` of row `sample` of the manifest."""

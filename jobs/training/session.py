@@ -30,6 +30,7 @@ from whisper_gpt.model.config import ModelConfig, preset
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.mixture import BLOCK, block_slots
+from whisper_gpt.pipeline.order import ORDER_VERSION
 from whisper_gpt.pipeline.stream import Stream, StreamConfig, stream
 
 
@@ -162,6 +163,7 @@ def _mel_statistics(
 def _order(config: Config, training: Stream) -> dict[str, Any]:
     """What decides the order of the windows, so that a place in it means anything."""
     return {
+        "version": ORDER_VERSION,
         "seed": config.seed,
         "context": config.context,
         "pack": config.pack,
@@ -174,6 +176,8 @@ def _require_same_order(before: dict[str, Any], now: dict[str, Any], config: Con
     if before.get("samples_sha256") != now["samples_sha256"]:
         datasets = ", ".join(map(str, config.datasets))
         raise JobError(f"{config.out} was trained on other samples than {datasets} holds now; pass that dataset")
+    if before.get("version") != now["version"]:
+        raise JobError(f"{config.out} was trained by a version with another order of windows; pass another --out")
     for name in now:
         if before.get(name) != now[name]:
             raise JobError(

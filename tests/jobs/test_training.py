@@ -380,6 +380,20 @@ def test_another_optimizer_or_other_samples_are_refused(
     assert "trained on other samples than" in capsys.readouterr().err
 
 
+def test_a_run_whose_windows_were_ordered_otherwise_is_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its place in the order would be another one here: samples would be seen twice and others missed."""
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=2") == 0
+    path = newest_checkpoint(run) / "state.json"
+    state = json.loads(path.read_text())
+    state["order"].pop("version", None)
+    path.write_text(json.dumps(state))
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    assert f"{run} was trained by a version" in capsys.readouterr().err
+
+
 def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
