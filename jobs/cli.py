@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from upath import UPath
 
-from whisper_gpt.jobs.config_files import default_from_file
+from whisper_gpt.jobs.config_files import default_from_file, local_path, local_word
 from whisper_gpt.jobs.errors import USERS_ERRORS, UsageError
 
 # Verb → module of whisper_gpt and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
@@ -50,32 +51,43 @@ _STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "fsspec", "gcsfs", "goog
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb → its exit code: 0 done, 2 wrong usage, 3 too many inputs failed, 1 anything else."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if arguments else 2
+    arguments = [local_word(word) for word in (sys.argv[1:] if argv is None else argv)]
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
-    if verb not in VERBS:
-        print(f"whisper-gpt: {verb!r} is not a verb; use one of {', '.join(VERBS)}", file=sys.stderr)
-        return 2
     try:
-        code = run_verb(verb, rest)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # Whoever read this output has seen enough; at its end the interpreter would try to flush it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_CLOSED_PIPE
+        try:
+            return _answer(verb, rest)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # here, because at its end the interpreter could only complain
     except KeyboardInterrupt:
         print("whisper-gpt: interrupted", file=sys.stderr)
         return 1
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich's way to end
+            return EXIT_CLOSED_PIPE
+        raise
     except Exception as error:
+        reader_gone = isinstance(error, BrokenPipeError) and _reader_is_gone()
+        _drop_unwritten()
+        if reader_gone:
+            return EXIT_CLOSED_PIPE
         message = _user_message(error)
         if message is None:
             raise
         print(f"whisper-gpt {verb}: {message}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _answer(verb: str, rest: list[str]) -> int:
+    """Run a verb, or say which there are → the exit code."""
+    if verb in ("", "-h", "--help", "help"):
+        print(_usage())
+        return 0 if verb else 2
+    if verb not in VERBS:
+        print(f"whisper-gpt: {verb!r} is not a verb; use one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    return run_verb(verb, rest)
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
@@ -96,10 +108,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _registry() -> ConstructorRegistry:
-    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name.
-
-    A folder of this machine may be given as `file://…` too, and a store's prefix is refused where one is needed.
-    """
+    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name, and
+    that a store's prefix is refused where a folder of this machine is needed."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -109,7 +119,7 @@ def _registry() -> ConstructorRegistry:
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="PATH",
-            instance_from_str=lambda words: _local_path(words[0]),
+            instance_from_str=lambda words: local_path(words[0]),
             is_instance=lambda value: isinstance(value, Path),
             str_from_instance=lambda path: [str(path)],
         )
@@ -143,13 +153,23 @@ def _user_message(error: Exception) -> str | None:
     return None
 
 
-def _local_path(word: str) -> Path:
-    scheme, separator, _ = word.partition("://")
-    if not separator:
-        return Path(word)
-    if scheme == "file":
-        return Path(UPath(word).path)
-    raise ValueError(f"{word}: must lie on this machine")
+def _reader_is_gone() -> bool:
+    """Whether what is printed goes to a pipe that nobody reads any more; a socket may break as well."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # an error is always reported
+        return bool(poll.poll(0))
+    except (AttributeError, OSError):  # no stdout, or one that is not a file
+        return False
+
+
+def _drop_unwritten() -> None:
+    """Forget what could not be printed: the interpreter would try again at its end."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage() -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,19 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
     return config_type(**values, **missing), rest
 
 
+def local_word(word: str) -> str:
+    """A word of a command line or a YAML file with `file:///folder`, also behind `--option=`, as `/folder`."""
+    option, address = re.match(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return f"{option}{UPath(address).path}" if address.startswith("file://") else word
+
+
+def local_path(word: str) -> Path:
+    """The path of a file or folder of this machine. Raises `ValueError` for an object store's."""
+    if "://" in word:
+        raise ValueError(f"{word}: must lie on this machine")
+    return Path(word)
+
+
 def resume_with_saved_options(arguments: list[str], file_name: str) -> list[str]:
     """`arguments`, and where --resume is one of them `--config` with the file `file_name` in the folder of --out."""
     given = dict(itertools.pairwise(arguments))
@@ -75,7 +89,14 @@ def _plain(value: Any) -> Any:
 
 def _validated(value: Any, hint: Any, where: str) -> Any:
     """YAML's `value` as the type that the dataclass declares: text as a path, a list as a tuple."""
+    listed = value if isinstance(value, list) else [value]
+    words = [local_word(word) if isinstance(word, str) else word for word in listed]
     try:
-        return TypeAdapter(hint).validate_python(value)
+        if Path in (hint, *typing.get_args(hint)):
+            for word in words:
+                local_path(str(word))
+        return TypeAdapter(hint).validate_python(words if isinstance(value, list) else words[0])
     except ValidationError as error:
         raise UsageError(f"{where}: {error.errors()[0]['msg']}, found {value!r}") from error
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error

@@ -3,11 +3,14 @@
 The WAV is all decoded audio of the one codebook that is modelled: the prompt's own tokens, then the continuation.
 """
 
+import io
 import math
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import soundfile
 import torch
 from rich.progress import track
@@ -78,13 +81,13 @@ def run(config: Config) -> int:
     generator = torch.Generator().manual_seed(config.seed)
     continuation = Continuation(model, codec, log_mel, prompt, how, config.mel, generator)
     console = status_console()
-    with (
-        publishing(config.out) as file,
-        soundfile.SoundFile(file, "w", codec.sample_rate, 1, "PCM_16", format="WAV") as sound,
-    ):
-        sound.write(continuation.prompt_audio.clamp(-1, 1).numpy())
+    with publishing(config.out) as file, wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(codec.sample_rate)
+        sound.writeframesraw(_pcm16(continuation.prompt_audio.clamp(-1, 1).numpy()))
         for _ in track(range(frames), "generating", console=console, transient=True):
-            sound.write(continuation.step().clamp(-1, 1).numpy())
+            sound.writeframesraw(_pcm16(continuation.step().clamp(-1, 1).numpy()))
     save_config(config, config.out.with_name(f"{config.out.name}.yaml"))
     prompt_s = len(continuation.prompt_audio) / codec.sample_rate
     console.print(
@@ -92,3 +95,10 @@ def run(config: Config) -> int:
         f"{model.config.name} at step {state.step}, codec {codec.name}"
     )
     return 0
+
+
+def _pcm16(audio: np.ndarray) -> bytes:
+    """`audio` float32 `[n]` as 16-bit samples, in memory: libsndfile would print what a file of Python's raises."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio, 1, "PCM_16", format="RAW")
+    return buffer.getvalue()

@@ -15,6 +15,7 @@ from upath import UPath
 
 from whisper_gpt.jobs.errors import JobError
 from whisper_gpt.jobs.run_log import LOGS_FOLDER
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location, is_remote
 from whisper_gpt.pipeline.publish import TEMPORARY_SUFFIX
 
@@ -47,8 +48,8 @@ def _flock(dataset: Path) -> Iterator[Callable[[], None]]:
             file.seek(0)
             raise _held(dataset, file.read().strip() or "unknown") from error
         file.truncate(0)
-        file.write(f"{_own_name()}\n")
-        file.flush()
+        with naming_full_disk(path):
+            os.write(file.fileno(), f"{_own_name()}\n".encode())
         _sweep(dataset)
         try:
             yield lambda: None

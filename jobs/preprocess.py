@@ -58,7 +58,7 @@ def run(config: Config) -> int:
         workers = None if is_file(dataset / FILE_NAME) else stack.enter_context(cluster)
         settings = when_taken()
         require_held = stack.enter_context(output_lock(dataset))
-        log = stack.enter_context(run_log(dataset))
+        log = run_log(dataset)
         parts = settle_plan(dataset, found.sources, settings, config.extend, config.retry_failed)
         publish_absent(dataset, found.scan.absent)
         save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
@@ -17,6 +16,7 @@ from tyro.conf import Positional
 from whisper_gpt.jobs.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
 from whisper_gpt.jobs.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
 from whisper_gpt.jobs.config_files import resume_with_saved_options, save_config
+from whisper_gpt.jobs.curves import curves
 from whisper_gpt.jobs.errors import JobError, UsageError, require
 from whisper_gpt.jobs.output_lock import output_lock
 from whisper_gpt.jobs.progress import progress_line, share_done, status_console
@@ -112,7 +112,7 @@ def run(config: Config) -> int:
         save_config(config, config.out / CONFIG_FILE, without=["resume"])
         scored_s = sum(map(len, held_out)) / SAMPLE_RATE
         console.print(f"{store.hours:.2f} h to train on, {scored_s:.0f} s of what is held out to score")
-        with SummaryWriter(str(config.out / "tensorboard"), purge_step=training.step + 1) as writer:
+        with curves(config.out, training.step + 1) as writer:
             _train(config, training, store, held_out, writer, console)
         save_weights(config.out / CODEC_FILE, config.name, training.averaged(), config.about)
     console.print(f"{config.out / CODEC_FILE}")
@@ -220,7 +220,7 @@ def _synthetic(root: Path, pieces: int) -> list[Path]:
         (aside / "piano").mkdir()
         for i in range(pieces):
             audio = synthetic_piano.play(_PIECE_S, np.random.default_rng(i))
-            soundfile.write(aside / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE, "PCM_16")
+            synthetic.write_sound(aside / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE)
         aside.replace(root)
     return sorted(path for path in root.rglob("*") if path.suffix in (".wav", ".flac"))
 

@@ -11,16 +11,17 @@ from pathlib import Path
 import psutil
 
 from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.full_disk import naming_full_disk
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder for the length of the block. Raises `ManifestError` where there is no place for one."""
+    """A new folder for the length of the block. Raises `ManifestError` where there is no place for it or its files."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-")
     except OSError as error:
         raise ManifestError(f"no place for temporary files on {platform.node()}: {error.strerror or error}") from error
-    with folder as name:
+    with folder as name, naming_full_disk(Path(name)):
         yield Path(name)
 
 

@@ -52,9 +52,16 @@ class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio"
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write `config.json` and `model.safetensors` into the existing `folder`."""
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS_FILE)
+    """Write `config.json` and `model.safetensors` into the existing `folder`.
+
+    Raises `ModelError` if they cannot be written, as on a full disk.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        (folder / CONFIG_FILE).write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}: the model cannot be written ({error})") from error
 
 
 def read_config(folder: Path) -> ModelConfig:

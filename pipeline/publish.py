@@ -9,6 +9,7 @@ from pathlib import Path
 
 from upath import UPath
 
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location, file_sha256, is_remote
 from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.errors import PipelineError
@@ -22,10 +23,15 @@ def publishing(path: Location) -> Iterator[BufferedRandom]:
     """Open a temporary file for writing and reading; on success it becomes `path`, in one step.
 
     Local: a file beside `path`, synced and renamed. In an object store: a file of this machine, put there in one piece
-    and read back. Where the block raises, nothing is published and the temporary file is removed.
+    and read back. Where the block raises, nothing is published and the temporary file is removed. Raises
+    `ManifestError` for a full disk.
     """
-    with _uploading(path) if is_remote(path) else _renaming(path) as file:
-        yield file
+    if is_remote(path):
+        with _uploading(path) as file:
+            yield file
+    else:
+        with naming_full_disk(path), _renaming(path) as file:
+            yield file
 
 
 def publish_bytes(path: Location, data: bytes) -> None:

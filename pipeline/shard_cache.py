@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.errors import ShardError
 
@@ -94,7 +95,7 @@ class ShardCache:
 def _copy(shard: Location, path: Path) -> str:
     """Copy a shard to the local `path` → its SHA-256."""
     digest = hashlib.sha256()
-    with shard.open("rb") as remote, path.open("wb") as file:
+    with naming_full_disk(path), shard.open("rb") as remote, path.open("wb") as file:
         while block := remote.read(_BLOCK):
             digest.update(block)
             file.write(block)

@@ -26,6 +26,7 @@ from whisper_gpt.jobs.training.checkpoints import load_run, save_state, sync_fil
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.rank import train_rank
 from whisper_gpt.jobs.training.ranks import Precision, alone, autocast
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.model.checkpoint import save_model
 from whisper_gpt.model.cost import training_flops
@@ -100,7 +101,8 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     trial.folder.mkdir(parents=True, exist_ok=True)
     config, ranks = training_config(trial, budget), alone(budget.device)
     try:
-        with (trial.folder / _LOG_FILE).open("a", encoding="utf-8") as log:
+        path = trial.folder / _LOG_FILE
+        with naming_full_disk(path), path.open("a", encoding="utf-8") as log:
             train_rank(config, ranks, status_console(log), contextlib.nullcontext(lambda: False))
     except Diverged as error:
         append_log(trial.folder, f"diverged: {error}\n")
@@ -118,8 +120,9 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
         curve=_curve(config.out, budget),
     )
     save_model(model.cpu(), trial.folder)
-    save_state(trial.folder, replace(state, files={}))  # with it, the folder is a checkpoint to evaluate and audit
-    sync_files(trial.folder)
+    with naming_full_disk(trial.folder):
+        save_state(trial.folder, replace(state, files={}))  # with it, the folder is a checkpoint to evaluate and audit
+        sync_files(trial.folder)
     return _publish(trial, found)
 
 
@@ -133,7 +136,8 @@ def _publish(trial: Trial, found: Trained) -> Trained:
 def append_log(folder: Path, text: str) -> None:
     """Add to what a folder's trial has said so far."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOG_FILE).open("a", encoding="utf-8") as log:
+    path = folder / _LOG_FILE
+    with naming_full_disk(path), path.open("a", encoding="utf-8") as log:
         log.write(text)
 
 

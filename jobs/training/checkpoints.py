@@ -25,6 +25,7 @@ from whisper_gpt.jobs.errors import JobError
 from whisper_gpt.manifests.dataset_info import DatasetInfo, differences
 from whisper_gpt.manifests.location import Location, file_sha256
 from whisper_gpt.model.checkpoint import load_safetensors, save_model
+from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.pipeline.publish import publish_bytes, sync_folder
 
@@ -85,8 +86,11 @@ def save_checkpoint(
     folder = checkpoint_folder(run, state.step)
     try:
         _write_checkpoint(folder, model, optimizers, average, state)
-    except (OSError, SafetensorError) as error:
-        raise JobError(f"{folder}: the checkpoint cannot be written ({error}); make room, then --resume") from error
+    except (OSError, SafetensorError, ModelError) as error:
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+        again = "--resume" if checkpoints(run) else "run it again"
+        why = error.__cause__ if isinstance(error, ModelError) else error
+        raise JobError(f"{folder}: the checkpoint cannot be written ({why}); make room, then {again}") from error
     _remove_old(run, state, keep)
     return folder
 
@@ -100,7 +104,7 @@ def _write_checkpoint(
 ) -> None:
     for left in folder.parent.glob(f"{_ASIDE}*"):  # by a process that was killed: only one writes
         shutil.rmtree(left, ignore_errors=True)
-    aside = folder.with_name(f"{_ASIDE}{folder.name}")
+    aside = _aside(folder)
     aside.mkdir(parents=True)
     tensors = _optimizer_tensors(model, optimizers)
     if average is not None:
@@ -114,6 +118,10 @@ def _write_checkpoint(
         folder.replace(folder.with_name(f"{_ASIDE}old-{folder.name}"))
     aside.replace(folder)
     sync_folder(folder.parent)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{_ASIDE}{folder.name}")
 
 
 def save_state(folder: Path, state: TrainingState) -> None:

@@ -25,6 +25,7 @@ from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.rank import train_rank
 from whisper_gpt.jobs.training.ranks import Ranks
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import location
 
 _STOP_FILE = ".stop"
@@ -120,7 +121,8 @@ def _train_one_rank(loop_config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
     told_to_stop = contextlib.nullcontext((config.out / _STOP_FILE).exists)
     try:
-        with (config.out / _LOG_FILE).open("a", buffering=1, encoding="utf-8") as log:
+        path = config.out / _LOG_FILE
+        with naming_full_disk(path), path.open("a", buffering=1, encoding="utf-8") as log:
             train_rank(config, ranks, status_console(log), told_to_stop)
     except USERS_ERRORS as error:
         failed.write_text(str(error), encoding="utf-8")

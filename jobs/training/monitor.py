@@ -10,6 +10,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from whisper_gpt.jobs.benchmarks.timing import matrix_flops
+from whisper_gpt.jobs.curves import curves
 from whisper_gpt.jobs.errors import JobError
 from whisper_gpt.jobs.progress import ShowStep, training_progress
 from whisper_gpt.jobs.scoring import Score
@@ -118,6 +119,5 @@ class Monitor:
 def monitor(session: Session, console: Console) -> Iterator[Monitor]:
     """A monitor for the length of a run; TensorBoard's curves go on from the session's step."""
     config, first = session.config, session.state.step
-    folder = str(config.out / "tensorboard")
-    with SummaryWriter(folder, purge_step=first + 1) as writer, training_progress(console, config.steps, first) as show:
+    with curves(config.out, first + 1) as writer, training_progress(console, config.steps, first) as show:
         yield Monitor(session, console, writer, show)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location, is_file, is_remote
 from whisper_gpt.pipeline.corpora import librispeech, maestro
 from whisper_gpt.pipeline.corpora.recording import Scan
@@ -59,12 +60,21 @@ def write(root: Path, size: SyntheticSize) -> None:
         raise PipelineError(f"{root}: not empty, and not made by whisper-gpt; made audio goes to a folder of its own")
     aside = root.with_name(f".{root.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    _write_speech(aside / "LibriSpeech", size)
-    _write_piano(aside / _MAESTRO, size)
-    (aside / _MARKER).write_text(json.dumps(asdict(size)) + "\n")
+    with naming_full_disk(aside):
+        _write_speech(aside / "LibriSpeech", size)
+        _write_piano(aside / _MAESTRO, size)
+        (aside / _MARKER).write_text(json.dumps(asdict(size)) + "\n")
     if root.exists():
         root.rmdir()
     aside.replace(root)
+
+
+def write_sound(path: Path, audio: np.ndarray, rate: int) -> None:
+    """Write `audio` `[n]` or `[n, channels]` as 16-bit samples. Raises `PipelineError` if there is no room for it."""
+    try:
+        soundfile.write(str(path), audio, rate, "PCM_16")
+    except soundfile.LibsndfileError as error:  # it has no words for a full disk
+        raise PipelineError(f"{path}: cannot be written ({error}); is the disk full?") from error
 
 
 _MAESTRO = "maestro-v3.0.0"
@@ -103,7 +113,7 @@ def _write_speech(home: Path, size: SyntheticSize) -> None:
         folder = home / subset / str(speaker) / str(chapter)
         folder.mkdir(parents=True, exist_ok=True)
         utterance = f"{speaker}-{chapter}-{number:04d}"
-        soundfile.write(str(folder / f"{utterance}.flac"), _speak(words, speaker, random), SPEECH_RATE, "PCM_16")
+        write_sound(folder / f"{utterance}.flac", _speak(words, speaker, random), SPEECH_RATE)
         with (folder / f"{speaker}-{chapter}.trans.txt").open("a", encoding="utf-8") as transcript:
             transcript.write(f"{utterance} {' '.join(words)}\n")
         sex = "FM"[speaker % 2]
@@ -185,7 +195,7 @@ def _write_piano(home: Path, size: SyntheticSize) -> None:
             year = 2004 + number % 3
             stem = f"{year}/MADE-PIECE_{number:02d}_ORIG_MID--AUDIO_{number:02d}_R1_{year}_wav--1"
             (home / str(year)).mkdir(exist_ok=True)
-            soundfile.write(str(home / f"{stem}.wav"), _play(size.piece_s, random), PIANO_RATE, "PCM_16")
+            write_sound(home / f"{stem}.wav", _play(size.piece_s, random), PIANO_RATE)
             composer = ("A. Machine", "B. Machine")[number % 2]
             split = _SPLITS[number % len(_SPLITS)]
             table.writerow((composer, f"Étude {number + 1}", split, year, f"{stem}.midi", f"{stem}.wav", size.piece_s))

@@ -1,5 +1,6 @@
 """The command line: help, exit codes, YAML configs."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import yaml
 from upath import UPath
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.config_files import default_from_file, save_config
+from whisper_gpt.jobs.config_files import default_from_file, local_word, save_config
 from whisper_gpt.jobs.errors import UsageError
 from whisper_gpt.jobs.preprocess import Config as PreprocessConfig
 from whisper_gpt.jobs.train import Config as TrainConfig
@@ -40,6 +41,58 @@ def test_a_pipe_that_is_closed_early_is_no_error(dataset: Path) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (cli.EXIT_CLOSED_PIPE, "")
+
+
+@pytest.mark.parametrize("words", ["--help", "train --help", "inspect DATASET", "inspect DATASET --json"])
+def test_whatever_prints_ends_quietly_if_nobody_reads_it(
+    words: str, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(words.replace("DATASET", str(dataset)).split()) == cli.EXIT_CLOSED_PIPE
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_socket_that_breaks_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "a socket")
+
+    monkeypatch.setattr("whisper_gpt.jobs.inspect.run", broken)
+    assert cli.main(["inspect", str(tmp_path)]) == 1
+    assert capfd.readouterr().err == "whisper-gpt inspect: a socket: Broken pipe\n"
+
+
+def test_what_a_full_disk_does_not_take_of_the_output_is_one_line(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert cli.main(["inspect", str(dataset), "--json"]) == 1
+        monkeypatch.undo()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_file_address_means_its_folder_everywhere(tmp_path: Path) -> None:
+    address = f"file://{tmp_path}"
+    assert local_word(f"{address}/a b") == f"{tmp_path}/a b" and local_word(f"--out={address}") == f"--out={tmp_path}"
+    assert local_word("s3://bucket/a") == "s3://bucket/a" and local_word("--name=file") == "--name=file"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.yaml").write_text(yaml.safe_dump({"datasets": [f"{address}/data"], "steps": 7}))
+    # The options that a run was started with are found, and those in a file mean what they mean on the command line.
+    assert cli.main(["train", "--out", f"{address}/run", "--resume"]) == 1
+    default, _ = default_from_file(TrainConfig, ["--config", f"{tmp_path}/run/train.yaml"])
+    assert default is not None and default.datasets == (UPath(tmp_path / "data"),)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"out": f"{address}/run", "cache": None}))
+    default, _ = default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
+    assert default is not None and default.out == tmp_path / "run"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"out": "s3://bucket/run"}))
+    with pytest.raises(UsageError, match="s3://bucket/run"):
+        default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
 def test_a_file_address_is_a_folder_and_a_store_is_refused_where_none_can_be(

@@ -1,0 +1,101 @@
+"""A disk that takes no more: one line that names what was being written, nothing half-written, and a rerun goes on."""
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.reproduction.trials import append_log
+from whisper_gpt.jobs.run_log import run_log
+from whisper_gpt.jobs.training.checkpoints import checkpoints
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.pipeline.corpora import synthetic
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.publish import publish_bytes
+from whisper_gpt.pipeline.shard_cache import ShardCache
+
+
+@contextlib.contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """As on a disk that is full: no file grows beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line on stderr, which holds no traceback."""
+    said = capsys.readouterr().err
+    assert "Traceback" not in said, said
+    return said.strip().splitlines()[-1]
+
+
+def test_whatever_is_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shard").write_bytes(bytes(100))
+    with no_file_beyond(0):
+        with pytest.raises(ManifestError, match=str(tmp_path / "a")):
+            publish_bytes(tmp_path / "a", bytes(100))
+        with pytest.raises(ManifestError, match=r"events\.jsonl"):
+            run_log(tmp_path).write("begun", shard="train-000000")
+        with pytest.raises(ManifestError, match="logs/lock"), output_lock(tmp_path / "run"):
+            pass
+        with pytest.raises(ManifestError, match=str(tmp_path / "trial")):
+            append_log(tmp_path / "trial", "a line of a log")
+        with pytest.raises(ManifestError, match=str(tmp_path / "cache")):
+            ShardCache(tmp_path / "cache", 1000).fetch(tmp_path / "shard", "0")
+        with pytest.raises(ManifestError, match="whisper-gpt-"), scratch_folder() as folder:
+            (folder / "copy").write_bytes(bytes(100))
+        with pytest.raises(PipelineError, match=r"\.flac"):
+            synthetic.write(tmp_path / "synthetic", synthetic.SyntheticSize(utterances=1, pieces=0))
+    assert not (tmp_path / "a").exists() and not list(tmp_path.glob(".a*"))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_shard_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    soundfile.write(str(source / "a.wav"), np.random.default_rng(0).standard_normal(24_000) * 0.1, 24_000)
+    arguments = ["preprocess", "folder", str(source), "--out", str(out), "--codec", "encodec_24khz_small"]
+    assert cli.main([*arguments, "--dry-run"]) == 0
+    with no_file_beyond(16_000):
+        assert cli.main(arguments) == 1
+    assert f"{out}/train/train-000000.tar" in one_line(capsys)
+    assert not list(out.rglob("*.tar")) and not list(out.rglob("*.tmp")) and not list(out.glob("manifest/*"))
+    assert cli.main(arguments) == 0 and cli.main(["verify", str(out)]) == 0
+
+
+def test_a_page_that_does_not_fit(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with no_file_beyond(16_000):
+        assert cli.main(["inspect", str(dataset), "--html", str(tmp_path / "page.html")]) == 1
+    assert str(tmp_path / "page.html") in one_line(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_and_a_sound_that_do_not_fit(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, wav = tmp_path / "run", tmp_path / "more.wav"
+    small = ["--model=gpt-4m", "--batch=1", "--context=16", "--clip-s=0", "--eval-batches=1"]
+    train = ["train", str(dataset), "--out", str(run), *small]
+    with no_file_beyond(4_000):
+        assert cli.main([*train, "--steps=40", "--eval-every=20"]) == 1
+    assert str(run / "tensorboard") in one_line(capsys)
+    with no_file_beyond(100_000):
+        assert cli.main([*train, "--steps=1"]) == 1
+    line = one_line(capsys)
+    assert str(run / "checkpoints" / "step-00000001") in line and "--resume" not in line  # there is none to resume
+    assert not list((run / "checkpoints").iterdir())
+    assert cli.main([*train, "--steps=1"]) == 0
+    with no_file_beyond(10_000):
+        assert cli.main(["generate", str(run), "--out", str(wav), "--seconds=1"]) == 1
+    assert str(wav) in one_line(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"] and len(checkpoints(run)) == 1
