@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[1]
@@ -31,13 +32,14 @@ if __name__ == "__main__":
         ):
             if cli.main(verb):
                 sys.exit(" ".join(verb))
+    print(cli.__file__)
 """
 
 
-def crowd(folder: Path, kind: str) -> Path:
-    """Make a project folder that has modules, or packages, of all four names for itself."""
+def crowd(folder: Path, *packages: str) -> Path:
+    """Make a project folder that has modules of all four names for itself, those in `packages` as folders."""
     for name in FOLDERS:
-        path = folder / f"{name}.py" if kind == "modules" else folder / name / "__init__.py"
+        path = folder / name / "__init__.py" if name in packages else folder / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("MINE = True\n")
     return folder
@@ -64,45 +66,62 @@ def test_every_package_is_listed() -> None:
     assert sorted(listed) == sorted("whisper_gpt." + ".".join(folder.parts) for folder in found)
 
 
-def test_a_wheel_is_complete_and_not_in_the_way(tmp_path: Path) -> None:
-    built = tmp_path / "wheel"
-    source = built / "source"  # a copy: setuptools leaves a build folder behind
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the packages: setuptools leaves a build folder behind."""
+    source = tmp_path_factory.mktemp("wheel") / "source"
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(built), str(source)],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = built.glob("*.whl")
+    pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(source.parent), str(source))
+    (built,) = source.parent.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """A folder that the wheel is installed into."""
+    target = wheel.parent / "installed"
+    pip("install", "--no-deps", "--target", str(target), str(wheel))
+    return target
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_a_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     sources = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert {f"whisper_gpt/{path.as_posix()}" for path in sources} <= set(names)
     assert "whisper_gpt/pipeline/codec/encodec_24khz_small.safetensors" in names
     assert not [name for name in names if not name.startswith(("whisper_gpt/", "whisper_gpt-"))]
-    target = built / "installed"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(wheel)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("packages", [(), FOLDERS])
+def test_a_library_import_beside_modules_of_the_same_names(
+    packages: tuple[str, ...], installed: Path, tmp_path: Path
+) -> None:
     code = (
         "import jobs, manifests, model, pipeline\n"
-        "import whisper_gpt.jobs.cli, whisper_gpt.model.hybrid as hybrid\n"
+        "import whisper_gpt.jobs.cli\n"
+        "from whisper_gpt.model.hybrid import HybridLM\n"
         "assert model.MINE and pipeline.MINE and jobs.MINE and manifests.MINE\n"
-        "print(hybrid.__file__)\n"
+        "print(HybridLM.__module__, whisper_gpt.jobs.cli.__file__)\n"
     )
-    for kind in ("modules", "packages"):
-        folder = crowd(tmp_path / kind, kind)
-        found = run_python(folder / "script.py", code, folder, PYTHONPATH=str(target))
-        assert Path(found.strip()) == target / "whisper_gpt" / "model" / "hybrid.py"
+    folder = crowd(tmp_path, *packages)
+    module, file = run_python(folder / "script.py", code, folder, PYTHONPATH=str(installed)).split()
+    assert module == "whisper_gpt.model.hybrid" and Path(file).is_relative_to(installed)
 
 
-def test_workers_of_ray_find_the_right_packages(tmp_path: Path) -> None:
+def test_workers_of_ray_find_the_right_packages(installed: Path, tmp_path: Path) -> None:
     """Ray puts the driver's working folder first on every worker's path, though it is on no path of the command's."""
-    crowded = crowd(tmp_path / "project", "modules")
+    crowded = crowd(tmp_path / "project", "model", "jobs")
     (crowded / "sounds").mkdir()
     for i in range(2):
         noise = np.random.default_rng(i).standard_normal(24_000) * 0.1
         soundfile.write(str(crowded / "sounds" / f"{i}.wav"), noise, 24_000)
-    run_python(tmp_path / "script.py", VERBS, crowded)
-    assert (crowded / "more.wav").is_file()
+    said = run_python(tmp_path / "script.py", VERBS, crowded, PYTHONPATH=str(installed))
+    assert (crowded / "more.wav").is_file() and Path(said.split()[0]).is_relative_to(installed)
