@@ -120,7 +120,8 @@ def _refuse_shared_sources(members: Sequence[Member]) -> None:
         ids = {source for part in member.parts for source in part.rows["id"].to_pylist()}
         if shared := ids & seen.keys():
             one = min(shared)
-            raise JobError(f"{seen[one]} and {member.dataset} both hold {one}, {len(shared)} in all; join others")
+            what = f"{seen[one]} and {member.dataset} both hold {one}, {len(shared)} in all"
+            raise JobError(f"{what}; join others, or if these are different files, preprocess one with a --name")
         seen |= dict.fromkeys(ids, member.dataset)
 
 
