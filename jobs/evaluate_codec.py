@@ -61,9 +61,9 @@ class Config:
     minutes: float = 10.0
     """Score so much, of recordings drawn from all over the folder."""
     judge: Judges = "fast"
-    """Measures of speech that need the extra `judge`: none (as for music), fast (DNSMOS, voice, PESQ, STOI; some 15 s
-    for a minute of audio on 2 cores), or all, with the errors of a recognizer where there are LibriSpeech transcripts
-    (another 4 minutes for a minute)."""
+    """Measures of speech that need the extra `judge`: none (as for music), fast (DNSMOS, voice, PESQ, STOI; about 45 s
+    of CPU time for a minute of audio and 8 codebooks), or all, with the errors of a recognizer where there are
+    LibriSpeech transcripts (another 2 minutes for a minute). Beside other work OMP_NUM_THREADS=1 is much faster."""
     json: bool = False
     """Print JSON instead of tables."""
 
