@@ -31,17 +31,16 @@ from rich.table import Table
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.progress import status_console
-from whisper_gpt.jobs.run_codec import codec_of
-from whisper_gpt.jobs.scoring import token_logits
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.inference.run_codec import codec_of
+from whisper_gpt.jobs.inference.scoring import token_logits
 from whisper_gpt.jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.pipeline.align import align_recordings
-from whisper_gpt.pipeline.audio import SAMPLE_RATE, probe_file, read_mono, resampled
+from whisper_gpt.pipeline.audio import probe_file, read_mono, resampled
 from whisper_gpt.pipeline.audit import (
     REPLACEMENTS,
     Finding,
@@ -56,8 +55,10 @@ from whisper_gpt.pipeline.audit import (
 )
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import HOP_SAMPLES, MelConfig, frame_count, lookahead_samples
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
+from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE, frame_count
 
 _MADE_FRAMES = 160  # two chunks of the codec's stream, and a bit
 _CORPORA_RATES = {16_000, 44_100, 48_000}  # LibriSpeech's and MAESTRO's

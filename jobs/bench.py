@@ -15,14 +15,14 @@ from tyro.conf import Positional
 from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, decode_speed, encode_speed
 from whisper_gpt.jobs.benchmarks.mel_speed import mel_speed
 from whisper_gpt.jobs.benchmarks.timing import Timing
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.pipeline.audio import SAMPLE_RATE, stream_mono
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
 from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
 from whisper_gpt.pipeline.codec.loading import load_codec
 from whisper_gpt.pipeline.corpora import folder
 from whisper_gpt.pipeline.errors import AudioError
-from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 
 
 @dataclass(frozen=True)

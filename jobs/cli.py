@@ -12,8 +12,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from upath import UPath
 
-from whisper_gpt.jobs.config_files import default_from_file, local_path, local_word
-from whisper_gpt.jobs.errors import USERS_ERRORS, UsageError
+from whisper_gpt.jobs.common.config_files import default_from_file, local_path, local_word
+from whisper_gpt.jobs.common.errors import USERS_ERRORS, UsageError
 
 # Verb → module of whisper_gpt and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
 VERBS = {
@@ -31,9 +31,9 @@ VERBS = {
     "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
     "reproduce": ("jobs.reproduce", "the paper's table on your data: every row under one budget, with intervals"),
     "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
-    "train-codec": ("jobs.train_codec", "train a codec of any size on folders of audio"),
-    "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),
-    "verify-codec": ("jobs.verify_codec", "check the official codec's weights on a recording with known codes"),
+    "train-codec": ("jobs.codec_train", "train a codec of any size on folders of audio"),
+    "evaluate-codec": ("jobs.codec_evaluate", "how well a codec reproduces recordings, and how it uses its codebooks"),
+    "verify-codec": ("jobs.codec_verify", "check the official codec's weights on a recording with known codes"),
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
     "bench chaos": ("jobs.benchmarks.chaos", "kill and damage preprocess at random, and compare what it ends with"),
     "bench loader": ("jobs.benchmarks.loader_speed", "our stream against other loaders over the same samples"),

@@ -11,16 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.model.cache import Cache, empty_cache
 from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.sampling import Sampling, sample
-from whisper_gpt.pipeline.align import align_recordings
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import AUDIO, MelConfig, decoded_codebooks
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig, decoded_codebooks
 
 MelSource = Literal["decode", "predict", "none"]
 

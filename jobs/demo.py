@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.pipeline.codec.files import SMALL_NAME
 from whisper_gpt.pipeline.corpora import synthetic
 

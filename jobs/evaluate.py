@@ -13,15 +13,15 @@ from rich.table import Table
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.floors import FLOORS, count_training, score_floor
-from whisper_gpt.jobs.scoring import Score, add_up, score_model
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.inference.ngram_baselines import FLOORS, count_training, score_floor
+from whisper_gpt.jobs.inference.scoring import Score, add_up, score_model
 from whisper_gpt.jobs.training.checkpoints import load_run, require_same_data, trained_on
-from whisper_gpt.jobs.training.ranks import DeviceChoice, alone
+from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.splits import require_samples
-from whisper_gpt.pipeline.stream import whole_split
+from whisper_gpt.pipeline.loading.stream import whole_split
 
 
 @dataclass(frozen=True)

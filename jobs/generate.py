@@ -16,17 +16,17 @@ import torch
 from rich.progress import track
 from tyro.conf import Positional
 
-from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.common.config_files import save_config
+from whisper_gpt.jobs.common.errors import JobError, UsageError, require
+from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
-from whisper_gpt.jobs.errors import JobError, UsageError, require
-from whisper_gpt.jobs.progress import status_console
-from whisper_gpt.jobs.run_codec import codec_of
+from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.training.checkpoints import load_run
+from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
-from whisper_gpt.pipeline.publish import publishing
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 
 @dataclass(frozen=True)

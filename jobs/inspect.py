@@ -13,11 +13,11 @@ from upath import UPath
 
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location, location
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.report import Example, page
 from whisper_gpt.manifests.statistics import Group, Histogram
 from whisper_gpt.manifests.summary import Summary, summarise
-from whisper_gpt.pipeline.publish import publish_bytes
-from whisper_gpt.pipeline.shard_reader import ShardReader
+from whisper_gpt.pipeline.loading.shard_reader import ShardReader
 
 _LISTED = 10
 _EXAMPLES = 4

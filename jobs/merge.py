@@ -11,18 +11,18 @@ from rich.progress import track
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.output_lock import output_lock
-from whisper_gpt.jobs.planning import ABSENT_FILE, PlanPart, read_parts, refuse_foreign_folder
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, PlanPart, read_parts, refuse_foreign_folder
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.failures import failures_path
 from whisper_gpt.manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
 from whisper_gpt.manifests.location import Location, is_file, is_remote, location
-from whisper_gpt.pipeline.plan import part_name, plan_bytes
-from whisper_gpt.pipeline.publish import linked, publish_bytes, publishing
-from whisper_gpt.pipeline.shards import shard_name, shard_path
+from whisper_gpt.manifests.publish import linked, publish_bytes, publishing
+from whisper_gpt.pipeline.shards.plan import part_name, plan_bytes
+from whisper_gpt.pipeline.shards.tar import shard_name, shard_path
 
 
 @dataclass(frozen=True)

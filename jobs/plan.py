@@ -9,16 +9,29 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from whisper_gpt.jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
-from whisper_gpt.jobs.errors import require
-from whisper_gpt.jobs.estimate import Measured, measure, own_cores
-from whisper_gpt.jobs.output_lock import output_lock
-from whisper_gpt.jobs.planning import PlanPart, publish_absent, refuse_foreign_folder, settle_plan, shard_tasks
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import require
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.preprocessing.estimate import Measured, measure, own_cores
+from whisper_gpt.jobs.preprocessing.options import (
+    DatasetOptions,
+    begin_settings,
+    check,
+    source_root,
+    survey,
+    worker_setup,
+)
+from whisper_gpt.jobs.preprocessing.planning import (
+    PlanPart,
+    publish_absent,
+    refuse_foreign_folder,
+    settle_plan,
+    shard_tasks,
+)
 from whisper_gpt.manifests.fragments import committed_shards
 from whisper_gpt.manifests.location import location
 from whisper_gpt.pipeline.corpora.recording import SPLITS
-from whisper_gpt.pipeline.plan import PlanSettings
+from whisper_gpt.pipeline.shards.plan import PlanSettings
 
 _MEASURE_S = 20.0
 

@@ -7,23 +7,36 @@ from typing import Any
 
 from rich.console import Console
 
-from whisper_gpt.jobs import ray_pool
-from whisper_gpt.jobs.config_files import save_config
-from whisper_gpt.jobs.dataset_options import DatasetOptions, begin_settings, check, source_root, survey, worker_setup
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.common.config_files import save_config
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.event_log import LOGS_FOLDER, run_log
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import audio_progress, status_console
+from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.plan import write_and_print
-from whisper_gpt.jobs.planning import publish_absent, refuse_foreign_folder, settle_plan, shard_tasks, source_paths
-from whisper_gpt.jobs.progress import audio_progress, status_console
-from whisper_gpt.jobs.run_log import LOGS_FOLDER, run_log
-from whisper_gpt.jobs.shard_queue import ShardQueue
-from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs.preprocessing.options import (
+    DatasetOptions,
+    begin_settings,
+    check,
+    source_root,
+    survey,
+    worker_setup,
+)
+from whisper_gpt.jobs.preprocessing.planning import (
+    publish_absent,
+    refuse_foreign_folder,
+    settle_plan,
+    shard_tasks,
+    source_paths,
+)
+from whisper_gpt.jobs.preprocessing.shard_queue import ShardQueue
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.fragments import committed_shards, listed_shards
 from whisper_gpt.manifests.location import Location, is_file, location
-from whisper_gpt.pipeline.plan import PlanSettings
-from whisper_gpt.pipeline.publish import publish_bytes
+from whisper_gpt.manifests.publish import publish_bytes
+from whisper_gpt.pipeline.shards.plan import PlanSettings
 
 EXIT_TOO_MANY_FAILED = 3
 

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.errors import require
+from whisper_gpt.jobs.common.errors import require
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.query import DEFAULT_COLUMNS, Answer, as_sql, ask, is_whole

@@ -13,11 +13,11 @@ import ray
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs import ray_pool
-from whisper_gpt.jobs.config_files import save_config
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.output_lock import output_lock
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.config_files import save_config
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
 from whisper_gpt.jobs.reproduction.collect import row_results, scored_besides
 from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
@@ -27,11 +27,11 @@ from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
 from whisper_gpt.jobs.reproduction.search import Domain, Search
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
-from whisper_gpt.jobs.shard_task import Device
-from whisper_gpt.jobs.training.ranks import Precision
+from whisper_gpt.jobs.training.distributed import Precision
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
-from whisper_gpt.pipeline.publish import publish_bytes
+from whisper_gpt.manifests.publish import publish_bytes
+from whisper_gpt.pipeline.shards.task import Device
 
 
 @dataclass(frozen=True)

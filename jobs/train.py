@@ -1,14 +1,14 @@
 """Train a hybrid or a token-only model from datasets' shards; --resume goes on where a run stopped."""
 
-from whisper_gpt.jobs.config_files import resume_with_saved_options
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.output_lock import output_lock
-from whisper_gpt.jobs.progress import status_console
-from whisper_gpt.jobs.stop_signals import stop_signals
+from whisper_gpt.jobs.common.config_files import resume_with_saved_options
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.training.checkpoints import checkpoints, newest_checkpoint
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config, check
+from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.jobs.training.rank import train_rank
-from whisper_gpt.jobs.training.ranks import alone
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:
@@ -24,7 +24,7 @@ def run(config: Config) -> int:
     console = status_console()
     with output_lock(config.out):
         if config.workers > 1 or config.ray_address:
-            from whisper_gpt.jobs.training.cluster import train_on_cluster
+            from whisper_gpt.jobs.training.ray_train import train_on_cluster
 
             finished = train_on_cluster(config, console)
         else:

@@ -7,8 +7,8 @@ from rich.progress import track
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.planning import PlanPart, read_parts
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.preprocessing.planning import PlanPart, read_parts
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.verify import Planned, PlannedShard, Problem, verify_dataset

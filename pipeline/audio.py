@@ -14,8 +14,8 @@ import soxr
 from whisper_gpt.pipeline.chained_audio import MP3_SLACK, Stream, find_streams, skip_tag
 from whisper_gpt.pipeline.declared_length import SLACK_BYTES, declared_bytes
 from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
-SAMPLE_RATE = 24_000
 # Of what libsndfile reads, but for extensions that mostly mean something else (.mat, .htk, .xi).
 EXTENSIONS = (
     *(".flac", ".wav", ".wave", ".bwf", ".rf64", ".w64", ".aiff", ".aif", ".aifc", ".caf", ".au", ".snd"),

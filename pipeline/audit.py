@@ -15,9 +15,8 @@ from functools import cache, partial
 
 import numpy as np
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 
 Stage = Callable[[np.ndarray], np.ndarray]
 

@@ -23,17 +23,19 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from upath import UPath
 from werkzeug.serving import make_server
 
-from whisper_gpt.jobs import cli, dataset_options, ray_pool
-from whisper_gpt.jobs.planning import load_rows
-from whisper_gpt.jobs.shard_making import make_shard
-from whisper_gpt.jobs.shard_queue import ShardQueue
-from whisper_gpt.jobs.shard_task import WorkerSetup
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.preprocessing import options as dataset_options
+from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs.preprocessing.planning import load_rows
+from whisper_gpt.jobs.preprocessing.shard_queue import ShardQueue
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
 from whisper_gpt.pipeline.codec.loading import load_codec, read_codec
 from whisper_gpt.pipeline.corpora import synthetic
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
+from whisper_gpt.pipeline.shards.make import make_shard
+from whisper_gpt.pipeline.shards.task import WorkerSetup
 
 torch.set_num_threads(2)
 

@@ -19,7 +19,8 @@ FOLDERS = ("jobs", "manifests", "model", "pipeline")
 # What the command does, but three times in one process and with one Ray.
 VERBS = """
 import sys
-from whisper_gpt.jobs import cli, ray_pool
+from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs import (cli)
 
 small = ["--steps", "2", "--batch", "1", "--context", "16", "--clip-s", "0", "--eval-batches", "1", "--model", "gpt-4m"]
 

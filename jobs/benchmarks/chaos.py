@@ -19,9 +19,9 @@ from tyro.conf import Positional
 
 from whisper_gpt.jobs.benchmarks.chaos_cluster import ChaosCluster
 from whisper_gpt.jobs.benchmarks.chaos_ledger import Ledger
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.progress import status_console
-from whisper_gpt.jobs.run_log import EVENTS_FILE, LOGS_FOLDER
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.event_log import EVENTS_FILE, LOGS_FOLDER
+from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.manifests.location import Location, file_sha256, list_files, location
 from whisper_gpt.pipeline.codec.files import SMALL_NAME
 from whisper_gpt.pipeline.corpora import synthetic

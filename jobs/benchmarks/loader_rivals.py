@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from whisper_gpt.pipeline.sequential import pad
+from whisper_gpt.pipeline.loading.sequential import pad
 
 CONTEXT = 750  # frames of a window: 10 s
 BATCH = 16

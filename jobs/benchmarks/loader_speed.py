@@ -25,13 +25,13 @@ from upath import UPath
 from whisper_gpt.jobs.benchmarks.loader_rivals import BATCH, CONTEXT, RIVALS, Tensors
 from whisper_gpt.jobs.benchmarks.restore_speed import RestoreSpeed, restore_speed
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, is_remote, location
 from whisper_gpt.manifests.splits import read_split
-from whisper_gpt.pipeline.shards import shard_path
-from whisper_gpt.pipeline.stream import StreamConfig, stream
+from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
+from whisper_gpt.pipeline.shards.tar import shard_path
 
 OURS = "whisper-gpt"
 _COLUMNS = ("in_process", "two_processes")

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
-from whisper_gpt.jobs.errors import JobError, require
+from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.manifests.dataset_info import FILE_NAME, info_bytes
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.schema import SAMPLES
-from whisper_gpt.pipeline.publish import publish_bytes
 
 _CODEBOOKS, _CODEWORDS, _BANDS = 8, 1024, 64
 

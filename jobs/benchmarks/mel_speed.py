@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from whisper_gpt.jobs.benchmarks.timing import Timing, time_in_turn
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 
 @dataclass(frozen=True)

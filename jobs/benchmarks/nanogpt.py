@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from whisper_gpt.jobs.training.ranks import Precision, autocast
+from whisper_gpt.jobs.training.distributed import Precision, autocast
 from whisper_gpt.model.config import ModelConfig
 
 

@@ -20,12 +20,11 @@ from tyro.conf import Positional
 
 from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
-from whisper_gpt.jobs.errors import JobError, require
-from whisper_gpt.jobs.estimate import own_cores
-from whisper_gpt.jobs.planning import scan_corpus
-from whisper_gpt.jobs.progress import status_console
-from whisper_gpt.jobs.run_log import EVENTS_FILE, LOGS_FOLDER
-from whisper_gpt.pipeline.align import align_recordings
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.event_log import EVENTS_FILE, LOGS_FOLDER
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.preprocessing.estimate import own_cores
+from whisper_gpt.jobs.preprocessing.planning import scan_corpus
 from whisper_gpt.pipeline.audio import probe, stream_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
 from whisper_gpt.pipeline.codec.causal import untrained_codec
@@ -33,8 +32,9 @@ from whisper_gpt.pipeline.codec.files import weights_file
 from whisper_gpt.pipeline.codec.loading import read_codec
 from whisper_gpt.pipeline.codec.weights import save_weights
 from whisper_gpt.pipeline.corpora.recording import SPLITS
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 
 @dataclass(frozen=True)

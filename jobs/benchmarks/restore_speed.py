@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
-from whisper_gpt.pipeline.order import cut_windows
-from whisper_gpt.pipeline.stream import StreamConfig, WindowOrder
+from whisper_gpt.pipeline.loading.order import cut_windows
+from whisper_gpt.pipeline.loading.stream import StreamConfig, WindowOrder
 
 _SAMPLES, _PER_SHARD = 1_000_000, 700
 

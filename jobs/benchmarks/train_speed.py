@@ -23,15 +23,15 @@ from upath import UPath
 
 from whisper_gpt.jobs.benchmarks.nanogpt import plain_loop
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
-from whisper_gpt.jobs.errors import require
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import require
+from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.training.config import Config as TrainConfig
+from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision, alone
 from whisper_gpt.jobs.training.loop import train
 from whisper_gpt.jobs.training.monitor import Monitor
-from whisper_gpt.jobs.training.ranks import DeviceChoice, Precision, alone
 from whisper_gpt.jobs.training.session import Session, open_session
 from whisper_gpt.model.config import preset
-from whisper_gpt.pipeline.stream import whole_split
+from whisper_gpt.pipeline.loading.stream import whole_split
 
 _PLAIN = "plain loop"
 _WARM_UP = 2  # steps of a round that are not counted

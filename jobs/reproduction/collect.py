@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.floors import FLOORS
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.inference.ngram_baselines import FLOORS
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.scores import Scores, groups_of, read_scores, require_scores

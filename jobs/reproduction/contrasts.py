@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.rows import BASELINE
 from whisper_gpt.jobs.reproduction.statistics import Difference, Interval, difference
-from whisper_gpt.pipeline.mel_config import decoded_codebooks
+from whisper_gpt.pipeline.features.mel_config import decoded_codebooks
 
 _SIGNIFICANT = 0.05
 

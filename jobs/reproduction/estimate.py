@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, training_config
+from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.jobs.training.loop import take_step
 from whisper_gpt.jobs.training.monitor import Clock
-from whisper_gpt.jobs.training.ranks import alone
 from whisper_gpt.jobs.training.session import open_session
 
 _WARM_UP, _TIMED = 2, 4

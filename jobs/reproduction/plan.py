@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.reproduction.search import Domain
 from whisper_gpt.jobs.reproduction.trials import Budget, recipe
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.config import PRESETS
-from whisper_gpt.pipeline.publish import publish_bytes
 
 _FILE_NAME = "plan.json"
 _FREE = ("threads",)  # of a budget: what is computed does not hang on it

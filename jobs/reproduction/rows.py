@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whisper_gpt.jobs.errors import UsageError
+from whisper_gpt.jobs.common.errors import UsageError
 from whisper_gpt.jobs.training.config import ModelName
 from whisper_gpt.manifests.dataset_info import DatasetInfo
-from whisper_gpt.pipeline.mel_config import AUDIO, centred_window, decoded_codebooks
+from whisper_gpt.pipeline.features.mel_config import AUDIO, centred_window, decoded_codebooks
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import ray
 from upath import UPath
 
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.ray_pool import first_ready
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.signals import stop_signals
+from whisper_gpt.jobs.preprocessing.ray_workers import first_ready
 from whisper_gpt.jobs.reproduction.estimate import Cost, affordable_tokens, time_trial
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.scores import read_scores, score_floors, score_trial
@@ -25,7 +26,6 @@ from whisper_gpt.jobs.reproduction.trials import (
     require_trained,
     train_trial,
 )
-from whisper_gpt.jobs.stop_signals import stop_signals
 from whisper_gpt.model.config import PRESETS
 
 _RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint

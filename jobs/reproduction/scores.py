@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.floors import count_training, score_floor
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.inference.ngram_baselines import count_training, score_floor
+from whisper_gpt.jobs.inference.scoring import WindowScore, model_scores
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, windows
-from whisper_gpt.jobs.scoring import WindowScore, model_scores
-from whisper_gpt.jobs.training.ranks import alone
+from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.pipeline.publish import publish_bytes
 
 _SCORES_FILE = "test.json"
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.floors import FLOORS
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.inference.ngram_baselines import FLOORS
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Trial, require_trained
 from whisper_gpt.manifests.dataset_info import DatasetInfo

@@ -17,21 +17,21 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from upath import UPath
 
-from whisper_gpt.jobs.errors import Diverged, JobError
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.errors import Diverged, JobError
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.inference.scoring import score_model
 from whisper_gpt.jobs.reproduction.rows import Row
-from whisper_gpt.jobs.scoring import score_model
-from whisper_gpt.jobs.shard_task import Device
 from whisper_gpt.jobs.training.checkpoints import load_run, save_state, sync_files
 from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.distributed import Precision, alone, autocast
 from whisper_gpt.jobs.training.rank import train_rank
-from whisper_gpt.jobs.training.ranks import Precision, alone, autocast
 from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.checkpoint import save_model
 from whisper_gpt.model.cost import training_flops
-from whisper_gpt.pipeline.publish import publish_bytes
-from whisper_gpt.pipeline.stream import Batch, whole_split
+from whisper_gpt.pipeline.loading.stream import Batch, whole_split
+from whisper_gpt.pipeline.shards.task import Device
 
 EVALUATIONS = 10  # points of the learning curve
 _EVALUATED_WINDOWS = 32  # at least, for a point; the trial's last score is of the whole split

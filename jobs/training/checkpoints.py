@@ -21,13 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.manifests.dataset_info import DatasetInfo, differences
 from whisper_gpt.manifests.location import Location, file_sha256
+from whisper_gpt.manifests.publish import publish_bytes, sync_folder
 from whisper_gpt.model.checkpoint import load_safetensors, save_model
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.pipeline.publish import publish_bytes, sync_folder
 
 STATE_FILE = "state.json"
 _FOLDER = "checkpoints"

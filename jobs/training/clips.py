@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from whisper_gpt.jobs.continuation import Continuation, Prompt, can_continue
-from whisper_gpt.jobs.run_codec import codec_of
+from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.batch import Batch
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
-from whisper_gpt.pipeline.stream import batches
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
+from whisper_gpt.pipeline.loading.batch import Batch
+from whisper_gpt.pipeline.loading.stream import batches
 
 _SAMPLING = Sampling(temperature=1.0, top_k=100)
 

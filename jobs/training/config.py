@@ -9,8 +9,8 @@ import torch
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.errors import require
-from whisper_gpt.jobs.training.ranks import DeviceChoice, Precision
+from whisper_gpt.jobs.common.errors import require
+from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision
 
 ModelName = Literal["hybrid-4m", "hybrid-paper", "gpt-4m", "gpt-40m"]
 CONFIG_FILE = "train.yaml"  # in the folder of the run

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from whisper_gpt.jobs.errors import Diverged
-from whisper_gpt.jobs.progress import share_done
-from whisper_gpt.jobs.scoring import Score, score_model
+from whisper_gpt.jobs.common.errors import Diverged
+from whisper_gpt.jobs.common.progress import share_done
+from whisper_gpt.jobs.inference.scoring import Score, score_model
 from whisper_gpt.jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
+from whisper_gpt.jobs.training.distributed import autocast, seed_everything
 from whisper_gpt.jobs.training.monitor import Clock, Monitor
 from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate
-from whisper_gpt.jobs.training.ranks import autocast, seed_everything
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.step import StepResult, train_step
-from whisper_gpt.pipeline.stream import Batch
-from whisper_gpt.pipeline.stream import batches as all_batches
+from whisper_gpt.pipeline.loading.stream import Batch
+from whisper_gpt.pipeline.loading.stream import batches as all_batches
 
 
 @dataclass

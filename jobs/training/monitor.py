@@ -10,10 +10,10 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from whisper_gpt.jobs.benchmarks.timing import matrix_flops
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.progress import ShowStep, training_progress
 from whisper_gpt.jobs.curves import curves
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.progress import ShowStep, training_progress
-from whisper_gpt.jobs.scoring import Score
+from whisper_gpt.jobs.inference.scoring import Score
 from whisper_gpt.jobs.training.clips import Clips, open_clips
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.step import StepResult

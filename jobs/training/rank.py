@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from whisper_gpt.jobs.config_files import save_config
+from whisper_gpt.jobs.common.config_files import save_config
 from whisper_gpt.jobs.training.checkpoints import checkpoints
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config
+from whisper_gpt.jobs.training.distributed import Ranks, make_deterministic
 from whisper_gpt.jobs.training.loop import train
 from whisper_gpt.jobs.training.monitor import monitor
-from whisper_gpt.jobs.training.ranks import Ranks, make_deterministic
 from whisper_gpt.jobs.training.session import open_session
 
 

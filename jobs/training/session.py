@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from upath import UPath
 
-from whisper_gpt.jobs.errors import JobError
+from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.training.checkpoints import (
     TrainingState,
     checkpoint_folder,
@@ -22,16 +22,16 @@ from whisper_gpt.jobs.training.checkpoints import (
     trained_on,
 )
 from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.distributed import Ranks, seed_everything
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
-from whisper_gpt.jobs.training.ranks import Ranks, seed_everything
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.model.config import ModelConfig, preset
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
-from whisper_gpt.pipeline.mixture import BLOCK, block_slots
-from whisper_gpt.pipeline.order import ORDER_VERSION
-from whisper_gpt.pipeline.stream import Stream, StreamConfig, stream
+from whisper_gpt.pipeline.loading.mixture import BLOCK, block_slots
+from whisper_gpt.pipeline.loading.order import ORDER_VERSION
+from whisper_gpt.pipeline.loading.stream import Stream, StreamConfig, stream
 
 
 @dataclass

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from whisper_gpt.jobs.training.ranks import Precision, Ranks, autocast, reproducible
-from whisper_gpt.pipeline.stream import Batch
+from whisper_gpt.jobs.training.distributed import Precision, Ranks, autocast, reproducible
+from whisper_gpt.pipeline.loading.stream import Batch
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
 from whisper_gpt.pipeline.codec.encodec_import import (
     EncodecModel,
     ResidualVectorQuantizer,
@@ -16,6 +15,7 @@ from whisper_gpt.pipeline.codec.encodec_import import (
     SEANetEncoder,
 )
 from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 # 8 · 5 · 4 · 2 = 320 samples a frame: the one hop that shares its clock with the mel frames.
 _RATIOS = [8, 5, 4, 2]

@@ -21,7 +21,7 @@ from whisper_gpt.pipeline.codec.quantizer import ResidualQuantizer
 from whisper_gpt.pipeline.codec.streaming import Layer, StreamState, join
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.float32 import full_float32
-from whisper_gpt.pipeline.mel_config import frame_count
+from whisper_gpt.pipeline.frames import frame_count
 
 PREROLL_FRAMES = 8
 # One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.

@@ -7,7 +7,7 @@ import librosa
 import torch
 from torch import nn
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 # Windows of the multi-scale mel distance, in samples; each moves by a quarter of itself.
 SCALES = (64, 128, 256, 512, 1024, 2048)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.distances import LogMelDistance, si_sdr_db
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

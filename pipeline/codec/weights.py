@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, codebooks
 from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
 from whisper_gpt.pipeline.codec.files import OFFICIAL_FILE, OFFICIAL_NAME, OFFICIAL_SHA256_PREFIX
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.publish import publish_bytes
 
 _ABOUT = "whisper_gpt_codec"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import fftconvolve
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 _HIGHEST_PARTIAL_HZ = 10_500.0
 _LOUDNESS_LAYERS = 4

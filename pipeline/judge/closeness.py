@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.judge.packages import JUDGE_RATE, at_judge_rate
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import numpy as np
 import soxr
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 JUDGE_RATE = 16_000
 # Only the weights of Resemblyzer are used, and nothing of what it depends on.

@@ -25,7 +25,7 @@ from whisper_gpt.pipeline.audit import (
 )
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.features.mel import LogMel
 
 FRAMES = 96
 MIDDLE = FRAMES // 2

@@ -14,7 +14,7 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.benchmarks.loader_rivals import BATCH, CONTEXT, RIVALS, Tensors
 from whisper_gpt.jobs.benchmarks.loader_speed import OURS, shards
 from whisper_gpt.jobs.benchmarks.restore_speed import restore_speed
-from whisper_gpt.pipeline.stream import StreamConfig, batches, stream
+from whisper_gpt.pipeline.loading.stream import StreamConfig, batches, stream
 
 
 def windows(taken: Iterable[Tensors]) -> Counter[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from whisper_gpt.jobs.benchmarks.chaos import survive
 from whisper_gpt.jobs.benchmarks.chaos_ledger import Ledger
-from whisper_gpt.jobs.progress import status_console
+from whisper_gpt.jobs.common.progress import status_console
 
 
 def test_killed_at_random_and_still_the_same_bytes(store: Any, made_corpora: Path) -> None:

@@ -14,8 +14,8 @@ import yaml
 from upath import UPath
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.config_files import default_from_file, local_word, save_config
-from whisper_gpt.jobs.errors import UsageError
+from whisper_gpt.jobs.common.config_files import default_from_file, local_word, save_config
+from whisper_gpt.jobs.common.errors import UsageError
 from whisper_gpt.jobs.preprocess import Config as PreprocessConfig
 from whisper_gpt.jobs.train import Config as TrainConfig
 

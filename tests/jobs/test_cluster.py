@@ -75,7 +75,7 @@ def submit(job: JobSubmissionClient, command: str) -> str:
 
 def read_planned(out: Path) -> int:
     """How many shards the dataset will have; 0 while nobody knows."""
-    from whisper_gpt.jobs.planning import read_parts, shard_tasks
+    from whisper_gpt.jobs.preprocessing.planning import read_parts, shard_tasks
 
     return len(shard_tasks(read_parts(out))) if (out / "manifest").is_dir() else 0
 

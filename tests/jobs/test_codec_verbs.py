@@ -8,10 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from whisper_gpt.jobs import cli, verify_codec
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs import codec_verify as verify_codec
 from whisper_gpt.jobs.bench import read_clips
 from whisper_gpt.jobs.benchmarks.codec_speed import multiplications
-from whisper_gpt.jobs.verify_codec import agreement
+from whisper_gpt.jobs.codec_verify import agreement
 from whisper_gpt.pipeline.codec.causal import Codec
 
 SMALL = "--codec=encodec_24khz_small"

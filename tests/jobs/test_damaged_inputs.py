@@ -90,7 +90,7 @@ def check(folder: Path, out: Path, limit_mb: int) -> tuple[int, int]:
 
 
 def planned_seconds(out: Path) -> dict[str, float]:
-    from whisper_gpt.jobs.planning import read_parts
+    from whisper_gpt.jobs.preprocessing.planning import read_parts
 
     (part,) = read_parts(out)
     return dict(zip(part.rows["path"].to_pylist(), part.rows["seconds"].to_pylist(), strict=True))
@@ -100,10 +100,10 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
     """What one process needs, beyond having the codec, to make all the shards again."""
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from whisper_gpt.jobs.planning import load_rows, read_parts, shard_tasks\n"
-        "from whisper_gpt.jobs.shard_making import make_shard; from whisper_gpt.jobs.shard_task import ShardJob\n"
-        "from whisper_gpt.pipeline.codec.loading import load_codec; from whisper_gpt.pipeline.mel import LogMel\n"
-        "from whisper_gpt.pipeline.mel_config import MelConfig\n"
+        "from whisper_gpt.jobs.preprocessing.planning import load_rows, read_parts, shard_tasks\n"
+        "from whisper_gpt.pipeline.shards.make import make_shard; from whisper_gpt.pipeline.shards.task import ShardJob\n"
+        "from whisper_gpt.pipeline.codec.loading import load_codec; from whisper_gpt.pipeline.features.mel import LogMel\n"
+        "from whisper_gpt.pipeline.features.mel_config import MelConfig\n"
         "codec, mel = load_codec('encodec_24khz_small'), LogMel(MelConfig())\n"
         "list(codec.encode(__import__('numpy').zeros((8, 24000), 'float32')))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -10,16 +10,16 @@ import pytest
 import soundfile
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.output_lock import output_lock
+from whisper_gpt.jobs.common.event_log import run_log
+from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.reproduction.trials import append_log
-from whisper_gpt.jobs.run_log import run_log
 from whisper_gpt.jobs.training.checkpoints import checkpoints
 from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.corpora import synthetic
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.publish import publish_bytes
-from whisper_gpt.pipeline.shard_cache import ShardCache
+from whisper_gpt.pipeline.loading.shard_cache import ShardCache
 
 
 @contextlib.contextmanager

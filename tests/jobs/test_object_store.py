@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from whisper_gpt.jobs import cli, output_lock
+from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.benchmarks.chaos import hashes
-from whisper_gpt.jobs.errors import JobError
-from whisper_gpt.jobs.output_lock import LOCK_FILE
-from whisper_gpt.jobs.output_lock import output_lock as lock
+from whisper_gpt.jobs.common import lock as output_lock
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.lock import LOCK_FILE
+from whisper_gpt.jobs.common.lock import output_lock as lock
 from whisper_gpt.manifests.fragments import committed_shards
 from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.publish import publish_bytes, publishing
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.publish import publish_bytes, publishing
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

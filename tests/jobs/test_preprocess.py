@@ -16,8 +16,9 @@ import pytest
 import ray
 import soundfile
 
-from whisper_gpt.jobs import cli, ray_pool
+from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.benchmarks.chaos import hashes
+from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import read_samples
@@ -94,7 +95,7 @@ def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
     out = tmp_path / "out"
     arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
     holder = (
-        "import sys; from pathlib import Path; from whisper_gpt.jobs.output_lock import output_lock\n"
+        "import sys; from pathlib import Path; from whisper_gpt.jobs.common.lock import output_lock\n"
         "with output_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -263,7 +264,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
 
     class Fragile(alive):  # type: ignore[valid-type, misc]
         def _load(self) -> Any:
-            import whisper_gpt.jobs.source_reader as reader
+            import whisper_gpt.pipeline.shards.source_reader as reader
 
             read = reader.file_sha256
 

@@ -18,7 +18,7 @@ from whisper_gpt.pipeline.audio import probe, read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.corpora import librispeech, maestro
 from whisper_gpt.pipeline.errors import PipelineError
-from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.features.mel import LogMel
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

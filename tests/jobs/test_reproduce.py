@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.errors import UsageError
+from whisper_gpt.jobs.common.errors import UsageError
 from whisper_gpt.jobs.reproduction.estimate import Cost, affordable_tokens
 from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info

@@ -21,8 +21,8 @@ from whisper_gpt.jobs.continuation import Continuation, MelSource, Prompt, prefi
 from whisper_gpt.jobs.training import loop
 from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.jobs.training.optimizers import learning_rate
-from whisper_gpt.jobs.training.ranks import alone
 from whisper_gpt.jobs.training.step import train_step
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.model.checkpoint import load_safetensors
@@ -30,11 +30,11 @@ from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.model.sampling import Sampling, sample
-from whisper_gpt.pipeline.align import align_recordings
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.stream import StreamConfig, stream
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
 
 FAST = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.planning import read_parts
+from whisper_gpt.jobs.preprocessing.planning import read_parts
 from whisper_gpt.jobs.verify import planned
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures

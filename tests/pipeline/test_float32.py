@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.mel import LogMel
-from whisper_gpt.pipeline.mel_config import MelConfig
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 OPERATIONS: list[Any] = [
     torch.backends.cuda.matmul,

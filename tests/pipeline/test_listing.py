@@ -12,16 +12,16 @@ import pytest
 import soundfile
 from upath import UPath
 
-from whisper_gpt.jobs.planning import refuse_foreign_folder, scan_corpus
-from whisper_gpt.jobs.shard_task import ShardJob
-from whisper_gpt.jobs.source_reader import SourceReader
+from whisper_gpt.jobs.preprocessing.planning import refuse_foreign_folder, scan_corpus
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.location import Location, list_files, location
 from whisper_gpt.pipeline.audio import EXTENSIONS, AudioInfo, probe
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro
 from whisper_gpt.pipeline.corpora.recording import SPLITS, Scan
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
-from whisper_gpt.pipeline.source import Source, examine
+from whisper_gpt.pipeline.shards.source import Source, examine
+from whisper_gpt.pipeline.shards.source_reader import SourceReader
+from whisper_gpt.pipeline.shards.task import ShardJob
 
 SCANS = {"folder": folder.scan, "librispeech": librispeech.scan, "maestro": maestro.scan}
 CHAPTER = Path("LibriSpeech/dev-clean/108/1108")

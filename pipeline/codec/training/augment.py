@@ -10,7 +10,7 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import fftconvolve
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 # Share of the crops that each effect is applied to, independently of the others.
 _MIX, _ROOM, _EQUALISER, _NOISE, _CLIPPING = 0.10, 0.10, 0.15, 0.10, 0.03

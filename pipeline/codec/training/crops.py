@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE, read_mono
+from whisper_gpt.manifests.publish import publish_bytes, publishing
+from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.training.augment import augment
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
-from whisper_gpt.pipeline.publish import publish_bytes, publishing
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 _FULL_SCALE = 32767
 

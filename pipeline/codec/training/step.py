@@ -22,7 +22,7 @@ from whisper_gpt.pipeline.codec.training.discriminator import (
 )
 from whisper_gpt.pipeline.codec.training.quantizer import QuantizerTrainer
 from whisper_gpt.pipeline.codec.weights import codec_tensors
-from whisper_gpt.pipeline.mel_config import HOP_SAMPLES
+from whisper_gpt.pipeline.frames import HOP_SAMPLES
 
 # k-means of the codebooks' start sees this many frames for each of its entries.
 _START_FRAMES_EACH = 16

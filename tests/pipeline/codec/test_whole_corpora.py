@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from whisper_gpt.jobs.benchmarks.codec_speed import stock_audio, stock_codes
-from whisper_gpt.pipeline.align import align_recordings
 from whisper_gpt.pipeline.audio import probe, stream_mono
 from whisper_gpt.pipeline.codec.architecture import codebooks
 from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec
 from whisper_gpt.pipeline.corpora import folder
-from whisper_gpt.pipeline.mel import LogMel
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
 
 # The package's one pass over a longer recording does not fit in the memory of most machines.
 _LONGEST_S = 360

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
 from whisper_gpt.pipeline.corpora.synthetic_piano import play
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 
 def test_a_piece_is_a_function_of_its_generator() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whisper_gpt.pipeline.audio import SAMPLE_RATE
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 
 def voiced(pitch: float, seconds: float = 3.0) -> np.ndarray:

@@ -1,0 +1,228 @@
+"""How well a codec reproduces recordings at each bitrate, beside two controls, and how it uses its codebooks."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.progress import progress_line, status_console
+from whisper_gpt.jobs.judging import Figure, Judges, Reference, Scores, Share, judged
+from whisper_gpt.manifests.statistics import code_usage
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.architecture import architecture_of
+from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.codec.quality import bitrate_kbps, distances, peak_ratio, reconstructions, shifted
+from whisper_gpt.pipeline.codec.quantizer import code_counts
+from whisper_gpt.pipeline.corpora import folder
+from whisper_gpt.pipeline.corpora.librispeech import transcript
+from whisper_gpt.pipeline.errors import AudioError
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
+from whisper_gpt.pipeline.judge.packages import INSTALL, missing_packages
+
+# A recording is scored in pieces of up to this long; ones shorter than the longest spectral window are left out.
+_PIECE_S = 30
+_SHORTEST_SAMPLES = 4096
+# How a measure is shown: its name in the table, digits after the point, and what to multiply it by.
+_SHOWN = {
+    "dnsmos_overall": ("DNSMOS P.835 overall, 1–5", 2, 1),
+    "dnsmos_signal": ("  signal", 2, 1),
+    "dnsmos_background": ("  background", 2, 1),
+    "dnsmos_p808": ("DNSMOS P.808, 1–5", 2, 1),
+    "wer": ("word errors, %", 1, 100),
+    "voice_similarity": ("voice similarity, cosine", 3, 1),
+    "halves_similarity": ("  of the original's halves", 3, 1),
+    "pesq": ("PESQ wide-band, 1–4.64", 2, 1),
+    "stoi": ("STOI, to 1", 3, 1),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt evaluate-codec`."""
+
+    audio: Positional[Path]
+    """Folder of recordings that the codec was not trained on."""
+    codec: str = "encodec_24khz"
+    """As for preprocess."""
+    codec_weights: Path | None = None
+    """As for preprocess."""
+    codebooks: int = 8
+    """Codebooks to load."""
+    only: tuple[str, ...] = ()
+    """Only files whose path matches one of these patterns (as */dev-clean/*)."""
+    minutes: float = 10.0
+    """Score so much, of recordings drawn from all over the folder."""
+    judge: Judges = "fast"
+    """Measures of speech that need the extra `judge`: none (as for music), fast (DNSMOS, voice, PESQ, STOI; about 45 s
+    of CPU time for a minute of audio and 8 codebooks), or all, with the errors of a recognizer where there are
+    LibriSpeech transcripts (another 2 minutes for a minute). Beside other work OMP_NUM_THREADS=1 is much faster."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A recording or, of a long one, up to 30 s of it; `recording` numbers the recordings."""
+
+    recording: int
+    reference: Reference
+
+    @property
+    def wav(self) -> np.ndarray:
+        return self.reference.wav
+
+
+def run(config: Config) -> int:
+    """Score and print → exit code 0."""
+    require(config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
+    codec = load_codec(config.codec, config.codec_weights, config.codebooks)
+    console = status_console()
+    pieces = list(_pieces(config, console))
+    if not pieces:
+        which = f" that matches {' '.join(config.only)}" if config.only else ""
+        raise JobError(
+            f"{config.audio}: no recording{which} of at least {_SHORTEST_SAMPLES / SAMPLE_RATE:.2f} s to score"
+        )
+    missing = missing_packages() if config.judge != "none" else []
+    if missing:
+        console.print(f"left out what these packages measure: {', '.join(missing)}; to install them: {INSTALL}")
+    wavs = [piece.wav for piece in pieces]
+    codes = [codec.encode(wav) for wav in wavs]
+    rows = _rows(codec, pieces, codes, config.judge, console)
+    uses = code_usage(code_counts(np.concatenate(codes, axis=1), codec.codebook_size))
+    seconds = sum(map(len, wavs)) / SAMPLE_RATE
+    if config.json:
+        used = [{"share": use.share, "entropy_bits": use.entropy_bits} for use in uses]
+        figures = {row: {name: asdict(figure) for name, figure in own.items()} for row, own in rows.items()}
+        print(json.dumps({"seconds": seconds, "figures": figures, "codebooks": used, "missing_packages": missing}))
+        return 0
+    out = Console(highlight=False)
+    count = len({piece.recording for piece in pieces})
+    out.print(f"{codec.name} on {seconds:.0f} s of {config.audio}, {count} recordings; ± is half a 95 % interval")
+    out.print(_distance_table(rows))
+    if any(name in figures for figures in rows.values() for name in _SHOWN):
+        out.print(_judge_table(rows))
+    table = Table("codebook", "in use", f"entropy, of {np.log2(codec.codebook_size):g} bits")
+    for use in uses:
+        table.add_row(str(use.codebook), f"{use.share:.1%}", f"{use.entropy_bits:.2f}")
+    out.print(table)
+    return 0
+
+
+def _rows(
+    codec: Codec, pieces: Sequence[_Piece], codes: Sequence[np.ndarray], judges: Judges, console: Console
+) -> dict[str, dict[str, Figure]]:
+    """Figures of the originals, of two controls, and of each number of codebooks. The controls are not judged: one
+    sounds as the originals do, and the other is noise."""
+    wavs = [piece.wav for piece in pieces]
+    untrained = untrained_codec(architecture_of(codec.net), codec.codebooks)
+    depths = {f"{bitrate_kbps(codec, depth):g} kbps · {depth}": depth for depth in _depths(codec.codebooks)}
+    made: dict[str, Callable[[], Sequence[np.ndarray]]] = {
+        "original": lambda: wavs,
+        "shifted 0.5 s": lambda: shifted(wavs),
+        "untrained": lambda: reconstructions(untrained, wavs, [untrained.encode(wav) for wav in wavs]),
+        **{name: partial(_decoded, codec, wavs, codes, depth) for name, depth in depths.items()},
+    }
+    unjudged = ("shifted 0.5 s", "untrained")
+    figures, started = {}, time.monotonic()
+    with progress_line(console, len(made) * len(pieces)) as show:
+        for done, (name, make) in enumerate(made.items()):
+            scores = Scores()
+            for i, (piece, other) in enumerate(zip(pieces, make(), strict=True), start=done * len(pieces)):
+                show(i, f"{name}, recording {piece.recording}", _eta(started, i / (len(made) * len(pieces))))
+                scores.add(piece.recording, _distances(piece.wav, other))
+                scores.add(piece.recording, judged(other, piece.reference, "none" if name in unjudged else judges))
+            figures[name] = scores.figures()
+    return figures
+
+
+def _decoded(codec: Codec, wavs: Sequence[np.ndarray], codes: Sequence[np.ndarray], depth: int) -> list[np.ndarray]:
+    return reconstructions(codec, wavs, [own[:depth] for own in codes])
+
+
+def _distances(wav: np.ndarray, other: np.ndarray) -> dict[str, Share]:
+    """What can be said of any audio: two distances, but for SI-SDR of a signal to itself, and the ratio of peaks."""
+    found = distances([wav], [other])
+    shares = {"log_mel": Share(found.log_mel), "peak_ratio": Share(peak_ratio(wav, other))}
+    if other is not wav:
+        shares["si_sdr_db"] = Share(found.si_sdr_db)
+    return shares
+
+
+def _distance_table(rows: dict[str, dict[str, Figure]]) -> Table:
+    control = rows["shifted 0.5 s"]["log_mel"].mean
+    table = Table("kbps · codebooks", "log-mel distance", "of the shifted one's", "SI-SDR, dB", "largest peak ratio")
+    for name, row in rows.items():
+        log_mel, si_sdr, peak = row["log_mel"].mean, row.get("si_sdr_db"), row.get("peak_ratio")
+        table.add_row(
+            name,
+            f"{log_mel:.4f}",
+            f"{log_mel / control:.3f}",
+            f"{si_sdr.mean:.2f}" if si_sdr else "–",
+            f"{peak.largest:.2f}" if peak else "–",
+        )
+    return table
+
+
+def _judge_table(rows: dict[str, dict[str, Figure]]) -> Table:
+    shown = {name: row for name, row in rows.items() if any(measure in row for measure in _SHOWN)}
+    table = Table("measure", *shown, "recordings")
+    for measure, (label, digits, factor) in _SHOWN.items():
+        cells = [row.get(measure) for row in shown.values()]
+        counts = [cell.recordings for cell in cells if cell]
+        if counts:
+            table.add_row(label, *(_cell(cell, digits, factor) for cell in cells), str(min(counts)))
+    return table
+
+
+def _cell(figure: Figure | None, digits: int, factor: int) -> str:
+    if figure is None:
+        return "–"
+    text = f"{factor * figure.mean:.{digits}f}"
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} ±{factor * (figure.high - figure.low) / 2:.{digits}f}"
+
+
+def _depths(codebooks: int) -> list[int]:
+    """Powers of two, and all."""
+    return sorted({2**i for i in range(codebooks.bit_length()) if 2**i <= codebooks} | {codebooks})
+
+
+def _eta(started: float, share: float) -> float:
+    return (time.monotonic() - started) * (1 / share - 1) if share else 0.0
+
+
+def _pieces(config: Config, console: Console) -> Iterator[_Piece]:
+    """Pieces of recordings, in an order drawn once and for all, until there are enough minutes."""
+    found = folder.scan(config.audio)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}")
+    paths = [(config.audio / recording.path).absolute() for recording in found.recordings]
+    if config.only:
+        paths = [path for path in paths if folder.matches(path, config.only)]
+    have = 0
+    for i in np.random.default_rng(0).permutation(len(paths)):
+        try:
+            wav = read_mono(paths[i])
+        except AudioError as error:
+            console.print(f"left out {paths[i]}: {error}")
+            continue
+        # A transcript is of the whole recording: of one in pieces it is of no use.
+        text = transcript(paths[i]) if len(wav) <= _PIECE_S * SAMPLE_RATE else ""
+        for start in range(0, len(wav), _PIECE_S * SAMPLE_RATE):
+            piece = wav[start : start + _PIECE_S * SAMPLE_RATE]
+            if len(piece) >= _SHORTEST_SAMPLES:
+                yield _Piece(int(i), Reference(piece, text))
+                have += len(piece)
+            if have >= config.minutes * 60 * SAMPLE_RATE:
+                return

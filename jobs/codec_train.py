@@ -1,0 +1,277 @@
+"""Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+from tyro.conf import Positional
+
+from whisper_gpt.jobs.common.config_files import resume_with_saved_options, save_config
+from whisper_gpt.jobs.common.errors import JobError, UsageError, require
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import progress_line, share_done, status_console
+from whisper_gpt.jobs.common.signals import stop_signals
+from whisper_gpt.jobs.curves import curves
+from whisper_gpt.jobs.training.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
+from whisper_gpt.jobs.training.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.distances import SCALES
+from whisper_gpt.pipeline.codec.fingerprint import Precision
+from whisper_gpt.pipeline.codec.quality import bitrate_kbps, distances, reconstructions
+from whisper_gpt.pipeline.codec.training.crops import AudioStore, build_store
+from whisper_gpt.pipeline.codec.training.step import Recipe, Training, begin, train_step
+from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.corpora import folder, synthetic, synthetic_piano
+from whisper_gpt.pipeline.errors import AudioError, PipelineError
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
+
+CODEC_FILE = "codec.safetensors"
+CONFIG_FILE = "train_codec.yaml"
+_VALIDATION_S = 60.0
+_PIECE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt train-codec`."""
+
+    audio: Positional[tuple[Path, ...]]
+    """Folders of audio, searched through."""
+    out: Path
+    """Folder of the run: the codec, a checkpoint, TensorBoard, the decoded audio (173 MB an hour)."""
+    hold_out: tuple[str, ...] = ()
+    """Files whose path matches one of these patterns (as */dev-clean/*) are scored, never trained on."""
+    synthetic_pieces: int = 0
+    """Synthetic piano-like pieces of 30 s to train on as well, and as many speech-like utterances of about 6 s."""
+    name: str = "codec"
+    """What the codec is called in the datasets it makes."""
+    about: str = ""
+    """A sentence on origin and licence, kept in its file."""
+    width: int = 16
+    """Channels at full rate; the official model has 32."""
+    latent: int = 128
+    """Channels that are quantized, 128 in the official model."""
+    codebooks: int = 8
+    """Codebooks of the residual quantizer."""
+    codebook_size: int = 1024
+    """Codewords in each, a power of two."""
+    steps: int = 7_000
+    """Optimizer steps."""
+    minutes: float | None = None
+    """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
+    batch: int = 12
+    """Crops a step."""
+    crop_frames: int = 50
+    """Frames a crop: 50 are 0.67 s."""
+    learning_rate: float = 1e-3
+    """Its peak; it falls to zero along a cosine."""
+    unquantized: float = 0.03
+    """Share of the run before the quantizer is put in."""
+    waveform: float = 1.0
+    """Share of the gradient that the waveform has, against 1 for the spectra."""
+    commitment: float = 0.5
+    """How hard latents are pulled to their codewords: at a distance of 1, this share of the decoder's gradient."""
+    adversarial: float = 1.0
+    """Share of the gradient from a multi-scale STFT discriminator (adversarial loss and feature matching), against 1
+    for the spectra. 0 trains without a discriminator, in about two thirds of the time."""
+    adversarial_from: float = 0.1
+    """Share of the run after which the discriminator is switched on."""
+    precision: Precision = "fp32"
+    """Autocast precision of the networks; weights, codebooks and losses stay in fp32."""
+    seed: int = 0
+    """Of the initial weights and of what is drawn."""
+    eval_every: int = 1000
+    """Steps between scores on the files held out, and between checkpoints."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train."""
+    resume: bool = False
+    """Go on from the checkpoint in --out, with the options it was started with unless they are given again."""
+
+
+def with_saved_options(arguments: list[str]) -> list[str]:
+    """With --resume, the options that the run was started with are the defaults of those on the line."""
+    return resume_with_saved_options(arguments, CONFIG_FILE)
+
+
+def run(config: Config) -> int:
+    """Train, and write the codec → exit code 0."""
+    _check(config)
+    console = status_console()
+    architecture = CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
+    training = _resumed(config, architecture) if config.resume else _new(config, architecture)
+    with output_lock(config.out):
+        store, held_out = _audio(config, console)
+        save_config(config, config.out / CONFIG_FILE, without=["resume"])
+        scored_s = sum(map(len, held_out)) / SAMPLE_RATE
+        console.print(f"{store.hours:.2f} h to train on, {scored_s:.0f} s of what is held out to score")
+        with curves(config.out, training.step + 1) as writer:
+            _train(config, training, store, held_out, writer, console)
+        save_weights(config.out / CODEC_FILE, config.name, training.averaged(), config.about)
+    console.print(f"{config.out / CODEC_FILE}")
+    return 0
+
+
+def _train(
+    config: Config,
+    training: Training,
+    store: AudioStore,
+    held_out: list[np.ndarray],
+    writer: SummaryWriter,
+    console: Console,
+) -> None:
+    recipe = _recipe(config)
+    started = time.monotonic() - training.elapsed_s
+    done = _done(config, training)
+    first, resumed_at = done, training.elapsed_s
+    with progress_line(console, config.steps) as show, stop_signals() as stopped:
+        while done < 1 and not stopped():
+            for name, value in train_step(recipe, training, store, done).items():
+                writer.add_scalar(name, value, training.step)
+            training.elapsed_s = time.monotonic() - started
+            done = _done(config, training)
+            eta_s = (training.elapsed_s - resumed_at) * max(0.0, 1 - done) / max(done - first, 1e-9)
+            show(training.step, f"step {training.step} of {config.steps}", eta_s)
+            if held_out and (done >= 1 or training.step % config.eval_every == 0):
+                for name, value in _score(config, training, held_out).items():
+                    writer.add_scalar(name, value, training.step)
+                    console.print(f"step {training.step}: {name} {value:.3f}")
+            if done >= 1 or stopped() or training.step % config.eval_every == 0:
+                progress = CodecProgress(architecture_of(training.net), config.seed, training.step, training.elapsed_s)
+                save_checkpoint(config.out, training, progress)
+    if done < 1:
+        raise JobError(f"stopped by a signal at step {training.step}; the same command with --resume goes on")
+
+
+def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
+    """Distances on the recordings held out, with one codebook and with all."""
+    codec = Codec(config.name, "", config.codebooks, training.averaged())
+    codes = [codec.encode(wav) for wav in held_out]
+    scores: dict[str, float] = {}
+    for depth in sorted({1, config.codebooks}):
+        found = distances(held_out, reconstructions(codec, held_out, [own[:depth] for own in codes]))
+        label = f"{bitrate_kbps(codec, depth):.2f}_kbps"
+        scores |= {
+            f"validation/log_mel_{label}": found.log_mel,
+            f"validation/si_sdr_db_{label}": found.si_sdr_db,
+        }
+    return scores
+
+
+def _new(config: Config, architecture: CodecArchitecture) -> Training:
+    if (config.out / CHECKPOINT_FILE).exists():
+        raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
+    torch.manual_seed(config.seed)
+    net = build_network(architecture)
+    seed_weights(net, config.seed)
+    return begin(net.to(config.device), _recipe(config))
+
+
+def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
+    progress = read_progress(config.out)
+    if (progress.architecture, progress.seed) != (architecture, config.seed):
+        raise JobError(
+            f"{config.out} trains a {progress.architecture} from seed {progress.seed}; pass the options it was started "
+            "with, or another --out"
+        )
+    training = begin(build_network(architecture).to(config.device), _recipe(config))
+    restore(config.out, training)
+    training.step, training.elapsed_s = progress.step, progress.elapsed_s
+    return training
+
+
+def _recipe(config: Config) -> Recipe:
+    return Recipe(**{field.name: getattr(config, field.name) for field in fields(Recipe)})
+
+
+def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarray]]:
+    """What to train on, and up to a minute of what to score on."""
+    files = list(_files(config, console))
+    held_out = [file for file in files if folder.matches(file, config.hold_out)]
+    if config.hold_out and not held_out:
+        raise JobError(f"--hold-out {' '.join(config.hold_out)}: matches none of the {len(files)} files")
+    train = sorted(set(files) - set(held_out))
+    if config.synthetic_pieces:
+        train += _synthetic(config.out / "synthetic", config.synthetic_pieces)
+    if not train:
+        raise JobError("no audio is left to train on; hold out less of it")
+
+    def skipped(file: Path, error: Exception) -> None:
+        console.print(f"left out {file}: {error}")
+
+    threads = torch.get_num_threads()
+    store = build_store(train, config.out / "audio" / "train", threads, skipped)
+    return store, list(_scored(held_out, skipped))
+
+
+def _synthetic(root: Path, pieces: int) -> list[Path]:
+    """Write synthetic speech and piano to `root`, if it is not there yet → its files."""
+    if not root.exists():
+        aside = root.with_name(".synthetic.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        synthetic.write(aside, synthetic.SyntheticSize(utterances=pieces, pieces=0))
+        (aside / "piano").mkdir()
+        for i in range(pieces):
+            audio = synthetic_piano.play(_PIECE_S, np.random.default_rng(i))
+            synthetic.write_sound(aside / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE)
+        aside.replace(root)
+    return sorted(path for path in root.rglob("*") if path.suffix in (".wav", ".flac"))
+
+
+def _files(config: Config, console: Console) -> Iterator[Path]:
+    for root in config.audio:
+        if not root.is_dir():
+            raise JobError(f"{root}: no such folder")
+        found = folder.scan(root)
+        for warning in found.warnings:
+            console.print(f"warning: {root}: {warning}")
+        for recording in found.recordings:
+            yield (root / recording.path).absolute()
+
+
+def _scored(files: list[Path], skipped: Callable[[Path, AudioError], None]) -> Iterator[np.ndarray]:
+    """The first up to 10 s of recordings in an order drawn once and for all, until there is a minute of them."""
+    have = 0
+    for i in np.random.default_rng(0).permutation(len(files)):
+        if have >= _VALIDATION_S * SAMPLE_RATE:
+            return
+        try:
+            piece = read_mono(files[i])[: 10 * SAMPLE_RATE]
+        except AudioError as error:
+            skipped(files[i], error)
+            continue
+        if len(piece) >= 2 * max(SCALES):
+            have += len(piece)
+            yield piece
+
+
+def _done(config: Config, training: Training) -> float:
+    return share_done(training.step, config.steps, training.elapsed_s, config.minutes)
+
+
+def _check(config: Config) -> None:
+    for name in ("steps", "batch", "eval_every"):
+        require(getattr(config, name) >= 1, f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
+    require(bool(config.audio), "needs at least one folder of audio")
+    require(config.crop_frames >= 8, f"--crop-frames {config.crop_frames}: must be at least 8")
+    require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
+    require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
+    for name in ("unquantized", "adversarial_from"):
+        share = getattr(config, name)
+        require(0 <= share < 1, f"--{name.replace('_', '-')} {share}: must be a share of the run, from 0 to below 1")
+    for name in ("waveform", "commitment", "adversarial", "synthetic_pieces"):
+        require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
+    try:
+        CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
+    require(config.seed >= 0, f"--seed {config.seed}: must not be negative")
+    require(config.device == "cpu" or torch.cuda.is_available(), "--device cuda: torch finds no CUDA device here")

@@ -1,0 +1,1 @@
+"""What is done with a trained model: reading its run, scoring tokens, continuing audio."""

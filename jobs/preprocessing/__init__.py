@@ -1,0 +1,1 @@
+"""The driver of plan and preprocess: options, planning, the queue of shards, Ray workers."""

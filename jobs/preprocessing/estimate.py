@@ -1,0 +1,66 @@
+"""How long a plan will take, from a few seconds of its own work on this machine."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+
+from whisper_gpt.pipeline.shards.source_reader import SourceReader
+from whisper_gpt.pipeline.shards.task import WorkerSetup
+
+_MOST_SOURCES = 2_000  # of each process: more than it can encode
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of audio that one worker encodes in a second, while `workers` of them do so side by side."""
+
+    speed: float
+    workers: int
+
+
+def own_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: float) -> Measured | None:
+    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as there will be workers here.
+
+    None where none of them can be encoded, or one ends the process that tries.
+    """
+    shares = [list(rows[i::workers][:_MOST_SOURCES]) for i in range(workers)]
+    shares = [share for share in shares if share]
+    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+        try:
+            found = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
+        except BrokenProcessPool:
+            return None
+    audio_s, took_s = (sum(column) for column in zip(*found, strict=True))
+    return Measured(audio_s / took_s, len(shares)) if audio_s else None
+
+
+def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
+    """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
+    from whisper_gpt.pipeline.shards.encoder import encode_for_nothing, load_encoder
+
+    codec, log_mel = load_encoder(setup)
+    samples, begun = 0, time.monotonic()
+
+    def blocks(row: dict) -> Iterator[np.ndarray]:
+        nonlocal samples
+        if time.monotonic() - begun > seconds:
+            return
+        for block in SourceReader(setup.job, row).blocks():
+            if time.monotonic() - begun > seconds:
+                return
+            samples += len(block)
+            yield block
+
+    encode_for_nothing([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames)
+    return samples / codec.sample_rate, time.monotonic() - begun

@@ -1,0 +1,198 @@
+"""The options that say what dataset is to be made, and what they resolve to: shared by `plan` and `preprocess`."""
+
+import math
+import multiprocessing
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from tyro.conf import Positional
+from upath import UPath
+
+from whisper_gpt.jobs.common.errors import JobError, UsageError, require
+from whisper_gpt.jobs.preprocessing.codec_fingerprint import codec_fingerprint
+from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, examine_all, scan_corpus
+from whisper_gpt.manifests.location import Location, is_folder, location
+from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
+from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
+from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
+from whisper_gpt.pipeline.shards.plan import PlanSettings
+from whisper_gpt.pipeline.shards.source import Source
+from whisper_gpt.pipeline.shards.task import Device, ShardJob, WorkerSetup
+
+_DECODED_CODEBOOKS = (1, 2)  # of which the mel is made beside that of all, with --mel-of both
+_LEAKY = "centred-2048"
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Options that `whisper-gpt plan` and `whisper-gpt preprocess` share."""
+
+    corpus: Positional[Literal["librispeech", "maestro", "folder", "synthetic"]]
+    """How the source is laid out."""
+    source: Positional[UPath | None] = None
+    """Folder of the corpus, or its s3:// or gs:// prefix (synthetic: a new folder to make it in, else OUT.source)."""
+    name: str | None = None
+    """What the corpus is called in keys and in the manifest, instead of its layout. Two folders with files of the same
+    names need two names to be merged later."""
+    out: UPath = field(kw_only=True)
+    """Folder, or s3:// or gs:// prefix, of the dataset to write, or to resume."""
+    codec: str = OFFICIAL_NAME
+    """encodec_24khz; encodec_24khz_small, which comes along; or the .safetensors file of a codec trained here.
+    (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
+    codec_weights: Path | None = None
+    """File with encodec_24khz's official weights, as .th or in Hugging Face's .safetensors (else
+    $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
+    codebooks: int = 8
+    """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
+    precision: Precision = "fp32"
+    """Of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ: it makes another dataset."""
+    device: Device = "cpu"
+    """Where workers encode; with cuda each takes one GPU."""
+    mels: int = 64
+    """Mel bands."""
+    mel_window: int = 1024
+    """Length of the mel window in samples at 24 kHz; it ends with the frame."""
+    mel_of: Literal["audio", "codes", "both"] = "audio"
+    """What the mel is of: the audio, or what its codes decode to, which is all that a generation can know. both: the
+    audio's, and one more member (mel_views.npy) with that of the codes, of 1, of 2 and of all codebooks."""
+    leaky_control: bool = False
+    """Add a centred mel of 2048 samples to mel_views.npy: it sees 704 samples of the future, which shows in a table
+    what such a leak is worth. Never train anything else on it."""
+    segment_s: float = 30.0
+    """Longest sample in seconds; longer recordings become several samples."""
+    shard_mb: float = 8.0
+    """About how large a shard becomes, in megabytes: the unit of work, of retry and of reading."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    """Which splits to make."""
+    exclude: tuple[str, ...] = ()
+    """Files and folders of the source to leave out: patterns of their names (as lost+found), or of their paths below
+    SOURCE (as */rejected/*), in which * stands for slashes too."""
+    hold_out: tuple[float, float] = (0.0, 0.0)
+    """Shares of the training speakers that become the validation and the test split instead, whole: for a corpus
+    without such subsets, as LibriSpeech's train-* alone."""
+    workers: int | None = None
+    """Workers, one core each; all cores of the cluster (with --device cuda all GPUs) if not given."""
+    require_complete: bool = False
+    """Refuse a corpus whose own tables name files that are not there."""
+    extend: bool = False
+    """Take what is new in the source into the dataset that is there, as further shards."""
+    retry_failed: bool = False
+    """Try what failed again, into further shards."""
+
+    @property
+    def corpus_name(self) -> str:
+        """The name of the corpus in keys and in the manifest."""
+        return self.name or self.corpus
+
+
+def check(options: DatasetOptions) -> None:
+    """Raise `UsageError` for values that make no sense, whatever the data."""
+    needs_source = options.corpus != "synthetic"
+    require(options.source is not None or not needs_source, f"{options.corpus} needs the folder of the corpus")
+    named = options.name is None or re.fullmatch(r"[A-Za-z0-9-]{1,32}", options.name) is not None
+    require(named, f"--name {options.name}: must be 1 to 32 letters, digits and hyphens")
+    for name in ("segment_s", "shard_mb"):
+        value = getattr(options, name)
+        require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+    validation, test = options.hold_out
+    shares = min(validation, test) >= 0 and validation + test < 1
+    require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers that leave some to train on")
+    require(bool(options.splits), "--splits needs at least one of train, validation, test")
+    require(options.workers is None or options.workers >= 1, f"--workers {options.workers}: must be at least 1")
+    require(options.codebooks >= 1, f"--codebooks {options.codebooks}: must be at least 1")
+    try:
+        _mel_config(options)
+    except PipelineError as error:
+        raise UsageError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A corpus as it was found: what is in it, and how each of its files looks."""
+
+    scan: Scan
+    sources: list[Source]
+
+
+def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
+    """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
+    scan = scan_corpus(options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude)
+    if scan.absent and options.require_complete:
+        raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
+    for warning in _warnings(scan, options):
+        console.print(f"warning: {warning}")
+    return Survey(scan, examine_all(scan, root))
+
+
+def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
+    """Begin to take the codec's fingerprint → a function that waits for it and gives the settings of the plan.
+
+    It is taken in a process of its own: this one stays without torch and codec, three quarters of what it would hold.
+    Raises `PipelineError` for a codec that is not there.
+    """
+    weights = weights_file(options.codec, options.codec_weights)
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    fingerprint = pool.submit(codec_fingerprint, weights, options.codebooks, options.precision)
+    pool.shutdown(wait=False)
+    return lambda: _plan_settings(options, fingerprint.result())
+
+
+def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
+    """What workers need to make the dataset's shards."""
+    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames)
+    own = options.codec == SMALL_NAME  # which every node has, wherever it is installed there
+    weights = None if own else weights_file(options.codec, options.codec_weights)
+    return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
+
+
+def source_root(options: DatasetOptions) -> Location:
+    """Where the corpus lies. Raises `JobError` where there is nothing."""
+    if options.source is None:
+        out = location(options.out)
+        return out.with_name(f"{out.name}.source")
+    source = location(options.source)
+    if options.corpus != "synthetic" and not is_folder(source):
+        raise JobError(f"{options.source}: no such folder; pass the folder of the unpacked corpus")
+    return source
+
+
+def _mel_config(options: DatasetOptions) -> MelConfig:
+    decoded = sorted({min(count, options.codebooks) for count in _DECODED_CODEBOOKS} | {options.codebooks})
+    views = {
+        "audio": [AUDIO],
+        "codes": [f"codes-{options.codebooks}"],
+        "both": [AUDIO, *(f"codes-{count}" for count in decoded)],
+    }[options.mel_of]
+    if options.leaky_control:
+        views.append(_LEAKY)
+    return MelConfig(bands=options.mels, window_samples=options.mel_window, views=tuple(views))
+
+
+def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:
+    return PlanSettings(
+        corpus=options.corpus_name,
+        codec=codec,
+        mel=_mel_config(options),
+        segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
+        shard_mb=options.shard_mb,
+        splits=tuple(options.splits),
+    )
+
+
+def _warnings(scan: Scan, options: DatasetOptions) -> list[str]:
+    warnings = list(scan.warnings)
+    if scan.absent:
+        listed = options.out / ABSENT_FILE
+        warnings.append(f"{len(scan.absent)} files that the corpus' own tables name are not there (listed in {listed})")
+    empty = [split for split in options.splits if all(recording.split != split for recording in scan.recordings)]
+    if empty:
+        warnings.append(f"no recordings in the splits {', '.join(empty)}")
+    return warnings

@@ -1,0 +1,191 @@
+"""From a corpus to the plan of its dataset: scan, look at every file, and settle it with the plan that may be there."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
+from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
+from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.location import (
+    Location,
+    is_excluded,
+    is_file,
+    is_folder,
+    is_system_name,
+    open_for_seeking,
+)
+from whisper_gpt.manifests.publish import TEMPORARY_SUFFIX, publish_bytes
+from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
+from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers
+from whisper_gpt.pipeline.shards.plan import (
+    PLAN_FILE,
+    PlanSettings,
+    next_shards,
+    part_name,
+    plan_bytes,
+    plan_table,
+    read_plan,
+    read_shard_rows,
+    settings_differences,
+    source_changes,
+)
+from whisper_gpt.pipeline.shards.source import Source, examine
+from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
+
+ABSENT_FILE = "absent.txt"
+_SCANS = {
+    "librispeech": librispeech.scan,
+    "maestro": maestro.scan,
+    "folder": folder.scan,
+    "synthetic": synthetic.scan,
+}
+
+
+@dataclass(frozen=True)
+class PlanPart:
+    """A part of a dataset's plan as it is stored: the name and SHA-256 of its file, and its rows."""
+
+    name: str
+    sha256: str
+    rows: pa.Table
+
+
+def scan_corpus(
+    corpus: str,
+    name: str,
+    root: Location,
+    splits: tuple[str, ...],
+    hold_out: tuple[float, float],
+    exclude: Sequence[str] = (),
+) -> Scan:
+    """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test, but
+    for what `exclude` matches.
+
+    Raises `JobError` where there is none.
+    """
+    scan = _SCANS[corpus](root, name, exclude)
+    if any(hold_out):
+        if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
+            raise JobError(f"--hold-out: no training recording of {root} has a known speaker")
+        scan = hold_out_speakers(scan, *hold_out)
+    chosen = Scan(
+        scan.corpus,
+        [recording for recording in scan.recordings if recording.split in splits],
+        scan.warnings,
+        {path: split for path, split in scan.absent.items() if split in splits and not is_excluded(path, exclude)},
+    )
+    if not chosen.recordings:
+        others = len(scan.recordings)
+        raise JobError(f"{root}: no recording of the splits {', '.join(splits)}, but {others} of others; see --splits")
+    return chosen
+
+
+def examine_all(scan: Scan, root: Location) -> list[Source]:
+    """Look at every file, in a few threads: the disk or the network is what is waited for."""
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(lambda recording: examine(root, recording), scan.recordings))
+
+
+def refuse_foreign_folder(dataset: Location) -> None:
+    """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
+    if is_file(dataset / PLAN_FILE):
+        return
+    names = {path.name for path in dataset.iterdir() if not is_system_name(path.name)} if is_folder(dataset) else set()
+    # A run that was killed while it wrote its first file left that aside.
+    own = {LOGS_FOLDER, *(name for name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))}
+    if is_file(dataset) or names - own:
+        raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
+
+
+def read_parts(dataset: Location) -> list[PlanPart]:
+    """The parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` for one that is damaged."""
+    parts: list[PlanPart] = []
+    while is_file(path := dataset / part_name(len(parts))):
+        data = path.read_bytes()
+        parts.append(PlanPart(path.name, hashlib.sha256(data).hexdigest(), read_plan(data, str(path))))
+    return parts
+
+
+def settle_plan(
+    dataset: Location,
+    found: Sequence[Source],
+    settings: PlanSettings,
+    extend: bool = False,
+    retry_failed: bool = False,
+) -> list[PlanPart]:
+    """The plan's parts after this: those that are stored, and where there is something new to plan, one more.
+
+    A new dataset is planned from all that was `found`. Of one that is there, the settings must be the same, and so must
+    the source; with `extend` what is new in it is planned, with `retry_failed` what failed (once a run of the last plan
+    went to its end, so that one that was cut short and its repetition plan the same). Raises `JobError` where more has
+    changed.
+    """
+    parts = read_parts(dataset)
+    if not parts:
+        return [_publish(dataset, 0, plan_table(found, settings))]
+    if differences := [words for part in parts for words in settings_differences(part.rows, settings)]:
+        raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
+    planned = pa.concat_tables([part.rows for part in parts])
+    failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
+    changes = source_changes(planned, found)
+    # What failed may have been mended since, or taken away.
+    changed, gone = ([path for path in paths if path not in failed] for paths in (changes.changed, changes.gone))
+    changes = replace(changes, changed=changed, gone=gone)
+    if extend:
+        new, changes = set(changes.added), replace(changes, added=[], gone=[])
+    else:
+        new = set()
+    if words := changes.in_words():
+        advice = " --extend takes what is new, or write" if changes.added else " Write"
+        raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
+    chosen = [source for source in found if source.recording.path in new]
+    if retry_failed and _is_described(dataset, parts):
+        again = [source for source in found if source.recording.path in failed]
+        chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in again]
+    if not chosen:
+        return parts
+    return [*parts, _publish(dataset, len(parts), plan_table(chosen, settings, next_shards(planned)))]
+
+
+def publish_absent(dataset: Location, absent: dict[str, str]) -> None:
+    """Write down what the corpus' own tables name and is not there."""
+    publish_bytes(dataset / ABSENT_FILE, "".join(f"{path}\n" for path in sorted(absent)).encode())
+
+
+def shard_tasks(parts: Sequence[PlanPart], committed: set[str] | None = None) -> list[ShardTask]:
+    """A task for every planned shard, but those that are `committed`."""
+    return [
+        ShardTask(part.name, part.sha256, row["split"], row["shard"], row["seconds_sum"])
+        for part in parts
+        for row in part.rows.group_by(["split", "shard"]).aggregate([("seconds", "sum")]).to_pylist()
+        if row["shard"] not in (committed or ())
+    ]
+
+
+def load_rows(job: ShardJob, task: ShardTask) -> list[dict]:
+    """The plan's rows of a shard."""
+    with open_for_seeking(job.dataset / task.plan) as file:
+        return read_shard_rows(file, task.shard)
+
+
+def source_paths(job: ShardJob, task: ShardTask) -> list[str]:
+    """The paths of a shard's sources."""
+    return [row["path"] for row in load_rows(job, task)]
+
+
+def _is_described(dataset: Location, parts: Sequence[PlanPart]) -> bool:
+    """Whether a run went to its end since the last part was planned."""
+    described = is_file(dataset / FILE_NAME) and read_info(dataset).plans_sha256
+    return described == [part.sha256 for part in parts]
+
+
+def _publish(dataset: Location, index: int, rows: pa.Table) -> PlanPart:
+    data = plan_bytes(rows)
+    publish_bytes(dataset / part_name(index), data)
+    return PlanPart(part_name(index), hashlib.sha256(data).hexdigest(), rows)

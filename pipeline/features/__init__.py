@@ -1,0 +1,1 @@
+"""What is computed from audio: causal log-mel frames, their variants, and codec tokens of the same frames."""

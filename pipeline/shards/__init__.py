@@ -1,0 +1,1 @@
+"""From planned sources to shards: the plan, one sample, one tar, and making a whole shard."""

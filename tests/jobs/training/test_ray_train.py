@@ -1,0 +1,161 @@
+"""Several ranks: equal steps over uneven shards, each window once; a worker that is killed; a signal to the driver."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from whisper_gpt.jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.checkpoint import load_safetensors
+
+OPTIONS = ["--model=gpt-4m", "--context=32", "--batch=2", "--save-every=5", "--clip-s=0", "--eval-batches=2"]
+
+RANK = """
+import json, sys
+import torch.distributed as dist
+from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
+from whisper_gpt.jobs.training.distributed import Ranks
+import torch
+
+dataset, rank, world, steps, meeting = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
+dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+ranks = Ranks(rank, world, torch.device("cpu"))
+node = stream(dataset, "train", StreamConfig(context=20, batch=3, rank=rank, world=world, shards_per_group=1))
+windows, counts = [], []
+for step in range(steps):
+    batch = next(node)
+    windows += [[keys[0], starts[0]] for keys, starts in zip(batch.keys, batch.starts)]
+    counts.append(ranks.sum([1.0])[0])
+print(json.dumps({"windows": windows, "counts": counts, "position": node.state_dict()}))
+"""
+
+
+def uneven(dataset: Path, folder: Path) -> Path:
+    """The dataset, but with all but a few samples of every second shard taken out of the manifest."""
+    copy = Path(shutil.copytree(dataset, folder / "uneven"))
+    for fragment in sorted((copy / "manifest").glob("train-*.parquet"))[::2]:
+        pq.write_table(pq.read_table(fragment).slice(0, 1), fragment)
+    info = json.loads((copy / "dataset.json").read_text())
+    info["splits"]["train"]["samples"] = read_samples(copy, "train").num_rows
+    (copy / "dataset.json").write_text(json.dumps(info))
+    return copy
+
+
+def test_two_real_ranks_take_equal_steps_over_uneven_shards(dataset: Path, tmp_path: Path) -> None:
+    copy = uneven(dataset, tmp_path)
+    frames = read_samples(copy, "train")["frames"].to_pylist()
+    per_epoch = sum(-(-f // 20) for f in frames)
+    steps = 2 * per_epoch // 6 + 1  # of 2 × 3 windows: two epochs and a little
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(copy), str(rank), "2", str(steps), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    found = [json.loads(process.communicate(timeout=600)[0]) for process in both]
+    assert all(one["counts"] == [2.0] * steps for one in found)
+    assert found[0]["position"] == found[1]["position"]
+    in_order = [
+        tuple(window) for step in range(steps) for one in found for window in one["windows"][3 * step : 3 * step + 3]
+    ]
+    for epoch in range(2):
+        windows = Counter(in_order[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert len(windows) == per_epoch and set(windows.values()) == {1}
+
+
+def start(dataset: Path, out: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", str(dataset), "--out", str(out), "--workers=2"]
+    return subprocess.Popen([*command, *OPTIONS, *options], stderr=subprocess.PIPE, text=True)
+
+
+def await_checkpoint(run: Path, process: subprocess.Popen, step: int) -> None:
+    """Wait until the run has a checkpoint of `step` or a later one."""
+    until = time.monotonic() + 600
+    while not any(int(path.name.removeprefix("step-")) >= step for path in checkpoints(run)):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_safetensors(newest_checkpoint(run) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("ranks") / "run"
+    process = start(dataset, run, "--steps=40")
+    assert process.wait(600) == 0, process.communicate()[1]
+    return run
+
+
+def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(dataset, run, "--steps=40")
+    await_checkpoint(run, process, 5)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    own = [p for p in workers if any(str(parent.pid) == str(process.pid) for parent in p.parents())]
+    own[0].kill()
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, said
+    assert "going on from step" in said
+    assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(undisturbed)).stream
+    one, other = weights(run), weights(undisturbed)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert not (run / ".stop").exists() and not (run / ".ray").exists()
+
+
+def test_errors_of_workers_are_said_once_and_paths_may_be_relative(
+    undisturbed: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of another model that lies in a relative folder: refused by the workers, in one line, without ten tries."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(undisturbed, tmp_path / "runs" / "relative")
+    shutil.copytree(dataset, tmp_path / "dataset")
+    process = start(Path("dataset"), Path("runs/relative"), "--steps=45", "--resume", "--context=16")
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 1 and "was trained with context 32, not 16" in said.splitlines()[-1]
+    process = start(Path("dataset"), Path("runs/relative"), "--steps=42", "--resume")
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, said
+    assert read_state(newest_checkpoint(tmp_path / "runs" / "relative")).step == 42
+
+
+def test_a_signal_stops_all_ranks_with_a_checkpoint(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    """And one process goes on where two stopped."""
+    run = tmp_path / "run"
+    process = start(dataset, run, "--steps=40")
+    await_checkpoint(run, process, 5)
+    asked = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 1 and "--resume goes on" in said
+    stopped = read_state(newest_checkpoint(run))
+    assert 5 <= stopped.step < 40 and time.monotonic() - asked < 600
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", "--out", str(run), "--resume", "--workers=1"]
+    subprocess.run(command, check=True)
+    ended = read_state(newest_checkpoint(run))
+    assert ended.step == 40
+    # Two ranks took 2 × 2 windows a step, one takes 2.
+    assert _position(ended.stream) == 4 * stopped.step + 2 * (40 - stopped.step)
+
+
+def _position(state: Any) -> int:
+    """The stream's position, of which its state is a wrapping: what was taken, and how many steps since then."""
+    found = re.search(r"'position': (\d+)", str(state))
+    assert found
+    return int(found[1])

@@ -1,0 +1,113 @@
+"""One step: the gradient of the mean over all frames, however they are dealt out to batches and ranks."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from whisper_gpt.jobs.training.distributed import Ranks, alone
+from whisper_gpt.jobs.training.step import StepResult, train_step
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.objective import Objective
+from whisper_gpt.pipeline.loading.batch import Batch
+
+# Without noise on the mel, of which every batch draws its own.
+HYBRID = ModelConfig(
+    "small", 32, context=24, width=16, layers=1, heads=2, mel_bands=4, mel_width=8, mel_heads=1, mel_layers=1,
+    mel_dropout=0.0, mel_noise=0.0,
+)  # fmt: skip
+SHAPES = {"hybrid": HYBRID, "token-only": replace(HYBRID, mel_bands=0)}
+FRAMES = (24, 3, 11, 0, 1, 24)  # unmasked, of each window: one has none at all
+
+
+def windows(config: ModelConfig) -> list[Batch]:
+    """A batch of one window each."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for i, frames in enumerate(FRAMES):
+        codes = torch.randint(config.vocab, (1, 1, 24), generator=generator)
+        mel = torch.randn(1, 24, 4, generator=generator)
+        found.append(Batch(codes, mel, torch.arange(24)[None] < frames, None, [(str(i),)], [(0,)]))
+    return found
+
+
+def joined(batches: list[Batch]) -> Batch:
+    codes, mel, mask = (torch.cat([getattr(b, name) for b in batches]) for name in ("codes", "mel", "mask"))
+    return Batch(codes, mel, mask, None, [key for b in batches for key in b.keys], [(0,)] * len(mask))
+
+
+def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepResult, dict[str, torch.Tensor]]:
+    """A step of plain gradient descent by a seeded model → its numbers, and the weights after it."""
+    torch.manual_seed(0)
+    model = HybridLM(config).train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    objective, optimizer = ranks.wrap(Objective(model)), torch.optim.SGD(model.parameters(), lr=1.0)
+    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, most_nats=100.0)
+    return result, model.state_dict()
+
+
+def require_same(
+    one: tuple[StepResult, dict[str, torch.Tensor]], other: tuple[StepResult, dict[str, torch.Tensor]]
+) -> None:
+    (result, weights), (expected, expected_weights) = one, other
+    assert result.tokens == expected.tokens == sum(FRAMES)
+    for name in ("token_nats", "mel_nats", "accuracy", "gradient_norm"):
+        assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-5), name
+    for name, weight in expected_weights.items():
+        assert torch.allclose(weights[name], weight, atol=2e-6), name
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_uneven_batches_are_one_large_batch(shape: str) -> None:
+    config, ranks = SHAPES[shape], alone("cpu")
+    separate = windows(config)
+    whole = step(config, [joined(separate)], ranks)
+    require_same(step(config, separate, ranks), whole)
+    require_same(step(config, [joined(separate[:2]), joined(separate[2:])], ranks), whole)
+
+
+def ranks_step(rank: int, shape: str, meeting: str) -> tuple[StepResult, dict[str, torch.Tensor]]:
+    """A step of rank `rank` of two, which meet at a file and have three of the windows each, in two batches."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    try:
+        own = windows(SHAPES[shape])[3 * rank : 3 * rank + 3]
+        return step(SHAPES[shape], [own[0], joined(own[1:])], Ranks(rank, 2, torch.device("cpu")))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_uneven_ranks_are_one_large_batch(shape: str, tmp_path: Path) -> None:
+    """Two gloo ranks, of which one has 38 frames and the other 25."""
+    meeting = str(tmp_path / "meeting")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"import test_step; test_step.ranks_step(1, {shape!r}, {meeting!r})"], env=environment
+    )
+    found = ranks_step(0, shape, meeting)
+    assert other.wait(60) == 0
+    require_same(found, step(SHAPES[shape], [joined(windows(SHAPES[shape]))], alone("cpu")))
+
+
+def test_a_step_without_a_frame_changes_nothing() -> None:
+    batch = windows(HYBRID)[3]
+    result, weights = step(HYBRID, [batch], alone("cpu"))
+    assert (result.tokens, result.token_nats, result.gradient_norm) == (0, 0.0, 0.0)
+    assert all(bool(weight.isfinite().all()) for weight in weights.values())
+
+
+def test_the_backward_pass_runs_outside_autocast() -> None:
+    model, seen = HybridLM(HYBRID).train(), []
+    model.head.weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"clip": 1e9, "most_nats": 100.0}
+    train_step(Objective(model), [optimizer], windows(HYBRID)[:1], alone("cpu"), precision="bf16", **options)
+    assert seen == [False]

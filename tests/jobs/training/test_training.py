@@ -1,0 +1,449 @@
+"""The trainer's pieces: steps out of bounds, checkpoints that are kept, damaged or best, averages, clips, mixtures."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.training import checkpoints as writing
+from whisper_gpt.jobs.training import loop, session
+from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
+from whisper_gpt.jobs.training.clips import open_clips
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.distributed import alone, seed_everything
+from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
+from whisper_gpt.jobs.training.session import open_session
+from whisper_gpt.jobs.training.step import train_step
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.model.checkpoint import load_safetensors
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.cost import peak_flops, training_flops
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.objective import Objective
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.loading.stream import Batch, StreamConfig, batches, stream
+
+FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
+SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
+
+
+def train(dataset: Path | str, out: Path, *options: str) -> int:
+    return cli.main(["train", str(dataset), "--out", str(out), *FAST, *options])
+
+
+def batches_of(dataset: Path, count: int, batch: int = 2) -> list[Batch]:
+    node = stream(dataset, "train", StreamConfig(context=32, batch=batch, pack=True))
+    return [next(node) for _ in range(count)]
+
+
+def one_step(model: HybridLM, taken: Sequence[Batch], **options: Any) -> Any:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    options = {"clip": 1e9, "most_nats": 100.0} | options
+    return train_step(Objective(model), [optimizer], taken, alone("cpu"), **options)
+
+
+def small() -> HybridLM:
+    torch.manual_seed(0)
+    return HybridLM(SMALL).train()
+
+
+@pytest.mark.parametrize("kind", ["not a number", "too many nats"])
+def test_a_step_out_of_bounds_leaves_the_weights_alone(dataset: Path, kind: str) -> None:
+    model, [batch] = small(), batches_of(dataset, 1)
+    before = [p.detach().clone() for p in model.parameters()]
+    if kind == "not a number":
+        model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    result = one_step(model, [batch], most_nats=100.0 if kind == "not a number" else 1.0)
+    assert not result.healthy
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert one_step(small(), [batch]).healthy
+
+
+def test_bf16_is_close_and_the_weights_stay_fp32(dataset: Path) -> None:
+    taken = batches_of(dataset, 1)
+    one, other = small(), small()
+    exact, rough = one_step(one, taken), one_step(other, taken, precision="bf16")
+    assert rough.token_nats == pytest.approx(exact.token_nats, rel=0.02) and rough.token_nats != exact.token_nats
+    assert all(p.dtype == torch.float32 for p in other.parameters())
+
+
+def test_bad_steps_are_skipped_and_too_many_stop_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps 3, and from 6 on, have no finite loss."""
+    step, count = loop.train_step, 0
+
+    def spoilt(objective: Any, optimizers: Any, taken: Any, *rest: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if optimizers and (count == 3 or count >= 6):  # without any the weights are only tried
+            named["most_nats"] = 0.0
+        return step(objective, optimizers, taken, *rest, **named)
+
+    monkeypatch.setattr(loop, "train_step", spoilt)
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--save-every=4", "--max-bad-steps=3") == 1
+    said = capsys.readouterr().err
+    assert said.count("out of bounds") == 5 and "step 3 skipped" in said
+    assert "step-00000005 is from before them; their samples: " in said
+    state = read_state(newest_checkpoint(run))
+    assert (state.step, state.skipped) == (5, 1)
+
+
+def test_weights_that_are_spoilt_are_not_saved(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At an absurd learning rate the first step is in bounds, and what it makes of the weights is not."""
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0", "--max-bad-steps=2") == 1
+    assert "there is no checkpoint from before them" in capsys.readouterr().err and not checkpoints(run)
+
+
+def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, count = loop.train_step, 0
+
+    def spoilt(objective: Any, optimizers: Any, *rest: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        return step(objective, optimizers, *rest, **(named | {"most_nats": 0.0} if count > 2 and optimizers else named))
+
+    monkeypatch.setattr(loop, "train_step", spoilt)
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=20", "--save-every=1", "--max-bad-steps=4") == 1
+    assert [c.name for c in checkpoints(run)] == ["step-00000001", "step-00000002"]
+
+
+def test_the_best_checkpoint_outlives_the_newest(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--steps=12", "--eval-every=2", "--save-every=3", "--keep=1", "--learning-rate=1e-5"]
+    assert train(dataset, run, *options) == 0
+    content = json.loads((newest_checkpoint(run) / "state.json").read_text())
+    best = content["best"]["step"]
+    assert {c.name for c in checkpoints(run)} == {f"step-{best:08d}", "step-00000012"}
+    assert load_run(run, best=True)[1].step == best and load_run(run)[1].step == 12
+    assert load_run(checkpoints(run)[0])[1].step == min(best, 12)
+    assert cli.main(["evaluate", str(dataset), str(run), "--checkpoint=best", "--json"]) == 0
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train(dataset, run, "--steps=8", "--save-every=2") == 0
+    shutil.copytree(run, other)
+    damaged = newest_checkpoint(other) / "training.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(bytes(content))
+    assert cli.main(["train", "--out", str(other), "--resume"]) == 0
+    said = capsys.readouterr().err
+    assert f"{damaged}: damaged" in said and "set aside as damaged-step-00000008" in said
+    assert "going on from step 6" in said
+    one, both = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, other))
+    assert all(torch.equal(one[name], both[name]) for name in one)
+    for folder in checkpoints(other):
+        (folder / "model.safetensors").unlink()
+    assert cli.main(["train", "--out", str(other), "--resume"]) == 1
+    assert "no checkpoints in here" in capsys.readouterr().err
+
+
+def test_the_average_is_what_is_saved_and_the_raw_weights_go_on(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=4", "--ema=0.9") == 0
+    folder = newest_checkpoint(run)
+    average, rest = load_safetensors(folder / "model.safetensors"), load_safetensors(folder / "training.safetensors")
+    assert not torch.equal(average["head.weight"], rest["raw/head.weight"])
+    assert torch.equal(HybridLM.from_pretrained(folder).head.weight, average["head.weight"])
+
+
+def test_a_running_average_is_one() -> None:
+    model = small()
+    average = running_average(model, 0.5)
+    assert average is not None and running_average(model, 0.0) is None
+    begin = model.head.weight.detach().clone()
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.head.weight.add_(1.0)
+    average.update_parameters(model)
+    assert torch.allclose(average.module.head.weight, begin + 0.5, atol=1e-6)
+
+
+NEEDS_COMPILER = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+@NEEDS_COMPILER
+def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
+    """But for the order of float additions. The hybrid's would not be: compiled code draws other random numbers."""
+    plain, compiled, taken = small(), small(), batches_of(dataset, 2)
+    objective = Objective(compiled)
+    objective.compile()
+    for model, of_model in ((plain, Objective(plain)), (compiled, objective)):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        train_step(of_model, [optimizer], taken, alone("cpu"), clip=1e9, most_nats=100.0)
+    assert not torch.equal(plain.head.weight, small().head.weight)
+    for name, weights in plain.state_dict().items():
+        assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
+
+
+@NEEDS_COMPILER
+def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
+    """Several threads add to the same rows of the embedding's gradient."""
+    model, taken = small(), batches_of(dataset, 1, batch=16)
+    objective, gradients, before = Objective(model), [], torch.get_num_threads()
+    objective.compile()
+    model.embed.weight.register_hook(lambda gradient: gradients.append(gradient.clone()))
+    torch.set_num_threads(4)
+    try:
+        for _ in range(100):
+            train_step(objective, [], taken, alone("cpu"), clip=1e9, most_nats=100.0)
+            model.zero_grad()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@NEEDS_COMPILER
+def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
+    """Without packing, so that windows' lengths differ from step to step."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = ["--model=hybrid-4m", "--steps=4", "--save-every=2", "--compile", "--no-pack", "--batch=1", "--seed=3"]
+    torch.compiler.reset()
+    assert train(dataset, whole, *options) == 0
+    shutil.copytree(whole, cut)
+    shutil.rmtree(newest_checkpoint(cut))
+    torch.compiler.reset()  # as in a process of its own
+    assert train(dataset, cut, *options, "--resume") == 0
+    one, other = (load_safetensors(newest_checkpoint(run) / "model.safetensors") for run in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) -> None:
+    adamw, muon = build_optimizers(small(), Config((), Path(), optimizer="muon"))
+    assert sum(len(group["params"]) for group in muon.param_groups) == 4 * SMALL.layers
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 2  # embedding and head
+    run, halves = tmp_path / "run", tmp_path / "halves"
+    assert train(dataset, run, "--optimizer=muon", "--steps=6", "--save-every=3") == 0
+    shutil.copytree(run, halves)
+    shutil.rmtree(newest_checkpoint(halves))
+    assert cli.main(["train", "--out", str(halves), "--resume"]) == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "training.safetensors") for r in (run, halves))
+    assert any("momentum" in name for name in one) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_random_numbers_are_the_step_s_own() -> None:
+    drawn = []
+    for seed, step, rank in ((0, 1, 0), (0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)):
+        seed_everything(seed, step, rank)
+        drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 4
+
+
+def test_initial_weights_and_the_first_step_draw_other_numbers(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[tuple[int, int, int]] = []
+    for module in (loop, session):
+        monkeypatch.setattr(module, "seed_everything", lambda *seed: seeds.append(seed))
+    assert train(dataset, tmp_path / "run", "--steps=2") == 0
+    assert len(seeds) == 3 and len(set(seeds)) == 3
+
+
+def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])
+    assert tags["audio"] == ["clip"] and tags["images"] == ["clip/mel"]
+    assert [event.step for event in events.Scalars("train/token_nats")] == [1, 2, 3]
+    assert 0 < events.Scalars("speed/mfu")[0].value < 1
+    [clip] = events.Audio("clip")
+    assert clip.length_frames == (16 + 15) * 320  # half the context of prompt, 0.2 s of continuation
+
+
+def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
+    config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
+    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None
+        row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
+        tar = (dataset / "validation" / f"{row['shard']}.tar").read_bytes()
+        stored = np.load(io.BytesIO(tar[row["codes_offset"] : row["codes_offset"] + row["codes_size"]]))
+        assert np.array_equal(clips.prompt.tokens, stored[0, :32])
+        clip = clips.make(opened.model, seed=0)
+    assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
+
+
+def test_a_mixture_is_trained_on_and_resumed(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, run = Path(shutil.copytree(dataset, tmp_path / "other")), tmp_path / "run"
+    info = json.loads((other / "dataset.json").read_text())
+    del info["splits"]["validation"]
+    (other / "dataset.json").write_text(json.dumps(info))
+    options = [*FAST, "--weights", "0.7", "0.3", "--steps=4", "--save-every=2"]
+    assert cli.main(["train", str(dataset), str(other), "--out", str(run), *options]) == 0
+    assert read_state(newest_checkpoint(run)).order["weights"] == [0.7, 0.3]
+    assert "step 4: validation" in capsys.readouterr().err  # on the one that has such a split
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=6"]) == 0
+    assert cli.main(["train", "--out", str(run), "--resume", "--weights", "0.5", "0.5"]) == 1
+    assert "trained with weights [0.7, 0.3], not [0.5, 0.5]" in capsys.readouterr().err
+    assert cli.main(["train", str(dataset), "--out", str(tmp_path / "x"), *FAST, "--weights", "0.5", "0.5"]) == 2
+
+
+def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, tmp_path: Path) -> None:
+    remote = store.bucket() / "dataset"
+    for path in sorted(p for p in dataset.rglob("*") if p.is_file()):
+        (remote / path.relative_to(dataset).as_posix()).write_bytes(path.read_bytes())
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert train(dataset, here, "--steps=3") == 0
+    assert train(str(remote), there, "--steps=3", "--cache", str(tmp_path / "cache")) == 0
+    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (here, there))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def damage_first_sample(dataset: Path, split: str) -> tuple[Path, str]:
+    """Overwrite the mel of the first sample of a split → its shard and key."""
+    row = read_samples(dataset, split).slice(0, 1).to_pylist()[0]
+    shard = dataset / split / f"{row['shard']}.tar"
+    with shard.open("r+b") as tar:
+        tar.seek(row["mel_offset"])
+        tar.write(b"nonsense")
+    return shard, row["key"]
+
+
+def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    _, key = damage_first_sample(copy, "validation")
+    config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
+    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None and list(opened.damaged) == [key]
+        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
+    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
+    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
+
+
+def test_a_damaged_validation_sample_does_not_end_a_run(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    _, key = damage_first_sample(copy, "validation")
+    assert train(copy, tmp_path / "run", "--steps=2", "--eval-every=1") == 0
+    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
+
+
+def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    shard, key = damage_first_sample(copy, "train")
+    assert train(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
+    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
+    assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
+    assert f"{shard}: {key} cannot be read" in capsys.readouterr().err
+    shard.unlink()  # never cut in place: whoever has it mapped would die of it
+    shard.write_bytes(b"")  # no sample's fault: never left out
+    assert train(copy, tmp_path / "third", "--steps=12", "--batch=32", "--max-damaged=1000") == 1
+    assert f"{shard}: cannot be read" in capsys.readouterr().err
+
+
+def test_another_optimizer_or_other_samples_are_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, copy = tmp_path / "run", Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    assert train(copy, run, "--steps=2") == 0
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4", "--optimizer=adamw"]) == 1
+    assert "trained with --optimizer muon, not adamw" in capsys.readouterr().err
+    fragment = sorted((copy / "manifest").glob("train-*"))[0]
+    rows = pq.read_table(fragment)
+    pq.write_table(rows.slice(0, rows.num_rows - 1), fragment)
+    info = json.loads((copy / "dataset.json").read_text())
+    info["splits"]["train"]["samples"] -= 1
+    (copy / "dataset.json").write_text(json.dumps(info))
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    assert "trained on other samples than" in capsys.readouterr().err
+
+
+def test_a_run_whose_windows_were_ordered_otherwise_is_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its place in the order would be another one here: samples would be seen twice and others missed."""
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=2") == 0
+    path = newest_checkpoint(run) / "state.json"
+    state = json.loads(path.read_text())
+    state["order"].pop("version", None)
+    path.write_text(json.dumps(state))
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    assert f"{run} was trained by a version" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score, run, other = loop.score_model, tmp_path / "run", tmp_path / "other"
+    options = ["--steps=6", "--eval-every=3", "--save-every=100"]
+    assert train(dataset, other, *options) == 0
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score_model", interrupted)
+        assert train(dataset, run, *options) == 1
+    stopped = read_state(newest_checkpoint(run))
+    assert stopped.step == 3 and stopped.unscored and stopped.best is None
+    capsys.readouterr()
+    assert cli.main(["train", "--out", str(run), "--resume"]) == 0
+    assert "step 3: validation" in capsys.readouterr().err
+    assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(other)).best
+
+
+def test_a_full_disk_is_one_line_and_the_run_resumes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=2") == 0
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "save_file", full)
+        assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "step-00000004" in line and "No space left" in line
+    assert newest_checkpoint(run).name == "step-00000002"
+    assert cli.main(["train", "--out", str(run), "--resume", "--steps=4"]) == 0
+
+
+def test_one_run_at_a_time(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with output_lock(tmp_path / "run"):
+        assert train(dataset, tmp_path / "run", "--steps=2") == 1
+    assert "another run" in capsys.readouterr().err
+
+
+def test_flops_are_those_of_the_formula() -> None:
+    model = HybridLM(ModelConfig("gpt", vocab=1024, context=512))
+    flops = training_flops(model.config, model.parameter_count())
+    matrices = 4 * 12 * 256**2 + 1024 * 256
+    assert flops == 6 * matrices + 12 * 4 * 256 * 512
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("GeForce") is None

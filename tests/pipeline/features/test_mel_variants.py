@@ -1,0 +1,86 @@
+"""Views of the mel: of decoded codes with nothing else in them, and a control that looks ahead as far as it says."""
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
+from whisper_gpt.pipeline.features.mel_variants import with_lookahead
+
+VIEWS = ("audio", "codes-1", "codes-8", "centred-2048")
+
+
+def noise(samples: int, seed: int = 3) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32)
+
+
+def views_of(wav: np.ndarray, codec: Codec, segment_frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Codes `[K, T]` and all views `[V, T, M]` of one recording, beside a shorter and a longer one."""
+    others = [noise(30_000), noise(100_000)]
+    aligned = align_recordings([[others[0]], [wav], [others[1]]], codec, LogMel(MelConfig(views=VIEWS)), segment_frames)
+    segments = [list(own) for own in aligned][1]
+    codes = np.concatenate([s.codes for s in segments], axis=1)
+    return codes, np.concatenate([np.concatenate([s.mel[None], s.mel_views]) for s in segments], axis=1)
+
+
+@pytest.mark.parametrize("samples", [24_000 * 3 + 777, 24_000 * 2 + 320, 24_000 * 2, 24_000 + 100, 300])
+def test_each_view_is_the_mel_of_what_it_says(codec: Codec, log_mel: LogMel, samples: int) -> None:
+    wav = noise(samples)
+    codes, views = views_of(wav, codec)
+    expected = [log_mel(torch.from_numpy(wav)).numpy()]
+    expected += [log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8)]
+    for found, wanted in zip(views, expected, strict=False):
+        assert np.abs(found.astype(np.float32) - wanted).max() < 0.02
+    padded = np.pad(wav, (0, -samples % 320))
+    power = librosa.feature.melspectrogram(
+        y=padded, sr=24_000, n_fft=2048, hop_length=320, n_mels=64, center=True, pad_mode="constant"
+    )
+    centred = np.log10(np.maximum(power.T[: len(views[3])], 1e-10))
+    assert np.abs(views[3].astype(np.float32) - centred).max() < 0.02
+
+
+@pytest.mark.parametrize("t", [0, 40, 80, 110])
+def test_views_of_codes_see_their_codes_alone_and_the_control_sees_ahead(codec: Codec, t: int) -> None:
+    wav = noise(24_000 * 2)
+    other = wav.copy()
+    other[320 * (t + 1) :] = noise(len(wav) - 320 * (t + 1), seed=5)
+    (codes, views), (codes_2, views_2) = views_of(wav, codec), views_of(other, codec)
+    assert np.array_equal(codes[:, : t + 1], codes_2[:, : t + 1])
+    for view in range(3):
+        assert np.array_equal(views[view, : t + 1], views_2[view, : t + 1])
+    ahead = lookahead_samples("centred-2048")
+    assert ahead == 704
+    first_touched = t - ahead // 320  # its window ends 704 samples later, two frames and a bit
+    assert not np.array_equal(views[3, max(0, first_touched) : t + 1], views_2[3, max(0, first_touched) : t + 1])
+
+
+def test_a_view_of_one_codebook_knows_nothing_of_the_others(codec: Codec) -> None:
+    """It is the mel of what codebook 0 alone decodes to, and that is not the mel of all."""
+    codes, views = views_of(noise(48_000), codec)
+    log_mel = LogMel(MelConfig())
+    one, all_eight = (log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8))
+    assert np.allclose(views[1].astype(np.float32), one, atol=0.02)
+    assert np.allclose(views[2].astype(np.float32), all_eight, atol=0.02)
+    assert np.abs(one - all_eight).max() > 0.1
+
+
+def test_looking_ahead() -> None:
+    chunks = [np.arange(4), np.arange(4, 8), np.arange(8, 9)]
+    assert [(c.tolist(), a.tolist()) for c, a in with_lookahead(chunks, 2)] == [
+        ([0, 1, 2, 3], [4, 5]),
+        ([4, 5, 6, 7], [8, 0]),
+        ([8], [0, 0]),
+    ]
+    assert [len(a) for _, a in with_lookahead(chunks, 0)] == [0, 0, 0]
+    assert list(with_lookahead([], 2)) == []
+
+
+def test_views_that_are_none_are_refused() -> None:
+    assert MelConfig(views=["audio"]).views == ("audio",)  # type: ignore[arg-type]
+    with pytest.raises(PipelineError, match="no view"):
+        MelConfig(views=("sound",))

@@ -1,0 +1,158 @@
+"""Tars without a manifest: every frame once, as our own stream has them, wherever the tars come from."""
+
+import io
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.loading.batch import Batch
+from whisper_gpt.pipeline.loading.sequential import SequentialConfig, sequential_stream
+from whisper_gpt.pipeline.loading.stream import StreamConfig, batches, stream
+from whisper_gpt.pipeline.shards.sample import npy_bytes
+
+CONFIG = SequentialConfig(context=250, batch=7)
+
+Windows = dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def windows(taken: Iterable[Batch]) -> Windows:
+    """The windows without their padding, by sample and first frame; asserts that none comes twice."""
+    found: Windows = {}
+    for batch in taken:
+        assert batch.codes.dtype == torch.int64 and batch.mel.dtype == torch.float32 and batch.mask.dtype == torch.bool
+        for i, ((key,), (start,)) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+            frames = int(batch.mask[i].sum())
+            assert (key, start) not in found
+            assert not batch.codes[i, :, frames:].any() and not batch.mel[i, frames:].any()
+            found[key, start] = batch.codes[i, :, :frames], batch.mel[i, :frames]
+    return found
+
+
+def same(a: Windows, b: Windows) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(x, y) for key in a for x, y in zip(a[key], b[key], strict=True))
+
+
+def tars_of(dataset: Path) -> list[str]:
+    return sorted(str(tar) for tar in (dataset / "train").glob("*.tar"))
+
+
+@pytest.fixture(scope="module")
+def ours(dataset: Path) -> Windows:
+    return windows(batches(stream(dataset, "train", StreamConfig(CONFIG.context, CONFIG.batch, shuffle=False))))
+
+
+@pytest.fixture
+def served(dataset: Path) -> Iterator[str]:
+    """The URL that a server on loopback has the training tars at."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(dataset / "train"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_local_tars_and_braces(dataset: Path, ours: Windows) -> None:
+    tars = tars_of(dataset)
+    assert len(tars) > 1
+    taken = list(sequential_stream(tars, CONFIG))
+    assert same(windows(taken), ours)
+    assert [key for batch in taken for key in batch.keys] == [(key,) for key, _ in ours]  # the tars' own order
+    pattern = f"{dataset}/train/train-{{{','.join(Path(tar).stem.removeprefix('train-') for tar in tars)}}}.tar"
+    assert same(windows(sequential_stream(pattern, CONFIG)), ours)
+
+
+def test_a_command_and_a_server(dataset: Path, ours: Windows, served: str) -> None:
+    assert same(windows(sequential_stream([f"pipe:cat '{tar}'" for tar in tars_of(dataset)], CONFIG)), ours)
+    if shutil.which("curl") is None:
+        pytest.skip("webdataset opens http:// with curl, which is not installed")
+    assert same(windows(sequential_stream([f"{served}/{Path(tar).name}" for tar in tars_of(dataset)], CONFIG)), ours)
+
+
+def test_a_buffer_mixes_by_the_seed(dataset: Path, ours: Windows) -> None:
+    orders = []
+    for seed in (0, 0, 1):
+        config = SequentialConfig(250, 7, shuffle=20, seed=seed)
+        found = windows(sequential_stream(tars_of(dataset), config))
+        assert same(found, ours)
+        orders.append(list(found))
+    assert orders[0] == orders[1] != orders[2] and orders[0] != list(ours)
+
+
+@pytest.mark.parametrize("shuffle", [0, 20])
+def test_ranks_share_the_tars(dataset: Path, ours: Windows, shuffle: int) -> None:
+    tars = tars_of(dataset)
+    ranks = [
+        windows(sequential_stream(tars, SequentialConfig(250, 7, shuffle, rank=rank, world=2))) for rank in range(2)
+    ]
+    assert not ranks[0].keys() & ranks[1].keys() and same(ranks[0] | ranks[1], ours)
+    with pytest.raises(PipelineError, match=f"{len(tars)} tars for 99 ranks: rank 98 has none"):
+        sequential_stream(tars, SequentialConfig(250, 7, rank=98, world=99))
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
+CODES, MEL = np.ones((2, 5), np.int64), np.ones((5, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("codes", "mel", "why"),
+    [
+        (None, npy_bytes(MEL), "it has no codes.npy"),
+        (npy_bytes(CODES), None, "it has no mel.npy"),
+        (npy_bytes(CODES), b"nonsense", "not a .npy member"),
+        (npy_bytes(CODES), npy_bytes(MEL)[:-1], "buffer is smaller"),
+        (npy_bytes(CODES), npy_bytes(MEL[:-1]), r"codes \(2, 5\) and mel \(4, 3\)"),
+        (npy_bytes(MEL.T), npy_bytes(MEL), "codes of float32"),
+        (npy_bytes(CODES[:1]), npy_bytes(MEL), "in the samples before it"),
+    ],
+)
+def test_a_damaged_sample_is_left_out_and_counted(
+    codes: bytes | None, mel: bytes | None, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = {"codes.npy": npy_bytes(CODES), "mel.npy": npy_bytes(MEL)}
+    damaged = {name: data for name, data in (("codes.npy", codes), ("mel.npy", mel)) if data is not None}
+    samples = {"a": whole, "b": damaged | {"txt": b"words"}, "c": whole}
+    members = {f"{key}.{name}": data for key, sample in samples.items() for name, data in sample.items()}
+    tar = write_tar(tmp_path / "made.tar", members)
+    with pytest.raises(PipelineError, match=rf"made\.tar: b cannot be read \(.*{why}"):
+        list(sequential_stream(tar, SequentialConfig(4, 8)))
+    found = windows(sequential_stream(tar, SequentialConfig(4, 8, max_damaged=1)))
+    assert list(found) == [("a", 0), ("a", 4), ("c", 0), ("c", 4)] and "b cannot be read" in caplog.text
+
+
+def test_objects_are_not_unpickled(tmp_path: Path) -> None:
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([[print]], dtype=object), allow_pickle=True)
+    tar = write_tar(tmp_path / "made.tar", {"a.codes.npy": pickled.getvalue(), "a.mel.npy": npy_bytes(MEL)})
+    with pytest.raises(PipelineError, match="not a plain C-ordered array: object"):
+        list(sequential_stream(tar, CONFIG))
+
+
+@pytest.mark.parametrize(
+    "url", ["{folder}/absent.tar", "{folder}/cut.tar", "pipe:cat {folder}/absent.tar", "pipe:{cut}"]
+)
+def test_a_tar_that_cannot_be_read_is_one_line_that_names_it(dataset: Path, tmp_path: Path, url: str) -> None:
+    whole = Path(tars_of(dataset)[0])
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:3000])
+    url = url.format(folder=tmp_path, cut=f"cat '{whole}' && exit 3")  # as a download that fails at its very end
+    with pytest.raises(PipelineError, match="cannot be read") as caught:
+        list(sequential_stream(url, CONFIG))
+    assert str(caught.value).startswith(url) and "\n" not in str(caught.value)

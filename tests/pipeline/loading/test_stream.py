@@ -1,0 +1,273 @@
+"""The stream: exact resume on any number of ranks, mixtures, packing, damaged samples; one contract for every node."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from hypothesis import given
+from hypothesis import strategies as st
+from torchdata.nodes import BaseNode, Mapper, Prefetcher
+
+from tests.pipeline.loading.test_order import shard_sizes, table_of
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.loading.batch import Batch
+from whisper_gpt.pipeline.loading.stream import FetchAhead, StreamConfig, WindowOrder, batches, stream
+
+
+def take(node: BaseNode, count: int) -> list[Any]:
+    return [next(node) for _ in range(count)]
+
+
+@given(
+    st.lists(st.tuples(shard_sizes, st.floats(0.1, 1.0)), min_size=1, max_size=3),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=6),
+)
+def test_any_restarts_on_any_ranks_read_each_epoch_once(
+    datasets: list[tuple[list[list[int]], float]], pack: bool, phases: list[tuple[int, int, int]]
+) -> None:
+    """Each phase runs some steps on some ranks with some batch and hands its state on: together they read one sequence,
+    in which the windows of each dataset come once an epoch."""
+    tables = [table_of(shards, 7, pack) for shards, _ in datasets]
+    weights = [weight for _, weight in datasets]
+    read: list[tuple[int, int]] = []
+    state = None
+    for world, batch, steps in phases:
+        configs = [StreamConfig(7, batch, seed=1, rank=rank, world=world) for rank in range(world)]
+        nodes = [WindowOrder(tables, weights, config) for config in configs]
+        for node in nodes:
+            node.reset(state)
+        for _ in range(steps):
+            read += [window for node in nodes for window in next(node)]
+        states = [node.state_dict() for node in nodes]
+        assert all(s == states[0] for s in states)
+        state = states[0]
+    alone = WindowOrder(tables, weights, StreamConfig(7, 1, seed=1))
+    assert read == [window for one in take(alone, len(read)) for window in one]
+    for dataset, table in enumerate(tables):
+        own = [window for d, window, _ in read if d == dataset]
+        for begin in range(0, len(own), len(table)):
+            epoch = own[begin : begin + len(table)]
+            assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(len(table)))
+
+
+@given(st.lists(shard_sizes, min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 4))
+def test_without_shuffling_the_ranks_share_one_pass(datasets: list[list[list[int]]], batch: int, world: int) -> None:
+    tables = [table_of(shards, 7) for shards in datasets]
+    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world=world) for rank in range(world)]
+    nodes = [WindowOrder(tables, [1.0] * len(tables), config) for config in configs]
+    ranks = [[window for one in node for window in one] for node in nodes]
+    once = [(dataset, window, 0) for dataset, table in enumerate(tables) for window in range(len(table))]
+    assert sorted(window for rank in ranks for window in rank) == once
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two items of a node are the same."""
+    if not isinstance(a, Batch):
+        return a == b
+    tensors = zip((a.codes, a.mel, a.mask, a.segments), (b.codes, b.mel, b.mask, b.segments), strict=True)
+    return (a.keys, a.starts) == (b.keys, b.starts) and all(
+        x is y if x is None or y is None else torch.equal(x, y) for x, y in tensors
+    )
+
+
+def check_state_contract(make: Callable[[], BaseNode], steps: int) -> None:
+    """What every node promises: a state taken after n steps gives, in a fresh node or in a used one, exactly what comes
+    next; it can be written as JSON, and does not grow."""
+    used = make()
+    sizes = set()
+    for stop in range(steps):
+        node = make()
+        node.reset(None)
+        take(node, stop)
+        state = node.state_dict()
+        expected = take(node, steps - stop)
+        fresh = make()
+        for again in (fresh, used):
+            again.reset(json.loads(json.dumps(state)))
+            assert all(same(a, b) for a, b in zip(take(again, steps - stop), expected, strict=True))
+        sizes.add(len(json.dumps(state)) - len(str(stop)))
+    assert max(sizes) - min(sizes) <= 8  # digits of a position
+
+
+TABLES = [table_of([[20, 3], [9], [40, 40]], 6), table_of([[5, 9]], 6)]
+CONFIG = StreamConfig(6, 4)
+
+
+def order() -> WindowOrder:
+    return WindowOrder(TABLES, [0.7, 0.3], CONFIG)
+
+
+def fetch_nothing(dataset: int, shard: int) -> None:
+    assert dataset in (0, 1) and shard < len(TABLES[dataset].shard_starts) - 1
+
+
+@pytest.mark.parametrize("kind", ["order", "fetch ahead", "prefetched", "stream", "packed stream", "mixture"])
+def test_state_contract_of_every_node(dataset: Path, kind: str) -> None:
+    makers: dict[str, Callable[[], BaseNode]] = {
+        "order": order,
+        "fetch ahead": lambda: FetchAhead(order(), fetch_nothing),
+        "prefetched": lambda: Prefetcher(Mapper(order(), str), 2),
+        "stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2)),
+        "packed stream": lambda: stream(dataset, "train", StreamConfig(100, 3, seed=2, pack=True)),
+        "mixture": lambda: stream([(dataset, 0.7), (dataset, 0.3)], "train", StreamConfig(100, 3, seed=2)),
+    }
+    check_state_contract(makers[kind], 6)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) -> None:
+    samples = read_samples(dataset, "train")
+    found: Counter[tuple[str, int]] = Counter()
+    for batch in batches(stream(dataset, "train", StreamConfig(90, 4, shuffle=False, pack=pack))):
+        assert batch.codes.shape[1] == 8 and batch.mel.shape[2] == 64
+        assert torch.all(batch.mel[~batch.mask] == 0) and torch.all(batch.codes.transpose(1, 2)[~batch.mask] == 0)
+        assert (batch.segments is not None) == pack
+        for i, (keys, starts) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+            segments = batch.segments[i] if batch.segments is not None else torch.zeros_like(batch.mask[i]).long()
+            for piece, (key, start) in enumerate(zip(keys, starts, strict=True)):
+                frames = int((batch.mask[i] & (segments == piece)).sum())
+                found.update((key, frame) for frame in range(start, start + frames))
+    rows = zip(samples["key"].to_pylist(), samples["frames"].to_pylist(), strict=True)
+    assert found == Counter((key, frame) for key, n in rows for frame in range(n))
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_windows_hold_what_the_tars_hold(dataset: Path, pack: bool) -> None:
+    tars = sorted(str(p) for p in (dataset / "train").glob("*.tar"))
+    plain = {s["__key__"]: s for s in wds.WebDataset(tars, shardshuffle=False).decode()}
+    batch = next(stream(dataset, "train", StreamConfig(700, 8, pack=pack)))
+    for i, (keys, starts) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+        begin = 0
+        for key, start in zip(keys, starts, strict=True):
+            n = min(plain[key]["mel.npy"].shape[0] - start, int(batch.mask[i].sum()) - begin)
+            end = begin + n
+            assert np.array_equal(batch.codes[i, :, begin:end], plain[key]["codes.npy"][:, start : start + n])
+            assert np.array_equal(batch.mel[i, begin:end], plain[key]["mel.npy"][start : start + n].astype(np.float32))
+            begin = end
+        assert begin == int(batch.mask[i].sum()) and (pack or len(keys) == 1)
+
+
+def test_a_program_may_end_in_the_middle_of_a_stream(dataset: Path) -> None:
+    code = (
+        "import sys; from whisper_gpt.pipeline.loading.stream import *; "
+        "next(stream(sys.argv[1], 'train', StreamConfig(700, 64)))"
+    )
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code, str(dataset)], check=True)
+
+
+def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    mixed = stream([(dataset, 0.7), (other, 0.3)], "train", StreamConfig(100, 10))
+    alone = stream(dataset, "train", StreamConfig(100, 1))
+    first = [(batch.keys[0], batch.starts[0]) for batch in take(alone, 100)]
+    taken, others = 0, []
+    for batch in take(mixed, 10):
+        for window in zip(batch.keys, batch.starts, strict=True):
+            if window == first[taken]:  # the next one of the first dataset
+                taken += 1
+            else:
+                others.append(window)
+    assert 60 <= taken <= 80 and len(set(others)) == len(others) == 100 - taken
+    assert others != first[: len(others)]  # two datasets of equal size do not share their order
+
+
+def test_datasets_of_different_make_are_not_mixed(dataset: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    info = (other / "dataset.json").read_text().replace('"window_samples": 1024', '"window_samples": 2048')
+    (other / "dataset.json").write_text(info.replace('"fingerprint": "', '"fingerprint": "x'))
+    with pytest.raises(PipelineError, match=r"cannot be mixed: mel.window_samples 1024 / 2048"):
+        stream([(dataset, 0.5), (other, 0.5)], "train", StreamConfig(10, 1))
+
+
+def test_a_split_that_is_not_there_is_named(dataset: Path) -> None:
+    with pytest.raises(ManifestError, match="no samples in the split dev"):
+        stream(dataset, "dev", StreamConfig(10, 1))
+
+
+@pytest.mark.parametrize("left", [None, 0, 3000])
+def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path, left: int | None) -> None:
+    """A shard that is missing, empty or cut off."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    shard = copy / "test" / "test-000000.tar"
+    if left is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:left])
+    node = stream(copy, "test", StreamConfig(10_000, 64, shuffle=False))
+    with pytest.raises(PipelineError, match=f"{shard}") as caught:
+        next(node)
+    assert "\n" not in str(caught.value) and "verify" in str(caught.value)
+
+
+@pytest.fixture
+def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A dataset in which two training samples have a mel that is none → their keys."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "damaged"))
+    rows = read_samples(copy, "train").slice(1, 2).to_pylist()
+    for row in rows:
+        with (copy / "train" / f"{row['shard']}.tar").open("r+b") as tar:
+            tar.seek(row["mel_offset"])
+            tar.write(b"nonsense")
+    return copy, [row["key"] for row in rows]
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_damaged_samples_are_left_out_counted_and_logged(
+    damaged: tuple[Path, list[str]], pack: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy, keys = damaged
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, pack=pack, max_damaged=2))
+    frames = sum(int(batch.mask.sum()) for batch in batches(node))
+    rows = read_samples(copy, "train").to_pylist()
+    assert frames == sum(row["frames"] for row in rows if row["key"] not in keys)
+    assert sorted(node.damaged) == sorted(keys) and all("(mel: " in why for why in node.damaged.values())
+    assert all(key in caplog.text for key in keys)
+
+
+def test_codes_that_no_codebook_has_are_damage(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    row = read_samples(copy, "train").slice(2, 1).to_pylist()[0]
+    with (copy / "train" / f"{row['shard']}.tar").open("r+b") as tar:
+        tar.seek(row["codes_offset"] + row["codes_size"] - 2)
+        tar.write(b"\xff\xff")
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
+    assert sum(int(batch.mask.sum()) for batch in batches(node)) < sum(
+        read_samples(copy, "train")["frames"].to_pylist()
+    )
+    assert list(node.damaged) == [row["key"]]
+
+
+def test_a_state_of_two_ranks_goes_on_with_three(dataset: Path) -> None:
+    """Through the whole graph: batches of five ranks, in two phases, are the windows of one rank."""
+    read: list[tuple[Any, Any]] = []
+    state = None
+    for world, steps in ((2, 3), (3, 2)):
+        nodes = [stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world=world)) for r in range(world)]
+        for node in nodes:
+            node.reset(state)
+        for _ in range(steps):
+            taken = [next(node) for node in nodes]
+            read += [window for batch in taken for window in zip(batch.keys, batch.starts, strict=True)]
+        state = nodes[0].state_dict()
+    alone = take(stream(dataset, "train", StreamConfig(60, 1, seed=3)), len(read))
+    assert read == [(batch.keys[0], batch.starts[0]) for batch in alone]
+
+
+def test_more_damage_than_is_allowed_is_an_error(damaged: tuple[Path, list[str]]) -> None:
+    copy, keys = damaged
+    node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
+    with pytest.raises(PipelineError, match=rf"{keys[1]} cannot be read .* \(and 1 damaged samples before it\)"):
+        take(node, 100)
