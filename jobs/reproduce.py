@@ -18,13 +18,11 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
-from whisper_gpt.jobs.reproduction.collect import row_results, scored_besides
-from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of, planned_tokens
+from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
-from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.results import RowResult, row_results, scored_besides
 from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
-from whisper_gpt.jobs.reproduction.search import Domain, Search
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
 from whisper_gpt.jobs.training.distributed import Precision

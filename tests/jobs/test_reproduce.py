@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.errors import UsageError
-from whisper_gpt.jobs.reproduction.estimate import Cost, affordable_tokens
 from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
+from whisper_gpt.jobs.reproduction.schedule import Cost, affordable_tokens
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.model.hybrid import HybridLM
 
