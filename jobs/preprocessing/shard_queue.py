@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.pipeline.shards.task import ShardTask
+from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 
-# Deaths until a shard is searched, and until a single source is given up: workers also die of other things.
-PATIENCE = 3
 _SEARCHES = 2
 _NODES = 10
 
@@ -99,17 +97,17 @@ class ShardQueue:
             return
         source = work.sources[0]
         search.deaths[source] = search.deaths.get(source, 0) + 1
-        if search.deaths[source] < PATIENCE:
+        if search.deaths[source] < MAX_CRASHES:
             self._waiting.append(work)
             return
-        self._say(f"{source}: gave up, the worker died {PATIENCE} times of this file alone ({reason})")
+        self._say(f"{source}: gave up, the worker died {MAX_CRASHES} times of this file alone ({reason})")
         search.guilty.append(source)
         self._closed(work.task)
 
     def _maker_died(self, task: ShardTask, reason: str) -> None:
         shard = task.shard
         self._deaths[shard] = self._deaths.get(shard, 0) + 1
-        if self._deaths[shard] < PATIENCE:
+        if self._deaths[shard] < MAX_CRASHES:
             self._say(f"{shard}: its worker died ({reason}); it is made again")
             self._waiting.append(Make(task))
             return
@@ -119,7 +117,7 @@ class ShardQueue:
                 f"{shard}: its worker dies again and again ({reason}), though of none of its files alone; give workers "
                 "more memory, or make shards smaller in a new --out, then rerun"
             )
-        self._say(f"{shard}: its worker died {PATIENCE} times ({reason}); looking for the file that does it")
+        self._say(f"{shard}: its worker died {MAX_CRASHES} times ({reason}); looking for the file that does it")
         self._searches[shard] = self._searches.get(shard, 0) + 1
         pieces = _halves(task, sources)
         self._search[shard] = _Search(open=len(pieces))

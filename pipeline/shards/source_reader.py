@@ -5,12 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from whisper_gpt.jobs.preprocessing.shard_queue import PATIENCE
 from whisper_gpt.manifests.location import Location, file_sha256, is_folder, is_remote, local_copy
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.shards.source import content_id, is_files_fault
-from whisper_gpt.pipeline.shards.task import ShardJob
+from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardJob
 
 
 class SourceReader:
@@ -25,7 +24,7 @@ class SourceReader:
     def blocks(self) -> Iterator[np.ndarray]:
         """The audio `[n]`, at 24 kHz. Raises `AudioError`, for what the scan found too."""
         if self._given_up:
-            raise AudioError("encode", f"the worker died {PATIENCE} times of this file alone", "WorkerDied")
+            raise AudioError("encode", f"the worker died {MAX_CRASHES} times of this file alone", "WorkerDied")
         if self.row["scan_error"]:
             raise AudioError("scan", self.row["scan_error"])
         try:

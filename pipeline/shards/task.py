@@ -10,6 +10,10 @@ from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 Device = Literal["cpu", "cuda"]
 
+# Worker crashes until a shard is searched for the source that causes them, and until a single source is given up:
+# workers also die of other things.
+MAX_CRASHES = 3
+
 
 @dataclass(frozen=True)
 class ShardJob:
