@@ -35,7 +35,6 @@ VERBS = {
     "evaluate-codec": ("jobs.codec_evaluate", "how well a codec reproduces recordings, and how it uses its codebooks"),
     "verify-codec": ("jobs.codec_verify", "check the official codec's weights on a recording with known codes"),
     "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
-    "bench chaos": ("jobs.benchmarks.chaos", "kill and damage preprocess at random, and compare what it ends with"),
     "bench loader": ("jobs.benchmarks.loader_speed", "our stream against other loaders over the same samples"),
     "bench manifest": ("jobs.benchmarks.manifest_scale", "inspect and query on a manifest of a million rows"),
     "bench train": ("jobs.benchmarks.train_speed", "training steps, against a plain loop over tokens alone"),

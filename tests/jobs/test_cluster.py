@@ -12,8 +12,8 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from tests.helpers import hashes
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.benchmarks.chaos import hashes
 from whisper_gpt.manifests.fragments import read_samples
 
 OPTIONS = ["--codec", "encodec_24khz_small"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import hashes
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.benchmarks.chaos import hashes
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import open_failures
 from whisper_gpt.manifests.fragments import read_samples

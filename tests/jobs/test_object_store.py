@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from upath import UPath
 
+from tests.helpers import hashes
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.benchmarks.chaos import hashes
 from whisper_gpt.jobs.common import lock as output_lock
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.lock import LOCK_FILE

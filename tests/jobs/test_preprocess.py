@@ -16,8 +16,8 @@ import pytest
 import ray
 import soundfile
 
+from tests.helpers import hashes
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.benchmarks.chaos import hashes
 from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_gpt.jobs.benchmarks.chaos import hashes
+from tests.helpers import hashes
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import committed_shards, read_samples
 from whisper_gpt.pipeline.codec.causal import Codec

@@ -10,43 +10,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from tyro.conf import Positional
 
-from whisper_gpt.jobs.benchmarks.chaos_cluster import ChaosCluster
-from whisper_gpt.jobs.benchmarks.chaos_ledger import Ledger
-from whisper_gpt.jobs.common.errors import JobError, require
+from tests.chaos.cluster import ChaosCluster
+from tests.chaos.ledger import Ledger
+from tests.helpers import hashes
 from whisper_gpt.jobs.common.event_log import EVENTS_FILE, LOGS_FOLDER
-from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.manifests.location import Location, file_sha256, list_files, location
+from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.pipeline.codec.files import SMALL_NAME
-from whisper_gpt.pipeline.corpora import synthetic
 
 _WORKERS = 2
 _OPTIONS = ("--codec", SMALL_NAME, "--shard-mb", "0.3", "--segment-s", "5")
 _TMPFS_MB = 64
 # What a run may take; one that takes longer hangs.
 _PATIENCE_S = 300.0
-
-
-@dataclass(frozen=True)
-class Config:
-    """Options of `whisper-gpt bench chaos`."""
-
-    source: Positional[Path | None] = None
-    """Folder of audio to preprocess; made speech and piano if not given."""
-    rounds: int = 50
-    """How often to do harm."""
-    seed: int = 0
-    """Of what is done when."""
-    store: str | None = None
-    """Prefix in an object store (s3://…) to which the dataset is made once too, for comparison."""
-    json: bool = False
-    """Print JSON instead of lines."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +55,10 @@ class Survived:
         return all(self.equal.values()) and self.redone_most <= _WORKERS and not self.unexplained
 
 
-def run(config: Config) -> int:
-    """Do harm, print what came of it → exit code 0, or 1 where bytes differ or more was redone than may be."""
-    require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
-    survived = survive(config.source, config.rounds, config.seed, config.store, status_console())
-    if config.json:
-        print(json.dumps(asdict(survived)))
-    else:
-        _print(survived)
-    return 0 if survived.passed else 1
-
-
-def survive(source: Path | None, rounds: int, seed: int, store: str | None, console: Console) -> Survived:
+def survive(source: Path, rounds: int, seed: int, store: str, console: Console) -> Survived:
     """Make the reference, then disturb runs on a cluster of two nodes until `rounds` harms are done."""
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-chaos-") as name, ChaosCluster(_WORKERS) as cluster:
         folder = Path(name)
-        if source is None:
-            source = folder / "made"
-            synthetic.write(source, synthetic.SyntheticSize(utterances=60, pieces=10, piece_s=20.0))
         reference = folder / "reference"
         _finish(source, reference, "--workers=1")
         wanted = hashes(reference)
@@ -99,9 +66,8 @@ def survive(source: Path | None, rounds: int, seed: int, store: str | None, cons
         others: list[tuple[str, Location, list[str]]] = [
             ("2 workers", folder / "two-workers", ["--workers=2"]),
             ("2 nodes", folder / "two-nodes", ["--ray-address", cluster.address]),
+            ("object store", location(store), ["--workers=2"]),
         ]
-        if store:
-            others.append(("object store", location(store), ["--workers=2"]))
         for what, out, options in others:
             _finish(source, out, *options)
             equal[what] = hashes(out) == wanted
@@ -129,12 +95,6 @@ def survive(source: Path | None, rounds: int, seed: int, store: str | None, cons
             unexplained=ledger.unexplained,
             equal=equal,
         )
-
-
-def hashes(dataset: Location) -> dict[str, str]:
-    """SHA-256 of every committed file of a dataset: all but the runs' own logs."""
-    names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))
-    return {name: file_sha256(dataset / name) for name in names}
 
 
 class _Chaos:
@@ -167,7 +127,7 @@ class _Chaos:
                             self._do_harm(driver)
                     time.sleep(0.05)
                     if time.monotonic() > until:
-                        raise JobError(f"a run in {self.out} hangs after {self.ledger.rounds} rounds")
+                        raise RuntimeError(f"a run in {self.out} hangs after {self.ledger.rounds} rounds")
             if driver.returncode == 0:
                 return
 
@@ -228,7 +188,7 @@ def _finish(source: Path, out: Location, *options: str) -> None:
     with _started(source, out, *options) as process:
         said = process.communicate(timeout=_PATIENCE_S)[1].decode()
     if process.returncode:
-        raise JobError(f"an undisturbed run failed: {said.strip().splitlines()[-1]}")
+        raise RuntimeError(f"an undisturbed run failed: {said.strip().splitlines()[-1]}")
 
 
 @contextlib.contextmanager
@@ -246,15 +206,3 @@ def _small_disk(folder: Path) -> Iterator[str | None]:
     finally:
         if reason is None:
             subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
-def _print(survived: Survived) -> None:
-    console = Console(highlight=False)
-    harms = ", ".join(f"{what} {count}×" for what, count in survived.harms.items())
-    console.print(f"{survived.rounds} rounds ({harms}), {survived.runs} runs, {survived.datasets} datasets finished")
-    for what, why in survived.not_tried.items():
-        console.print(f"not tried: {what} ({why})")
-    different = [what for what, same in survived.equal.items() if not same]
-    console.print(f"{survived.files} files each; different from the undisturbed ones: {', '.join(different) or 'none'}")
-    most = f"at most {survived.redone_most} for one harm, may be {_WORKERS}; {survived.unexplained} without any harm"
-    console.print(f"shards begun again: {survived.redone} in {survived.rounds} rounds, {most}")
