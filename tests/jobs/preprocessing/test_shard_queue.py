@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.preprocessing.shard_queue import PATIENCE, Make, ShardQueue, Try, Work
-from whisper_gpt.pipeline.shards.task import ShardTask
+from whisper_gpt.jobs.preprocessing.shard_queue import Make, ShardQueue, Try, Work
+from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 
 SOURCES = [f"s{i}" for i in range(11)]
 
@@ -46,9 +46,9 @@ def test_exactly_the_sources_that_kill_are_given_up(poison: set[str]) -> None:
         made += [work.task] if isinstance(work, Make) else []
     given_up = {made_task.shard: set(made_task.given_up) for made_task in made}
     assert given_up == {"a": poison, "b": set()}
-    assert steps["Make"] == 2 + PATIENCE * bool(poison)
+    assert steps["Make"] == 2 + MAX_CRASHES * bool(poison)
     # By halves, not one by one: each needs its own way down, and patience at the end of it.
-    assert steps["Try"] <= 2 * len(SOURCES) + (PATIENCE - 1) * len(poison)
+    assert steps["Try"] <= 2 * len(SOURCES) + (MAX_CRASHES - 1) * len(poison)
 
 
 @given(st.lists(st.booleans(), max_size=80))
@@ -58,7 +58,7 @@ def test_deaths_by_chance_give_nothing_up(coins: list[bool]) -> None:
     tosses = iter(coins)
     while queue:
         work = queue.take()
-        if next(tosses, False) and deaths[work] < PATIENCE - 1:
+        if next(tosses, False) and deaths[work] < MAX_CRASHES - 1:
             deaths[work] += 1
             queue.died(work, "killed")
             continue
