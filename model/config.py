@@ -51,13 +51,9 @@ PRESETS = {
 }
 
 
-def preset(name: str, *, vocab: int, context: int, mel_bands: int, input_codebooks: int = 1) -> ModelConfig:
-    """The named shape for a codec's codebook size, a context, (where it is a hybrid) a number of mel bands, and how
-    many codebooks it reads."""
-    if name not in PRESETS:
-        raise ModelError(f"model {name!r} is not known; use one of {', '.join(PRESETS)}")
-    shape = PRESETS[name]
-    bands = mel_bands if shape.hybrid else 0
+def fit_to_data(config: ModelConfig, *, vocab: int, context: int, mel_bands: int, input_codebooks: int) -> ModelConfig:
+    """Return `config` for a codec's codebook size, a context, the dataset's mel bands and the codebooks to read."""
+    bands = mel_bands if config.hybrid else 0
     if not input_codebooks:
-        shape = replace(shape, mel_dropout=0.0)  # a model of mel alone would be left with nothing
-    return replace(shape, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)
+        config = replace(config, mel_dropout=0.0)  # a model of mel alone would be left with nothing
+    return replace(config, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)

@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision, alone
 from whisper_gpt.jobs.training.loop import train
 from whisper_gpt.jobs.training.monitor import Monitor
 from whisper_gpt.jobs.training.session import Session, open_session
-from whisper_gpt.model.config import preset
+from whisper_gpt.model.config import PRESETS
 from whisper_gpt.pipeline.loading.stream import whole_split
 
 _PLAIN = "plain loop"
@@ -179,7 +179,7 @@ def quiet_monitor(session: Session) -> Iterator[TimedMonitor]:
 def _plain(
     config: Config, tokens: np.ndarray, precision: Precision, compiled: bool
 ) -> Callable[[], tuple[float, float | None]]:
-    shape = preset("gpt-4m", vocab=int(tokens.max()) + 1, context=config.context, mel_bands=0)
+    shape = replace(PRESETS["gpt-4m"], vocab=int(tokens.max()) + 1, context=config.context)
     step = plain_loop(shape, tokens, config.batch, precision, alone(config.device).device, compiled)
 
     def run_round() -> tuple[float, float | None]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whisper_gpt.jobs.common.errors import UsageError
-from whisper_gpt.jobs.training.config import ModelName
 from whisper_gpt.manifests.dataset_info import DatasetInfo
 from whisper_gpt.pipeline.features.mel_config import AUDIO, centred_window, decoded_codebooks
 
@@ -16,7 +15,7 @@ class Row:
     name: str
     tag: str
     description: str
-    model: ModelName
+    model: str
     view: str | None
     input_codebooks: int
 

@@ -1,19 +1,25 @@
 """The options of a training run."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.common.errors import require
+from whisper_gpt.jobs.common.errors import UsageError, require
 from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision
+from whisper_gpt.model.config import PRESETS, ModelConfig
 
-ModelName = Literal["hybrid-4m", "hybrid-paper", "gpt-4m", "gpt-40m"]
 CONFIG_FILE = "train.yaml"  # in the folder of the run
+# The other fields of a model's configuration follow from the data and from --context and --input-codebooks.
+_MODEL_FIELDS = [
+    field.name for field in fields(ModelConfig) if field.name not in ("vocab", "context", "input_codebooks")
+]
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,15 @@ class Config:
     """Folder of the run: checkpoints, TensorBoard, the resolved options. With several machines one that all share."""
     weights: tuple[float, ...] = ()
     """Share of the windows that each dataset gives; equal shares if not given."""
-    model: ModelName = "hybrid-4m"
-    """hybrid-4m and hybrid-paper (the published shape) read mel frames and tokens, the others tokens alone."""
+    model: str = "hybrid-4m"
+    """A preset (hybrid-4m, hybrid-paper, gpt-4m or gpt-40m), or a JSON file with the fields of a configuration: those
+    that it leaves out keep their defaults, and `mel_bands` above 0 makes a hybrid."""
+    width: int | None = None
+    """Width of the decoder, instead of the model's own."""
+    layers: int | None = None
+    """Number of decoder layers, instead of the model's own."""
+    heads: int | None = None
+    """Number of attention heads in each decoder layer, instead of the model's own."""
     mel: str | None = None
     """Which of the datasets' mels it reads, such as audio or codes-8 (see preprocess --mel-of); else their first."""
     input_codebooks: int = 1
@@ -100,6 +113,31 @@ class Config:
         return self.weights or (1.0,) * len(self.datasets)
 
 
+def model_config(config: Config) -> ModelConfig:
+    """Return the model's configuration, before it is fitted to the data.
+
+    Raises `UsageError` for a name that is no preset, and for a file that is unreadable or describes no model.
+    """
+    sizes = {name: size for name in ("width", "layers", "heads") if (size := getattr(config, name)) is not None}
+    chosen = PRESETS[config.model] if config.model in PRESETS else _read_model(Path(config.model))
+    if not sizes:
+        return chosen
+    changed = "-".join(f"{name}{size}" for name, size in sizes.items())
+    return replace(chosen, **sizes, name=f"{chosen.name}-{changed}")
+
+
+def _read_model(path: Path) -> ModelConfig:
+    if path.suffix != ".json":
+        raise UsageError(f"--model {path}: use one of {', '.join(PRESETS)}, or a .json file")
+    try:
+        content = {"name": path.stem} | json.loads(path.read_text(encoding="utf-8-sig"))
+        if unknown := sorted(content.keys() - _MODEL_FIELDS):
+            raise UsageError(f"--model {path}: no field {', '.join(unknown)}; there are {', '.join(_MODEL_FIELDS)}")
+        return TypeAdapter(ModelConfig).validate_json(json.dumps(content), strict=True)
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        raise UsageError(f"--model {path}: describes no model ({error})") from error
+
+
 def check(config: Config) -> None:
     """Raise `UsageError` for values that make no sense, whatever the data."""
     require(bool(config.datasets), "name at least one dataset")
@@ -117,6 +155,9 @@ def check(config: Config) -> None:
     require(0 <= config.weight_decay < math.inf, f"--weight-decay {config.weight_decay}: must not be negative")
     require(0 <= config.warmup < 1, f"--warmup {config.warmup}: must be a share of the run, 0 to 1")
     require(0 <= config.ema < 1, f"--ema {config.ema}: must be a decay, 0 to 1")
+    for name in ("width", "layers", "heads"):
+        size = getattr(config, name)
+        require(size is None or size >= 1, f"--{name} {size}: must be at least 1")
     require(len(config.shares) == len(config.datasets), "--weights: one for each dataset")
     cuda = config.device != "cuda" or config.workers > 1 or torch.cuda.is_available()
     require(cuda, "--device cuda: torch finds no CUDA device here")

@@ -21,12 +21,12 @@ from whisper_gpt.jobs.training.checkpoints import (
     restore_training,
     trained_on,
 )
-from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.config import Config, model_config
 from whisper_gpt.jobs.training.distributed import Ranks, seed_everything
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import location
-from whisper_gpt.model.config import ModelConfig, preset
+from whisper_gpt.model.config import ModelConfig, fit_to_data
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.loading.mixture import BLOCK, block_slots
@@ -145,7 +145,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
 def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
     vocab, bands = info.codec["codebook_size"], info.mel["bands"]
     shape = {"vocab": vocab, "context": config.context, "mel_bands": bands}
-    return preset(config.model, **shape, input_codebooks=config.input_codebooks)
+    return fit_to_data(model_config(config), **shape, input_codebooks=config.input_codebooks)
 
 
 def _mel_statistics(

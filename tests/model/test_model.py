@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from whisper_gpt.model.cache import empty_cache
 from whisper_gpt.model.checkpoint import save_model
-from whisper_gpt.model.config import PRESETS, ModelConfig, preset
+from whisper_gpt.model.config import PRESETS, ModelConfig, fit_to_data
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.layers import ReLUSquared, norm, rotate, rotation
@@ -333,8 +333,7 @@ def test_models_are_saved_and_loaded_in_the_manner_of_hugging_face(tmp_path: Pat
 
 
 def test_presets_take_the_data_s_sizes() -> None:
-    config = preset("hybrid-4m", vocab=512, context=100, mel_bands=80)
-    assert (config.vocab, config.context, config.mel_bands) == (512, 100, 80)
-    assert preset("gpt-4m", vocab=512, context=100, mel_bands=80).mel_bands == 0
-    with pytest.raises(ModelError, match="hybrid-4m, hybrid-paper, gpt-4m, gpt-40m"):
-        preset("gpt-5", vocab=1, context=1, mel_bands=1)
+    data = {"vocab": 512, "context": 100, "mel_bands": 80, "input_codebooks": 2}
+    config = fit_to_data(PRESETS["hybrid-4m"], **data)
+    assert (config.vocab, config.context, config.mel_bands, config.input_codebooks) == (512, 100, 80, 2)
+    assert fit_to_data(PRESETS["gpt-4m"], **data).mel_bands == 0

@@ -1,0 +1,48 @@
+"""Which model a training run gets: a preset, a JSON file, other sizes; what describes none is refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from whisper_gpt.jobs.common.errors import UsageError
+from whisper_gpt.jobs.training.config import Config, model_config
+from whisper_gpt.model.config import PRESETS, ModelConfig
+from whisper_gpt.model.errors import ModelError
+
+
+def chosen(model: str, **sizes: int) -> ModelConfig:
+    return model_config(Config((), Path(), model=model, **sizes))
+
+
+def test_presets_and_other_sizes() -> None:
+    assert chosen("gpt-4m") == PRESETS["gpt-4m"]
+    smaller = chosen("hybrid-4m", width=64, layers=1, heads=2)
+    assert (smaller.width, smaller.layers, smaller.heads, smaller.mel_bands) == (64, 1, 2, 64)
+    assert smaller.name == "hybrid-4m-width64-layers1-heads2"
+
+
+def test_a_file_describes_any_model(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({"width": 32, "layers": 1, "heads": 2, "mel_bands": 64, "mel_noise": 0.5}))
+    config = chosen(str(path))
+    assert (config.name, config.width, config.mel_noise, config.hybrid) == ("tiny", 32, 0.5, True)
+    assert chosen(str(path), layers=3).layers == 3
+
+
+@pytest.mark.parametrize(
+    "content", ['{"widht": 32}', '{"width": "32"}', '{"width": 32.5}', "[]", "no json", '{"context": 3}']
+)
+def test_what_describes_no_model_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="odd.json"):
+        chosen(str(path))
+    for absent in ("gpt-5", str(tmp_path / "absent.json")):
+        with pytest.raises(UsageError):
+            chosen(absent)
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ModelError):
+        chosen("gpt-4m", heads=3)
