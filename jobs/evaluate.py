@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from tyro.conf import Positional
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, require
-from whisper_gpt.jobs.inference.ngram_baselines import FLOORS, count_training, score_floor
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.inference.ngram_baselines import COUNTING_BYTES_PER_TOKEN, FLOORS, count_training, score_floor
 from whisper_gpt.jobs.inference.scoring import Score, add_up, score_model
 from whisper_gpt.jobs.training.checkpoints import load_run, require_same_data, trained_on
 from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
@@ -38,8 +40,10 @@ class Config:
     """Which split to score; every frame of it is scored once."""
     batch: int = 16
     """Windows scored together."""
+    baselines: bool = True
+    """Score n-gram models of the training split too; counting takes about 100 bytes of memory per training token."""
     device: DeviceChoice = "auto"
-    """auto takes a GPU where torch finds one."""
+    """Where to score; auto takes a GPU if torch finds one."""
     json: bool = False
     """Print a JSON list instead of the table."""
 
@@ -61,7 +65,7 @@ class Row:
 
 def run(config: Config) -> int:
     """Print the table (or JSON) → exit code 0."""
-    rows = evaluate(config)
+    rows = evaluate(config, status_console().print)
     if config.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
@@ -69,8 +73,8 @@ def run(config: Config) -> int:
     return 0
 
 
-def evaluate(config: Config) -> list[Row]:
-    """The floors' rows (where there is a training split to count), then one for each run.
+def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
+    """Return the rows of the n-gram baselines (if there is a training split to count), then one for each run.
 
     Raises `JobError` where a run was trained on other data, and where there is nothing to score.
     """
@@ -83,7 +87,12 @@ def evaluate(config: Config) -> list[Row]:
         require_same_data(state.data, trained_on(info, state.data.view), folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
-    if "train" in info.splits and info.splits["train"].samples:
+    training_tokens = info.splits["train"].frames if "train" in info.splits else 0
+    if config.baselines and training_tokens:
+        gigabytes = training_tokens * COUNTING_BYTES_PER_TOKEN / 1e9
+        log(
+            f"counting n-grams of {training_tokens:,} training tokens, about {gigabytes:.1f} GB (--no-baselines skips it)"
+        )
         counts = count_training(dataset, context)
         for name in FLOORS:
             ngram, scores = score_floor(counts, name, dataset, config.split, context)
@@ -94,7 +103,7 @@ def evaluate(config: Config) -> list[Row]:
         score = score_model(model.to(device), (batch.to(device) for batch in windows))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:
-        raise JobError(f"{config.dataset} has no training split to count floors on; name at least one run to score")
+        raise JobError(f"{config.dataset}: nothing to score without a training split to count; name at least one run")
     return rows
 
 

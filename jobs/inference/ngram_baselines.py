@@ -11,6 +11,7 @@ from whisper_gpt.pipeline.loading.stream import whole_split
 # By their order.
 FLOORS = {"unigram": 1, "bigram": 2, "5-gram": 5}
 
+COUNTING_BYTES_PER_TOKEN = 100
 _READ_TOGETHER = 16
 
 
