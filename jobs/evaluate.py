@@ -90,9 +90,8 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     training_tokens = info.splits["train"].frames if "train" in info.splits else 0
     if config.baselines and training_tokens:
         gigabytes = training_tokens * COUNTING_BYTES_PER_TOKEN / 1e9
-        log(
-            f"counting n-grams of {training_tokens:,} training tokens, about {gigabytes:.1f} GB (--no-baselines skips it)"
-        )
+        cost = f"{training_tokens:,} training tokens, about {gigabytes:.1f} GB of memory"
+        log(f"counting n-grams of {cost} (--no-baselines skips this)")
         counts = count_training(dataset, context)
         for name in FLOORS:
             ngram, scores = score_floor(counts, name, dataset, config.split, context)

@@ -101,8 +101,10 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
     script = (
         "import resource, sys; from pathlib import Path\n"
         "from whisper_gpt.jobs.preprocessing.planning import load_rows, read_parts, shard_tasks\n"
-        "from whisper_gpt.pipeline.shards.make import make_shard; from whisper_gpt.pipeline.shards.task import ShardJob\n"
-        "from whisper_gpt.pipeline.codec.loading import load_codec; from whisper_gpt.pipeline.features.mel import LogMel\n"
+        "from whisper_gpt.pipeline.shards.make import make_shard\n"
+        "from whisper_gpt.pipeline.shards.task import ShardJob\n"
+        "from whisper_gpt.pipeline.codec.loading import load_codec\n"
+        "from whisper_gpt.pipeline.features.mel import LogMel\n"
         "from whisper_gpt.pipeline.features.mel_config import MelConfig\n"
         "codec, mel = load_codec('encodec_24khz_small'), LogMel(MelConfig())\n"
         "list(codec.encode(__import__('numpy').zeros((8, 24000), 'float32')))\n"

@@ -36,7 +36,7 @@ def test_a_file_describes_any_model(tmp_path: Path) -> None:
 def test_what_describes_no_model_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(content)
-    with pytest.raises(UsageError, match="odd.json"):
+    with pytest.raises(UsageError, match=r"odd\.json"):
         chosen(str(path))
     for absent in ("gpt-5", str(tmp_path / "absent.json")):
         with pytest.raises(UsageError):
