@@ -10,7 +10,6 @@ INSTALLED := $(VENV)/.installed
 # A tree with a few hours of a train-* subset: whole speakers of it are held out.
 LIBRISPEECH ?=
 RESULTS ?= reproduce-out
-PRECISION ?= $(shell grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo fp32)
 
 .PHONY: install demo test reproduce-small lint clean
 
@@ -38,7 +37,7 @@ reproduce-small: $(INSTALLED)
 	$(BIN)/whisper-gpt preprocess librispeech $(LIBRISPEECH) --out $(RESULTS)/speech --codec encodec_24khz_small \
 	  --mel-of both --leaky-control --hold-out 0.1 0.11
 	$(BIN)/whisper-gpt reproduce $(RESULTS)/speech --out $(RESULTS)/results --budget 38 --seeds 2 \
-	  --learning-rates 2e-3 6e-3 --precision $(PRECISION) --compile
+	  --learning-rates 2e-3 6e-3 --precision auto --compile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

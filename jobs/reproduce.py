@@ -25,7 +25,7 @@ from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
-from whisper_gpt.jobs.training.distributed import Precision
+from whisper_gpt.jobs.training.distributed import PrecisionChoice, alone, choose_precision
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -55,8 +55,8 @@ class Config:
     """Frames a window."""
     batch: int = 8
     """Windows a step."""
-    precision: Precision = "fp32"
-    """Of matrix products; bf16 is faster on GPUs, and on CPUs with AMX."""
+    precision: PrecisionChoice = "fp32"
+    """Autocast precision of training; auto takes bf16 on devices that compute in bfloat16, else fp32."""
     device: Device = "cpu"
     """Where each trial runs; with cuda it takes one GPU."""
     compile: bool = False
@@ -133,7 +133,7 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
         tokens=config.tokens or planned_tokens(results) or 0,
         context=config.context,
         batch=config.batch,
-        precision=config.precision,
+        precision=choose_precision(config.precision, alone(config.device).device),
         device=config.device,
         compile=config.compile,
         threads=config.threads,

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import UsageError, require
-from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision
+from whisper_gpt.jobs.training.distributed import DeviceChoice, PrecisionChoice
 from whisper_gpt.model.config import PRESETS, ModelConfig
 
 CONFIG_FILE = "train.yaml"  # in the folder of the run
@@ -70,8 +70,8 @@ class Config:
     """Largest norm of the gradient."""
     ema: float = 0.0
     """Decay of a running average of the weights, such as 0.999, which is what is then scored and saved; 0: none."""
-    precision: Precision = "fp32"
-    """Of matrix products; weights stay in fp32."""
+    precision: PrecisionChoice = "fp32"
+    """Autocast precision; weights stay in fp32. auto takes bf16 on devices that compute in bfloat16, else fp32."""
     device: DeviceChoice = "auto"
     """auto takes a GPU where torch finds one."""
     compile: bool = False

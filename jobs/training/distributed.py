@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ import torch.distributed as dist
 from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+PrecisionChoice = Literal["auto", "fp32", "bf16"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,16 @@ def alone(device: DeviceChoice) -> Ranks:
     """This process by itself."""
     found = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     return Ranks(0, 1, torch.device(found))
+
+
+def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
+    """Return `choice`; "auto" becomes bf16 on GPUs and CPUs that compute in bfloat16 themselves, else fp32."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    flags = _CPU_INFO.read_text() if _CPU_INFO.is_file() else ""
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
 def seed_everything(seed: int, step: int, rank: int) -> None:

@@ -111,7 +111,7 @@ def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch
         session.ranks,
         clip=config.clip,
         most_nats=session.most_nats,
-        precision=config.precision,
+        precision=session.precision,
         codebooks=max(1, session.model.config.input_codebooks),
     )
 
@@ -130,7 +130,7 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
     config, ranks = session.config, session.ranks
     windows = itertools.islice(all_batches(session.validation), config.eval_batches)
     until_stopped = (batch.to(ranks.device) for batch in itertools.takewhile(lambda _: not stopped(), windows))
-    with autocast(config.precision, ranks.device):
+    with autocast(session.precision, ranks.device):
         own = score_model(session.scored_model, until_stopped)
     nats, hits, tokens, broken_off = ranks.sum([own.nats, own.hits, own.tokens, float(stopped())])
     session.state = replace(session.state, unscored=bool(broken_off))

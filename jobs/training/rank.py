@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 
 from whisper_gpt.jobs.common.config_files import save_config
 from whisper_gpt.jobs.training.checkpoints import checkpoints
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config
-from whisper_gpt.jobs.training.distributed import Ranks, make_deterministic
+from whisper_gpt.jobs.training.distributed import Ranks, choose_precision, make_deterministic
 from whisper_gpt.jobs.training.loop import train
 from whisper_gpt.jobs.training.monitor import monitor
 from whisper_gpt.jobs.training.session import open_session
@@ -26,6 +27,9 @@ def train_rank(
     """
     if config.deterministic:
         make_deterministic()
+    is_bf16 = choose_precision(config.precision, ranks.device) == "bf16"
+    # The leader's choice, for all ranks and for a resume on another machine.
+    config = replace(config, precision="bf16" if ranks.of_leader([float(is_bf16)])[0] else "fp32")
     resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
     session = open_session(config, ranks, resume, console.print)
     with contextlib.closing(session):

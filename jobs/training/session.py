@@ -22,7 +22,7 @@ from whisper_gpt.jobs.training.checkpoints import (
     trained_on,
 )
 from whisper_gpt.jobs.training.config import Config, model_config
-from whisper_gpt.jobs.training.distributed import Ranks, seed_everything
+from whisper_gpt.jobs.training.distributed import Precision, Ranks, choose_precision, seed_everything
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import location
@@ -58,6 +58,11 @@ class Session:
     def damaged(self) -> dict[str, str]:
         """The samples that this rank could not read, of either split, and why."""
         return self.training.damaged | (self.validation.damaged if self.validation is not None else {})
+
+    @property
+    def precision(self) -> Precision:
+        """The precision that --precision comes to on this device."""
+        return choose_precision(self.config.precision, self.ranks.device)
 
     @property
     def scored_model(self) -> HybridLM:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from whisper_gpt.jobs.common.errors import UsageError
+from whisper_gpt.jobs.training import distributed
 from whisper_gpt.jobs.training.config import Config, model_config
 from whisper_gpt.model.config import PRESETS, ModelConfig
 from whisper_gpt.model.errors import ModelError
@@ -46,3 +48,12 @@ def test_what_describes_no_model_is_refused_by_name(tmp_path: Path, content: str
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ModelError):
         chosen("gpt-4m", heads=3)
+
+
+def test_auto_precision_follows_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_CPU_INFO", tmp_path / "cpuinfo")
+    cpu = torch.device("cpu")
+    assert distributed.choose_precision("auto", cpu) == "fp32"
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx512f avx512_bf16\n")
+    assert distributed.choose_precision("auto", cpu) == "bf16"
+    assert distributed.choose_precision("fp32", cpu) == "fp32"
