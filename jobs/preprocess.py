@@ -12,9 +12,10 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER, run_log
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import audio_progress, status_console
+from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.plan import write_and_print
-from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs.preprocessing import local_worker, ray_workers
 from whisper_gpt.jobs.preprocessing.options import (
     DatasetOptions,
     begin_settings,
@@ -61,14 +62,14 @@ def run(config: Config) -> int:
         write_and_print(config)
         return 0
     console, dataset = status_console(), location(config.out)
-    ray_pool.refuse_dead_address(config.ray_address)
+    refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
     root, when_taken = source_root(config), begin_settings(config)
     found = survey(config, root, console)
     with contextlib.ExitStack() as stack:
-        cluster = ray_pool.cluster(config.ray_address, config.workers, config.device)
+        ray = None if config.workers == 0 else cluster(config.ray_address, config.workers, config.device)
         # Ray takes as long to start as the codec's fingerprint to be taken; a finished dataset will hardly need it.
-        workers = None if is_file(dataset / FILE_NAME) else stack.enter_context(cluster)
+        workers = stack.enter_context(ray) if ray and not is_file(dataset / FILE_NAME) else None
         settings = when_taken()
         require_held = stack.enter_context(output_lock(dataset))
         log = run_log(dataset)
@@ -84,11 +85,14 @@ def run(config: Config) -> int:
             advance(total_s - to_do_s, resumed=True)
             if tasks:
                 queue = ShardQueue(tasks, partial(source_paths, setup.job), console.print)
-                workers = workers or stack.enter_context(cluster)
-                with (
-                    stop_signals() as stopped,
-                    contextlib.closing(ray_pool.make_shards(queue, setup, workers, log, stopped)) as making,
-                ):
+                if ray and workers is None:
+                    workers = stack.enter_context(ray)
+                with stop_signals() as stopped, contextlib.ExitStack() as inner:
+                    if workers is None:
+                        shards = local_worker.make_shards(queue, setup, log, stopped)
+                    else:
+                        shards = ray_workers.make_shards(queue, setup, workers, log, stopped)
+                    making = inner.enter_context(contextlib.closing(shards))
                     for seconds in making:
                         require_held()
                         advance(seconds)

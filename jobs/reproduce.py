@@ -17,7 +17,7 @@ from whisper_gpt.jobs.common.config_files import save_config
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
 from whisper_gpt.jobs.reproduction.results import RowResult, row_results, scored_besides
@@ -74,9 +74,9 @@ def run(config: Config) -> int:
     results, datasets = config.out.absolute(), [location(dataset) for dataset in config.datasets]
     domains = [_domain(dataset, config.rows) for dataset in datasets]
     search = Search(config.learning_rates, tuple(range(config.seeds)))
-    ray_pool.refuse_dead_address(config.ray_address)
+    refuse_dead_address(config.ray_address)
     with output_lock(results):
-        with ray_pool.cluster(config.ray_address, None, config.device) as places:
+        with cluster(config.ray_address, None, config.device) as places:
             most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
             require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
             budget = _budget(config, domains, search, results, places, console.print)

@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: the small codec, made corpora, and one dataset made once through Ray."""
+"""Fixtures shared by all rooms: the small codec, made corpora, and one dataset of them."""
 
 import logging
 import os
@@ -11,10 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -24,18 +21,12 @@ from upath import UPath
 from werkzeug.serving import make_server
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.preprocessing import options as dataset_options
-from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
-from whisper_gpt.jobs.preprocessing.planning import load_rows
-from whisper_gpt.jobs.preprocessing.shard_queue import ShardQueue
+from whisper_gpt.jobs.common.ray_cluster import cluster
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
-from whisper_gpt.pipeline.codec.loading import load_codec, read_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
 from whisper_gpt.pipeline.corpora import synthetic
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
-from whisper_gpt.pipeline.shards.make import make_shard
-from whisper_gpt.pipeline.shards.task import WorkerSetup
 
 torch.set_num_threads(2)
 
@@ -136,33 +127,16 @@ def store(running_store: ObjectStore) -> Iterator[ObjectStore]:
 @pytest.fixture(scope="session")
 def ray_cluster(store_port: int) -> Iterator[None]:
     """One Ray on this machine for all tests that preprocess; they use it as they find it."""
-    with ray_pool.cluster(None, workers=2):
+    with cluster(None, workers=2):
         yield
 
 
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`preprocess` makes its shards in this process, for tests that are about neither Ray nor its workers."""
-
-    def make_shards(queue: ShardQueue, setup: WorkerSetup, *_: Any) -> Iterator[float]:
-        weights = setup.codec_weights or weights_file(SMALL_NAME)
-        codec, log_mel = read_codec(weights, setup.codec.codebooks, setup.codec.precision), LogMel(setup.mel)
-        while queue:
-            work = queue.take()
-            yield from make_shard(setup.job, work.task, load_rows(setup.job, work.task), codec, log_mel)
-            queue.done(work)
-
-    monkeypatch.setattr(ray_pool, "cluster", lambda *_: nullcontext(1))
-    monkeypatch.setattr(ray_pool, "make_shards", make_shards)
-    monkeypatch.setattr(dataset_options, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-
-
 @pytest.fixture(scope="session")
-def dataset(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of the made corpora, made by `whisper-gpt preprocess` with two Ray workers. Not to be changed."""
+def dataset(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of the made corpora, made by `whisper-gpt preprocess` in this process. Not to be changed."""
     out = tmp_path_factory.mktemp("dataset") / "dataset"
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
-    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=0"]) == 0
     return out
 
 

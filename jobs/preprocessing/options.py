@@ -1,10 +1,8 @@
 """The options that say what dataset is to be made, and what they resolve to: shared by `plan` and `preprocess`."""
 
 import math
-import multiprocessing
 import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +12,7 @@ from tyro.conf import Positional
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
-from whisper_gpt.jobs.preprocessing.codec_fingerprint import codec_fingerprint
+from whisper_gpt.jobs.preprocessing.codec_fingerprint import begin_fingerprint, compute_fingerprint
 from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, examine_all, scan_corpus
 from whisper_gpt.manifests.location import Location, is_folder, location
 from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
@@ -79,7 +77,8 @@ class DatasetOptions:
     """Shares of the training speakers that become the validation and the test split instead, whole: for a corpus
     without such subsets, as LibriSpeech's train-* alone."""
     workers: int | None = None
-    """Workers, one core each; all cores of the cluster (with --device cuda all GPUs) if not given."""
+    """Number of workers, each on one core (with --device cuda, on one GPU); all of the cluster if not given. 0 does the
+    work in this process, without Ray."""
     require_complete: bool = False
     """Refuse a corpus whose own tables name files that are not there."""
     extend: bool = False
@@ -106,7 +105,7 @@ def check(options: DatasetOptions) -> None:
     shares = min(validation, test) >= 0 and validation + test < 1
     require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers that leave some to train on")
     require(bool(options.splits), "--splits needs at least one of train, validation, test")
-    require(options.workers is None or options.workers >= 1, f"--workers {options.workers}: must be at least 1")
+    require(options.workers is None or options.workers >= 0, f"--workers {options.workers}: must not be negative")
     require(options.codebooks >= 1, f"--codebooks {options.codebooks}: must be at least 1")
     try:
         _mel_config(options)
@@ -133,16 +132,16 @@ def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
 
 
 def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
-    """Begin to take the codec's fingerprint → a function that waits for it and gives the settings of the plan.
+    """Begin to compute the codec's fingerprint; the function returned waits for it and gives the plan's settings.
 
-    It is taken in a process of its own: this one stays without torch and codec, three quarters of what it would hold.
     Raises `PipelineError` for a codec that is not there.
     """
     weights = weights_file(options.codec, options.codec_weights)
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    fingerprint = pool.submit(codec_fingerprint, weights, options.codebooks, options.precision)
-    pool.shutdown(wait=False)
-    return lambda: _plan_settings(options, fingerprint.result())
+    if options.workers == 0:  # this process will load the codec anyway
+        fingerprint = compute_fingerprint(weights, options.codebooks, options.precision)
+        return lambda: _plan_settings(options, fingerprint)
+    wait = begin_fingerprint(weights, options.codebooks, options.precision)
+    return lambda: _plan_settings(options, wait())
 
 
 def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:

@@ -15,8 +15,8 @@ import torch
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.ray_cluster import first_ready
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.preprocessing.ray_workers import first_ready
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, floor_folders, trial_of
 from whisper_gpt.jobs.reproduction.results import read_scores, score_floors, score_trial
 from whisper_gpt.jobs.reproduction.rows import Row

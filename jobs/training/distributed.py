@@ -5,8 +5,8 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch

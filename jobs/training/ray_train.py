@@ -19,8 +19,8 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.errors import USERS_ERRORS, JobError
 from whisper_gpt.jobs.common.progress import share_done, status_console
+from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.preprocessing.ray_workers import cluster, refuse_dead_address
 from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import Ranks

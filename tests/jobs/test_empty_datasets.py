@@ -12,7 +12,7 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.failures import open_failures, read_failures
 from whisper_gpt.manifests.fragments import read_samples
 
-OPTIONS = ["--codec", "encodec_24khz_small", "--max-failed=1"]
+OPTIONS = ["--codec", "encodec_24khz_small", "--max-failed=1", "--workers=0"]
 
 
 def sound(path: Path, seed: int = 0, seconds: float = 1.0) -> None:
@@ -40,7 +40,6 @@ def every_reader(dataset: Path, capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_a_retry_that_puts_every_failure_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     for i in range(3):
@@ -63,7 +62,6 @@ def test_a_retry_that_puts_every_failure_right(tmp_path: Path, capsys: pytest.Ca
     assert read_samples(out).num_rows == 5
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_a_dataset_without_a_single_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out, other = tmp_path / "source", tmp_path / "out", tmp_path / "other"
     source.mkdir()
@@ -89,7 +87,6 @@ def test_a_dataset_without_a_single_sample(tmp_path: Path, capsys: pytest.Captur
     assert every_reader(out, capsys)["failed_sources"] == 0 and read_samples(out).num_rows == 1
 
 
-@pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize(
     ("subset", "split"), [("train-clean-100", "train"), ("dev-clean", "validation"), ("test-clean", "test")]
 )
@@ -113,7 +110,6 @@ def test_a_dataset_of_one_split_without_tables(
         assert not said if code == 0 else len(said) == 1 and str(out) in said[0]
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_a_dataset_without_speakers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     sound(source / "a.wav")

@@ -18,7 +18,7 @@ import soundfile
 
 from tests.helpers import hashes
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.preprocessing import ray_workers as ray_pool
+from whisper_gpt.jobs.preprocessing import ray_workers
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import read_samples
@@ -232,7 +232,7 @@ def test_a_killed_worker_s_shards_are_made_again(
     made_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL to every worker after the first sources are done: the run goes on, and ends in the same bytes."""
-    make_shards, killed = ray_pool.make_shards, []
+    make_shards, killed = ray_workers.make_shards, []
 
     def killing(*arguments: Any) -> Iterator[float]:
         for number, seconds in enumerate(make_shards(*arguments)):
@@ -244,7 +244,7 @@ def test_a_killed_worker_s_shards_are_made_again(
                             killed.append(process.name)
             yield seconds
 
-    monkeypatch.setattr(ray_pool, "make_shards", killing)
+    monkeypatch.setattr(ray_workers, "make_shards", killing)
     out = tmp_path / "out"
     arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
@@ -260,7 +260,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
     """One poison file of two: the shard is searched, and the other file becomes samples."""
     source = made_corpora / "LibriSpeech"
     poison, good = sorted(path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac"))
-    alive = ray_pool.ShardWorker
+    alive = ray_workers.ShardWorker
 
     class Fragile(alive):  # type: ignore[valid-type, misc]
         def _load(self) -> Any:
@@ -277,7 +277,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
                 reader.file_sha256, reader.patched = deadly, True  # type: ignore[attr-defined]
             return super()._load()
 
-    monkeypatch.setattr(ray_pool, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
+    monkeypatch.setattr(ray_workers, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
     out = tmp_path / "out"
     arguments = ["preprocess", "librispeech", str(source), "--out", str(out), *OPTIONS, "--splits", "test"]
     assert cli.main([*arguments, "--max-failed=1"]) == 0
