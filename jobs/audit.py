@@ -34,8 +34,8 @@ from upath import UPath
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.run_codec import codec_of
+from whisper_gpt.jobs.inference.run_folder import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
 from whisper_gpt.jobs.inference.scoring import token_logits
-from whisper_gpt.jobs.training.checkpoints import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location

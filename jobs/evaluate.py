@@ -17,8 +17,8 @@ from upath import UPath
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.ngram_baselines import COUNTING_BYTES_PER_TOKEN, FLOORS, count_training, score_floor
+from whisper_gpt.jobs.inference.run_folder import load_run, require_same_data, trained_on
 from whisper_gpt.jobs.inference.scoring import Score, add_up, score_model
-from whisper_gpt.jobs.training.checkpoints import load_run, require_same_data, trained_on
 from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location

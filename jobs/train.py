@@ -5,7 +5,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.training.checkpoints import checkpoints, newest_checkpoint
+from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config, check
 from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.jobs.training.rank import train_rank

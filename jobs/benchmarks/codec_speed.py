@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from whisper_gpt.jobs.benchmarks.timing import Timing, matrix_flops, time_in_turn
+from whisper_gpt.jobs.benchmarks.timing import Timing, time_in_turn
+from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec
 
 # Stands for the 24 kHz model's network with seeded weights: its speed without its weights.

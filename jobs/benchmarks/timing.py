@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -37,11 +35,3 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 def timing_of(values: Sequence[float]) -> Timing:
     """The median, least and most of some values."""
     return Timing(statistics.median(values), min(values), max(values))
-
-
-def matrix_flops(rounds: int = 5) -> float:
-    """Floating-point operations a second of a square float32 matrix product, the best of `rounds`, threads as set."""
-    size = 2048
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    timing = time_in_turn({"sgemm": lambda: a @ b}, rounds)["sgemm"]
-    return 2 * size**3 / timing.least

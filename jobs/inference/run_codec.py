@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.training.checkpoints import TrainedOn
+from whisper_gpt.jobs.inference.run_folder import TrainedOn
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.files import NAMES, weights_file

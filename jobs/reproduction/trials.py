@@ -19,9 +19,10 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.errors import Diverged, JobError
 from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.inference.run_folder import load_run
 from whisper_gpt.jobs.inference.scoring import score_model
 from whisper_gpt.jobs.reproduction.rows import Row
-from whisper_gpt.jobs.training.checkpoints import load_run, save_state, sync_files
+from whisper_gpt.jobs.training.checkpoints import save_state, sync_files
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import Precision, alone, autocast
 from whisper_gpt.jobs.training.rank import train_rank

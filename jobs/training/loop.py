@@ -10,8 +10,9 @@ import torch
 
 from whisper_gpt.jobs.common.errors import Diverged
 from whisper_gpt.jobs.common.progress import share_done
+from whisper_gpt.jobs.inference.run_folder import Best, TrainingState, checkpoints
 from whisper_gpt.jobs.inference.scoring import Score, score_model
-from whisper_gpt.jobs.training.checkpoints import Best, TrainingState, checkpoints, save_checkpoint, update_state
+from whisper_gpt.jobs.training.checkpoints import save_checkpoint, update_state
 from whisper_gpt.jobs.training.distributed import autocast, seed_everything
 from whisper_gpt.jobs.training.monitor import Clock, Monitor
 from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate

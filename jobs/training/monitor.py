@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from whisper_gpt.jobs.benchmarks.timing import matrix_flops
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import ShowStep, training_progress
 from whisper_gpt.jobs.curves import curves
 from whisper_gpt.jobs.inference.scoring import Score
 from whisper_gpt.jobs.training.clips import Clips, open_clips
+from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.step import StepResult
 from whisper_gpt.model.cost import peak_flops, training_flops

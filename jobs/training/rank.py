@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from whisper_gpt.jobs.common.config_files import save_config
-from whisper_gpt.jobs.training.checkpoints import checkpoints
+from whisper_gpt.jobs.inference.run_folder import checkpoints
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config
 from whisper_gpt.jobs.training.distributed import Ranks, choose_precision, make_deterministic
 from whisper_gpt.jobs.training.loop import train

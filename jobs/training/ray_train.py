@@ -21,7 +21,7 @@ from whisper_gpt.jobs.common.errors import USERS_ERRORS, JobError
 from whisper_gpt.jobs.common.progress import share_done, status_console
 from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
+from whisper_gpt.jobs.inference.run_folder import newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import Ranks
 from whisper_gpt.jobs.training.rank import train_rank

@@ -12,15 +12,14 @@ from torch.optim.swa_utils import AveragedModel
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.training.checkpoints import (
+from whisper_gpt.jobs.inference.run_folder import (
     TrainingState,
     checkpoint_folder,
-    newest_whole_checkpoint,
     read_state,
     require_same_data,
-    restore_training,
     trained_on,
 )
+from whisper_gpt.jobs.training.checkpoints import newest_whole_checkpoint, restore_training
 from whisper_gpt.jobs.training.config import Config, model_config
 from whisper_gpt.jobs.training.distributed import Precision, Ranks, choose_precision, seed_everything
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.audit import judge
-from whisper_gpt.jobs.training.checkpoints import newest_checkpoint
+from whisper_gpt.jobs.inference.run_folder import newest_checkpoint
 from whisper_gpt.model.mel_encoder import MelEncoder
 from whisper_gpt.pipeline.audit import (
     Finding,

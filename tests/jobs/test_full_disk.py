@@ -12,8 +12,8 @@ import soundfile
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import run_log
 from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.inference.run_folder import checkpoints
 from whisper_gpt.jobs.reproduction.trials import append_log
-from whisper_gpt.jobs.training.checkpoints import checkpoints
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.scratch import scratch_folder

@@ -18,8 +18,8 @@ import yaml
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
+from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training import loop
-from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import alone
 from whisper_gpt.jobs.training.optimizers import learning_rate

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from whisper_gpt.jobs.training.checkpoints import newest_checkpoint, read_state
+from whisper_gpt.jobs.inference.run_folder import newest_checkpoint, read_state
 from whisper_gpt.model.checkpoint import load_safetensors
 
 STEPS, KILLS = 200, 20

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from whisper_gpt.jobs.training.checkpoints import checkpoints, newest_checkpoint, read_state
+from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint, read_state
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.model.checkpoint import load_safetensors
 

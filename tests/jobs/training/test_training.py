@@ -19,9 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training import checkpoints as writing
 from whisper_gpt.jobs.training import loop, session
-from whisper_gpt.jobs.training.checkpoints import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import alone, seed_everything
