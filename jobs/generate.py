@@ -19,7 +19,7 @@ from tyro.conf import Positional
 from whisper_gpt.jobs.common.config_files import save_config
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
+from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_run
 from whisper_gpt.manifests.publish import publishing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.continuation import Continuation, Prompt, can_continue
+from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, can_continue
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.model.hybrid import HybridLM

@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from whisper_gpt.jobs.common.curves import curves
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import ShowStep, training_progress
-from whisper_gpt.jobs.curves import curves
 from whisper_gpt.jobs.inference.scoring import Score
 from whisper_gpt.jobs.training.clips import Clips, open_clips
 from whisper_gpt.jobs.training.peak_flops import matrix_flops

@@ -1,4 +1,4 @@
-"""`bench`, `evaluate-codec` and `verify-codec`: what they print is true of the codec they were given."""
+"""`bench` and `evaluate-codec`: what they print is true of the codec they were given."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,8 @@ import soundfile
 import torch
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs import codec_verify as verify_codec
 from whisper_gpt.jobs.bench import read_clips
 from whisper_gpt.jobs.benchmarks.codec_speed import multiplications
-from whisper_gpt.jobs.codec_verify import agreement
 from whisper_gpt.pipeline.codec.causal import Codec
 
 SMALL = "--codec=encodec_24khz_small"
@@ -91,41 +89,3 @@ def test_evaluate_codec_finds_more_in_more_codebooks(made_corpora: Path, capsys:
     assert "6 kbps · 8" in capsys.readouterr().out
     assert cli.main([*arguments[:4], "--only", "*/nothing/*"]) == 1
     assert "no recording" in capsys.readouterr().err
-
-
-def test_verify_codec_compares_with_the_known_answer(
-    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wav = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) / 10
-    soundfile.write(tmp_path / "test.wav", wav, 24_000, "FLOAT")
-    codes = codec.encode(wav)
-    np.save(tmp_path / "test.codes.npy", codes[None])
-    monkeypatch.setattr(verify_codec, "load_codec", lambda name, weights: codec)  # as if it were the official one
-    assert cli.main(["verify-codec", str(tmp_path)]) == 0
-    assert "100.0%" in capsys.readouterr().out
-    np.save(tmp_path / "test.codes.npy", (codes + 1) % 1024)
-    assert cli.main(["verify-codec", str(tmp_path)]) == 1
-    assert "should agree" in capsys.readouterr().out
-    assert cli.main(["verify-codec", str(tmp_path / "nothing")]) == 1
-
-
-def test_verify_codec_says_why_it_skips(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_network(*_: object, **__: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.delenv("WHISPER_GPT_CODEC_WEIGHTS", raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    np.save(tmp_path / "test.codes.npy", np.zeros((8, 10), np.int16))
-    assert cli.main(["verify-codec", str(tmp_path)]) == 0
-    assert "skipped: the EnCodec weights are not here" in capsys.readouterr().out
-
-
-def test_agreement_leaves_the_first_frames_out() -> None:
-    expected = np.zeros((2, 20), np.int16)
-    codes = expected.copy()
-    codes[:, :10] = 5
-    codes[1, 10:15] = 5
-    assert agreement(codes, expected) == [1.0, 0.5]

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
+from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training import loop
 from whisper_gpt.jobs.training.config import Config

@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from whisper_gpt.jobs import cli
-from whisper_gpt.jobs import codec_train as train_codec
-from whisper_gpt.jobs.training.codec_checkpoint import FILE_NAME
+from whisper_gpt.jobs import cli, train_codec
+from whisper_gpt.jobs.codec.checkpoint import FILE_NAME
 from whisper_gpt.pipeline.codec.loading import load_codec
 
 SMALL = [

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from whisper_gpt.jobs.codec.judging import Figure, Judges, Reference, Scores, Share, judged
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
-from whisper_gpt.jobs.judging import Figure, Judges, Reference, Scores, Share, judged
 from whisper_gpt.manifests.statistics import code_usage
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.architecture import architecture_of

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from whisper_gpt.jobs import cli, judging
-from whisper_gpt.jobs.judging import Figure, Reference, Scores, Share, judged
+from whisper_gpt.jobs.codec.judging import Figure, Reference, Scores, Share, judged
 from whisper_gpt.pipeline.judge import packages
 
 EXTRA = packages.missing_packages()

@@ -13,14 +13,14 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 from tyro.conf import Positional
 
+from whisper_gpt.jobs.codec.checkpoint import FILE_NAME as CHECKPOINT_FILE
+from whisper_gpt.jobs.codec.checkpoint import CodecProgress, read_progress, restore, save_checkpoint
 from whisper_gpt.jobs.common.config_files import resume_with_saved_options, save_config
+from whisper_gpt.jobs.common.curves import curves
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import progress_line, share_done, status_console
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.curves import curves
-from whisper_gpt.jobs.training.codec_checkpoint import FILE_NAME as CHECKPOINT_FILE
-from whisper_gpt.jobs.training.codec_checkpoint import CodecProgress, read_progress, restore, save_checkpoint
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from whisper_gpt.pipeline.codec.causal import Codec
