@@ -158,6 +158,7 @@ def check(config: Config) -> None:
     for name in ("width", "layers", "heads"):
         size = getattr(config, name)
         require(size is None or size >= 1, f"--{name} {size}: must be at least 1")
+    model_config(config)
     require(len(config.shares) == len(config.datasets), "--weights: one for each dataset")
     cuda = config.device != "cuda" or config.workers > 1 or torch.cuda.is_available()
     require(cuda, "--device cuda: torch finds no CUDA device here")

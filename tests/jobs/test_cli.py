@@ -119,7 +119,7 @@ def test_no_verb_is_wrong_usage(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["train", "x", "--out", "y", "--model", "gpt-5"], ["inspect", "x", "--no-such-option"]],
+    [["train"], ["train", "x", "--out", "y", "--precision", "fp4"], ["inspect", "x", "--no-such-option"]],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
@@ -188,7 +188,7 @@ def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Pat
     [
         ("steps: 5\nstepps: 6\n", "no option stepps"),
         ("steps: many\n", "steps: .* found 'many'"),
-        ("model: gpt-5\n", "model: .* found 'gpt-5'"),
+        ("precision: fp4\n", "precision: .* found 'fp4'"),
         ("- 1\n", "expected"),
         ("a: [", "not a readable"),
         (None, "not a"),
