@@ -22,6 +22,7 @@ from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_run
+from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
 from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.sampling import Sampling
@@ -54,6 +55,8 @@ class Config:
     """Of the draws."""
     mel: MelSource = "decode"
     """What a hybrid hears of itself: the mel of its decoded tokens, its own mel prediction, or nothing."""
+    device: DeviceChoice = "auto"
+    """Device that the model and the codec compute on; auto takes a GPU if there is one."""
     codec_weights: Path | None = None
     """File with the weights of the codec whose tokens the model was trained on, if it is not found without."""
 
@@ -72,7 +75,9 @@ def run(config: Config) -> int:
     if not can_continue(model, state.data.view):
         books, view = model.config.input_codebooks, state.data.view
         raise JobError(f"{config.run}: reads {books} codebooks, mel of {view}; a continuation has one, and no future")
-    codec = codec_of(config.run, state.data, config.codec_weights)
+    device = alone(config.device).device
+    model = model.to(device)
+    codec = codec_of(config.run, state.data, config.codec_weights, device)
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)
     prompt = empty_prompt(log_mel)

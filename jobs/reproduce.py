@@ -5,7 +5,8 @@ A rerun goes on where another ended: each trial that is done stays done.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,6 +64,9 @@ class Config:
     """Compile the models (torch.compile)."""
     threads: int = 1
     """CPU cores a trial; as many trials run side by side as there are cores, or GPUs, for."""
+    workers: int | None = None
+    """Trials that run side by side on this machine; if not given, as many as its cores or GPUs allow. 0 runs them one
+    after another in this process, without Ray."""
     ray_address: str | None = None
     """A Ray cluster for the trials, as HOST:PORT or auto; else this machine, or $RAY_ADDRESS."""
 
@@ -76,16 +80,27 @@ def run(config: Config) -> int:
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     refuse_dead_address(config.ray_address)
     with output_lock(results):
-        with cluster(config.ray_address, None, config.device) as places:
-            most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-            require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
+        with _places(config) as places:
             budget = _budget(config, domains, search, results, places, console.print)
             keep_plan(results, plan_of(domains, budget))
             save_config(config, results / "reproduce.yaml")
-            run_all(domains, search, budget, results, console.print)
+            run_all(domains, search, budget, results, config.workers != 0, console.print)
         _publish(domains, search, budget, results)
     console.print(f"{results / 'table.md'}: the table; table.json and the curves lie beside it")
     return 0
+
+
+@contextmanager
+def _places(config: Config) -> Iterator[int]:
+    """Start or join Ray, and yield how many trials run side by side; 0 without Ray."""
+    if config.workers == 0:
+        yield 0
+        return
+    cores = config.workers and config.workers * config.threads
+    with cluster(config.ray_address, cores, config.device) as places:
+        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
+        yield max(1, places // (1 if config.device == "cuda" else config.threads))
 
 
 def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> None:
@@ -112,6 +127,8 @@ def _check(config: Config) -> None:
         value = getattr(config, name)
         require(value is None or value >= bound, f"--{name} {value}: must be at least {bound}")
     require(config.budget is None or 0 < config.budget < math.inf, f"--budget {config.budget}: must be above zero")
+    require(config.workers is None or config.workers >= 0, f"--workers {config.workers}: must not be negative")
+    require(not (config.workers and config.ray_address), "--workers: a cluster runs as many trials as it has room for")
     rates = config.learning_rates
     require(bool(rates) and all(0 < rate < math.inf for rate in rates), "--learning-rates: at least one, above zero")
     require(len(set(rates)) == len(rates), "--learning-rates: each once")
@@ -140,8 +157,7 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
     )
     if config.budget and not budget.tokens:
         say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
-        workers = max(1, places // (1 if config.device == "cuda" else config.threads))
-        budget = replace(budget, tokens=afford(domains, search, budget, config.budget, workers, results))
+        budget = replace(budget, tokens=afford(domains, search, budget, config.budget, places, results))
     say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
 

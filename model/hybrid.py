@@ -54,6 +54,11 @@ class HybridLM(nn.Module, Pretrained):
         """The row of the embeddings that stands before a window's first frame: the last one."""
         return self.config.input_codebooks * self.config.vocab
 
+    @property
+    def device(self) -> torch.device:
+        """The device that the parameters are on."""
+        return self.head.weight.device
+
     def parameter_count(self) -> int:
         """All trained parameters."""
         return sum(p.numel() for p in self.parameters())

@@ -73,6 +73,8 @@ def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, view: str
 class Continuation:
     """A continuation of `prompt`: `prompt_audio` float32 `[n · hop]` is the prompt decoded, `step` adds a frame to it.
 
+    Model and codec compute on the devices they are on; tokens are sampled, and mel frames analysed, on the CPU.
+
     It may go on for ever: memory and time per frame are constant. Of the history `tokens` and `mel` hold half a context
     of the model, and once the cache is full, a new one begins with them.
     """
@@ -103,7 +105,7 @@ class Continuation:
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         """Sample the next token, and return its samples float32 `[hop]`."""
-        token = sample(self._prediction.logits[:, -1], self._sampling, self._generator)  # [1]
+        token = sample(self._prediction.logits[:, -1].cpu(), self._sampling, self._generator)  # [1]
         audio = self._decode(token)
         mel = self._next_mel(audio)
         self.tokens = torch.cat([self.tokens, token])[-self._kept :]
@@ -116,13 +118,13 @@ class Continuation:
 
     def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens `[n]` → the next samples `[n · hop]` of the stream."""
-        decoded, self._decoder = self._codec.decode_chunk(self._decoder, tokens[None, None])
-        return decoded[0]
+        decoded, self._decoder = self._codec.decode_chunk(self._decoder, tokens[None, None].to(self._codec.device))
+        return decoded[0].cpu()
 
     def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
         """The normalised mel `[1, M]` of the frame that was generated last."""
         if self._mel_source == "predict" and self._prediction.mel_location is not None:
-            return self._prediction.mel_location[0, -1:]
+            return self._prediction.mel_location[0, -1:].cpu()
         if self._mel_source == "decode" and self._model.config.hybrid:
             analysed, self._mel_context = self._log_mel.step(self._mel_context, audio)
             return _normalise(self._model, analysed)
@@ -134,7 +136,7 @@ def prefill(
 ) -> tuple[Cache, Prediction]:
     """Begin a window with frames `tokens` `[n]` and normalised `mel` `[n, M]` → its cache, and the predictions of
     frames 0 to n."""
-    cache = empty_cache(model.config, batch=1)
+    cache = empty_cache(model.config, batch=1, device=model.device)
     tokens = torch.cat([torch.tensor([model.begin_token]), tokens])  # [1 + n]
     mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
     return cache, _predict(model, tokens, mel, mel_source, cache)
@@ -144,7 +146,7 @@ def _predict(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
 ) -> Prediction:
     """The predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
-    tokens = tokens[None, None]  # [1, 1, n]
+    tokens, mel = tokens[None, None].to(model.device), mel.to(model.device)  # [1, 1, n], [n, M]
     present = tokens[:, 0] != model.begin_token
     if not model.config.hybrid:
         return model.predict_next(tokens, None, present, cache)
@@ -154,4 +156,4 @@ def _predict(
 
 
 def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:
-    return model.mel_encoder.normalise(mel) if model.config.hybrid else mel
+    return model.mel_encoder.normalise(mel.to(model.device)).cpu() if model.config.hybrid else mel

@@ -1,10 +1,11 @@
 """Run the trials of a table in phases: every learning rate with one seed, the best one with the other seeds, the test.
 
-Each trial is a Ray task; finished ones stay in the results folder, so that a rerun resumes. With a budget in minutes a
-few timed steps of each row decide how many tokens a trial gets.
+Each trial is a Ray task, or a call in this process without Ray; finished ones stay in the results folder, so that a
+rerun resumes. With a budget in minutes a few timed steps of each row decide how many tokens a trial gets.
 """
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,34 +90,41 @@ _RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
 Say = Callable[[str], None]
 
 
-def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, say: Say) -> None:
-    """Do all trials that are not done yet, and score the chosen ones. Raises `JobError` where one fails."""
+def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, with_ray: bool, say: Say) -> None:
+    """Do all trials that are not done yet, and score the chosen ones. Raises `JobError` if one fails."""
     first, needs = search.seeds[0], _needs(budget)
+    do = _do if with_ray else _do_here
     tried = [trial_of(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
     grid = [*_floor_scoring(domains, budget, results), *_training(tried, budget)]
-    _do("the floors, and every rate from the first seed", grid, say)
+    do("the floors, and every rate from the first seed", grid, say)
     chosen = [trial for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)]
-    _do("the best rate from the other seeds", _training(chosen, budget), say)
+    do("the best rate from the other seeds", _training(chosen, budget), say)
     for trial in chosen:
         if require_trained(trial).nats is None:
             raise JobError(f"{trial.folder}: diverged from this seed; leave this rate out of --learning-rates")
     left = [trial for trial in chosen if read_scores(trial.folder) is None]
-    _do("the test split", [_Work(_score_trial, (trial, budget), trial.folder, needs) for trial in left], say)
+    do("the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], say)
 
 
 def afford(
     domains: Sequence[Domain], search: Search, budget: Budget, minutes: float, workers: int, results: Path
 ) -> int:
-    """How many tokens each trial may have for all to be done in `minutes`. Raises `JobError` where it is none."""
+    """Return how many tokens each trial may have for all to be done in `minutes` on `workers` side by side.
+
+    With 0 workers the trials run in this process. Raises `JobError` if it is none.
+    """
     rows = _rows(domains)
-    needs = _needs(budget)
-    timed = [_time_trial.options(**needs).remote(trial_of(results, *row, 1e-3, 0), budget) for row in rows]
+    trials = [trial_of(results, *row, 1e-3, 0) for row in rows]
+    if workers:
+        timed = ray.get([_call.options(**_needs(budget)).remote(time_trial, (trial, budget)) for trial in trials])
+    else:
+        timed = [time_trial(trial, budget) for trial in trials]
     times = len(search.learning_rates) + len(search.seeds) - 1
-    costs = [cost for cost in ray.get(timed) for _ in range(times)]
+    costs = [cost for cost in timed for _ in range(times)]
     on_the_way = EVALUATIONS * budget.evaluated_windows * budget.context
     scored = [domain.scored_frames + on_the_way for domain, _ in rows for _ in range(times)]
     phases = 1 + (len(search.seeds) > 1)
-    tokens = affordable_tokens(60 * minutes, costs, scored, workers, phases)
+    tokens = affordable_tokens(60 * minutes, costs, scored, max(1, workers), phases)
     if tokens < budget.context * budget.batch:
         raise JobError(f"--budget {minutes:g}: {len(costs)} trials take longer only to start and to be scored")
     return tokens
@@ -127,9 +135,9 @@ def _rows(domains: Sequence[Domain]) -> list[tuple[Domain, Row]]:
 
 
 class _Work(NamedTuple):
-    """A Ray task, the folder whose `log.txt` tells of it, and what Ray is to keep for it."""
+    """A call, the folder whose `log.txt` records its failure, and the resources that it takes in Ray."""
 
-    task: Any
+    function: Callable[..., str]
     arguments: tuple[Any, ...]
     folder: Path
     needs: dict[str, int]
@@ -139,7 +147,7 @@ def _training(trials: Iterable[Trial], budget: Budget) -> list[_Work]:
     """Those that are not trained yet, the costliest first, so that no worker is left with one at the end."""
     left = [trial for trial in trials if read_trained(trial) is None]
     left.sort(key=lambda trial: -PRESETS[trial.row.model].layers * PRESETS[trial.row.model].width)
-    return [_Work(_train_trial, (trial, budget), trial.folder, _needs(budget)) for trial in left]
+    return [_Work(_train, (trial, budget), trial.folder, _needs(budget)) for trial in left]
 
 
 def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> list[_Work]:
@@ -149,7 +157,7 @@ def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
         folders = floor_folders(results, domain)
         if any(read_scores(folder) is None for folder in folders.values()):
             arguments = domain.dataset, folders, budget
-            work.append(_Work(_score_floors, arguments, results / "trials" / domain.name, {"num_cpus": 1}))
+            work.append(_Work(_count_and_score, arguments, results / "trials" / domain.name, {"num_cpus": 1}))
     return work
 
 
@@ -158,7 +166,10 @@ def _do(what: str, work: Sequence[_Work], say: Say) -> None:
     if not work:
         return
     say(f"{what}: {len(work)} to do")
-    running = {one.task.options(**one.needs, max_retries=_RETRIES).remote(*one.arguments): one.folder for one in work}
+    running = {
+        _call.options(**call.needs, max_retries=_RETRIES).remote(call.function, call.arguments): call.folder
+        for call in work
+    }
     total, failures = len(running), []
     with stop_signals() as stopped:
         while running:
@@ -178,31 +189,46 @@ def _do(what: str, work: Sequence[_Work], say: Say) -> None:
         raise JobError(f"{len(failures)} of {total} failed; rerun to try them again: {'; '.join(failures)}")
 
 
+def _do_here(what: str, work: Sequence[_Work], say: Say) -> None:
+    """Run calls one after another in this process. Raises `JobError`, once all have ended, if any failed."""
+    if not work:
+        return
+    say(f"{what}: {len(work)} to do")
+    failures = []
+    for done, call in enumerate(work, 1):
+        try:
+            outcome = call.function(*call.arguments)
+        except Exception as error:
+            append_log(call.folder, traceback.format_exc())
+            outcome = f"{type(error).__name__}: {error} (more in its log.txt)"
+            failures.append(f"{call.folder}: {outcome}")
+        say(f"{done} of {len(work)} · {call.folder}: {outcome}")
+    if failures:
+        raise JobError(f"{len(failures)} of {len(work)} failed; rerun to try them again: {'; '.join(failures)}")
+
+
 def _needs(budget: Budget) -> dict[str, int]:
     """What Ray is to keep for a trial."""
     return {"num_cpus": budget.threads} | ({"num_gpus": 1} if budget.device == "cuda" else {})
 
 
 @ray.remote(max_calls=1)
-def _time_trial(trial: Trial, budget: Budget) -> Cost:
-    return time_trial(trial, budget)
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
 
 
-@ray.remote(max_calls=1)
-def _train_trial(trial: Trial, budget: Budget) -> str:
+def _train(trial: Trial, budget: Budget) -> str:
     found = train_trial(trial, budget)
     if found.nats is None:
         return "diverged"
     return f"{found.nats:.3f} nats on the validation split, {found.wall_s / 60:.1f} min"
 
 
-@ray.remote(max_calls=1)
-def _score_trial(trial: Trial, budget: Budget) -> str:
+def _score(trial: Trial, budget: Budget) -> str:
     score_trial(trial, budget)
     return "scored"
 
 
-@ray.remote(max_calls=1)
-def _score_floors(dataset: UPath, folders: dict[str, Path], budget: Budget) -> str:
+def _count_and_score(dataset: UPath, folders: dict[str, Path], budget: Budget) -> str:
     score_floors(dataset, folders, budget)
     return f"{', '.join(folders)} scored"

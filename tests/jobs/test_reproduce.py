@@ -22,17 +22,17 @@ FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "-
 
 
 @pytest.fixture(scope="module")
-def seen(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seen(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with every view of the mel, two codebooks."""
     out = tmp_path_factory.mktemp("views") / "made-speech"
     arguments = ["preprocess", "librispeech", str(made_corpora / "LibriSpeech"), "--out", str(out)]
-    arguments += ["--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control", "--workers=2"]
+    arguments += ["--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control", "--workers=0"]
     assert cli.main([*arguments, "--hold-out", "0.3", "0.3"]) == 0
     return out
 
 
-def reproduce(dataset: Path, out: Path, *options: str) -> int:
-    return cli.main(["reproduce", str(dataset), "--out", str(out), *FAST, *options])
+def reproduce(dataset: Path, out: Path, *options: str, workers: str = "--workers=0") -> int:
+    return cli.main(["reproduce", str(dataset), "--out", str(out), workers, *FAST, *options])
 
 
 def test_every_view_is_in_every_sample(seen: Path) -> None:
@@ -103,7 +103,12 @@ def test_rows_seeds_and_datasets_are_added_to_a_table(seen: Path, dataset: Path,
     assert reproduce(seen, tmp_path, "--rows=gpt-4m", "--seeds=1") == 0
     first = tmp_path / "trials/made-speech/gpt-4m/rate-0.001-seed-0/trial.json"
     begun = first.stat().st_mtime_ns
-    assert cli.main(["reproduce", str(seen), str(dataset), "--out", str(tmp_path), *FAST, "--rows", *ROWS[:2]]) == 0
+    assert (
+        cli.main(
+            ["reproduce", str(seen), str(dataset), "--out", str(tmp_path), "--workers=0", *FAST, "--rows", *ROWS[:2]]
+        )
+        == 0
+    )
     assert first.stat().st_mtime_ns == begun
     table = json.loads((tmp_path / "table.json").read_text())
     assert list(table["domains"]) == list(json.loads((tmp_path / "plan.json").read_text())["dataset"])
@@ -142,7 +147,7 @@ def test_trained_rows_read_what_they_say(seen: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_in_minutes_becomes_tokens(seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["reproduce", str(seen), "--out", str(tmp_path), *FAST[1:], "--rows=gpt-4m", "--seeds=1"]
+    arguments = ["reproduce", str(seen), "--out", str(tmp_path), "--workers=0", *FAST[1:], "--rows=gpt-4m", "--seeds=1"]
     assert cli.main([*arguments, "--budget=1e-4"]) == 1
     assert "take longer only to start" in capsys.readouterr().err
     assert cli.main([*arguments, "--budget=0.4"]) == 0
@@ -219,7 +224,7 @@ def test_speakers_that_are_not_known_cannot_be_held_out(
     assert "no training recording" in capsys.readouterr().err
 
 
-def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(ray_cluster: None, seen: Path, tmp_path: Path) -> None:
     """Ray starts the task again; the run within it goes on from its checkpoint, to the same model."""
     assert reproduce(seen, tmp_path / "plain", "--rows=gpt-4m", "--seeds=1", "--tokens=640") == 0
 
@@ -235,13 +240,14 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(seen: Path, tmp_pa
             time.sleep(0.05)
             if list(Path(folder).glob("**/checkpoints/step-*")):
                 for process in psutil.process_iter(["cmdline"]):
-                    if "_train_trial" in " ".join(process.info["cmdline"] or []):
+                    if "ray::_call" in " ".join(process.info["cmdline"] or []):
                         os.kill(process.pid, signal.SIGKILL)
                         return True
         return False
 
     killing = kill_first_worker.options(num_cpus=0).remote(str(tmp_path / "killed"))
-    assert reproduce(seen, tmp_path / "killed", "--rows=gpt-4m", "--seeds=1", "--tokens=640") == 0
+    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=640"]
+    assert reproduce(seen, tmp_path / "killed", *options, workers="--workers=2") == 0
     assert ray.get(killing)
     models = [next((tmp_path / name).glob("trials/**/model.safetensors")).read_bytes() for name in ("plain", "killed")]
     assert models[0] == models[1]
