@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
@@ -18,6 +18,7 @@ from whisper_gpt.manifests.location import Location, is_folder, location
 from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
@@ -33,7 +34,7 @@ _LEAKY = "centred-2048"
 class DatasetOptions:
     """Options that `whisper-gpt plan` and `whisper-gpt preprocess` share."""
 
-    corpus: Positional[Literal["librispeech", "maestro", "folder", "synthetic"]]
+    corpus: Positional[Annotated[str, arg(metavar="{" + "|".join(CORPORA) + "}")]]
     """How the source is laid out."""
     source: Positional[UPath | None] = None
     """Folder of the corpus, or its s3:// or gs:// prefix (synthetic: a new folder to make it in, else OUT.source)."""
@@ -94,6 +95,7 @@ class DatasetOptions:
 
 def check(options: DatasetOptions) -> None:
     """Raise `UsageError` for values that make no sense, whatever the data."""
+    require(options.corpus in CORPORA, f"{options.corpus}: no such corpus; use one of {', '.join(CORPORA)}")
     needs_source = options.corpus != "synthetic"
     require(options.source is not None or not needs_source, f"{options.corpus} needs the folder of the corpus")
     named = options.name is None or re.fullmatch(r"[A-Za-z0-9-]{1,32}", options.name) is not None

@@ -21,8 +21,8 @@ from whisper_gpt.manifests.location import (
     open_for_seeking,
 )
 from whisper_gpt.manifests.publish import TEMPORARY_SUFFIX, publish_bytes
-from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
 from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers
+from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.shards.plan import (
     PLAN_FILE,
     PlanSettings,
@@ -39,12 +39,6 @@ from whisper_gpt.pipeline.shards.source import Source, examine
 from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
 
 ABSENT_FILE = "absent.txt"
-_SCANS = {
-    "librispeech": librispeech.scan,
-    "maestro": maestro.scan,
-    "folder": folder.scan,
-    "synthetic": synthetic.scan,
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ def scan_corpus(
 
     Raises `JobError` where there is none.
     """
-    scan = _SCANS[corpus](root, name, exclude)
+    scan = CORPORA[corpus](root, name, exclude)
     if any(hold_out):
         if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
             raise JobError(f"--hold-out: no training recording of {root} has a known speaker")
