@@ -106,8 +106,8 @@ def test_a_dataset_of_one_split_without_tables(
         capsys.readouterr()
         code = cli.main(["evaluate", str(out), "--split", scored])
         assert code == (0 if scored == split == "train" else 1)
-        said = capsys.readouterr().err.splitlines()
-        assert not said if code == 0 else len(said) == 1 and str(out) in said[0]
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and (code == 0 or str(out) in lines[0])
 
 
 def test_a_dataset_without_speakers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,10 @@ from whisper_gpt.jobs.common import lock as output_lock
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.lock import LOCK_FILE
 from whisper_gpt.jobs.common.lock import output_lock as lock
+from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.fragments import committed_shards
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.publish import publish_bytes, publishing
-from whisper_gpt.pipeline.errors import PipelineError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -68,7 +68,7 @@ def test_an_upload_that_is_not_kept_is_no_success(store: Any, monkeypatch: pytes
     publish_bytes(path, b"as it should be")
     assert path.read_bytes() == b"as it should be"
     monkeypatch.setattr(path.fs, "put_file", lambda local, remote: path.fs.pipe_file(remote, b"cut o"))
-    with pytest.raises(PipelineError, match="gave back something else"):
+    with pytest.raises(ManifestError, match=r"a/file"):
         publish_bytes(path, b"cut off")
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_gpt.jobs import cli, judging
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.codec import judging
 from whisper_gpt.jobs.codec.judging import Figure, Reference, Scores, Share, judged
 from whisper_gpt.pipeline.judge import packages
 
