@@ -1,4 +1,5 @@
-# make demo: the whole job on made data.  make test: the tests.  make install: only the set-up.
+# make demo: the whole job on synthetic data.  make install: only the set-up.
+# make test: the tests.  make test-all: the slow ones as well (clusters, kills, compilation).
 # make reproduce-small LIBRISPEECH=FOLDER: the paper's table on a few hours of speech, in 45 minutes on 2 CPU cores.
 PYTHON ?= python3
 # On Linux PyPI's torch brings several GB of CUDA along; TORCH_INDEX=https://download.pytorch.org/whl/cpu does not.
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 LIBRISPEECH ?=
 RESULTS ?= reproduce-out
 
-.PHONY: install demo test reproduce-small lint clean
+.PHONY: install demo test test-slow test-all reproduce-small lint clean
 
 install: $(INSTALLED)
 
@@ -31,6 +32,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 reproduce-small: $(INSTALLED)
 	$(if $(LIBRISPEECH),,$(error make reproduce-small LIBRISPEECH=FOLDER: name the folder of a LibriSpeech tree))

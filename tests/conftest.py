@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +23,7 @@ from werkzeug.serving import make_server
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.ray_cluster import cluster
+from whisper_gpt.model.config import PRESETS
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.loading import load_codec
 from whisper_gpt.pipeline.corpora import synthetic
@@ -147,3 +149,13 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("$WHISPER_GPT_DATA names no folder of real corpora (LibriSpeech, maestro-real-audio)")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_presets() -> Iterator[None]:
+    """The presets in a size that a test can afford, in this process: what a test shows does not depend on the size."""
+    presets = dict(PRESETS)
+    sizes = {"width": 64, "layers": 2, "heads": 2, "mel_width": 32, "mel_layers": 1, "mel_heads": 2}
+    PRESETS.update({name: replace(preset, **sizes) for name, preset in presets.items()})
+    yield
+    PRESETS.update(presets)

@@ -5,9 +5,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chaos.ledger import Ledger
 from tests.chaos.rounds import survive
 from whisper_gpt.jobs.common.progress import status_console
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_at_random_and_still_the_same_bytes(store: Any, made_corpora: Path) -> None:

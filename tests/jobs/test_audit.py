@@ -27,6 +27,8 @@ from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel import LogMel
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 FRAMES = 96
 MIDDLE = FRAMES // 2
 FAST = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0", "--steps=4"]
@@ -40,10 +42,10 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def control(ray_cluster: None, made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def control(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with every kind of view, the leaky control among them."""
     out = tmp_path_factory.mktemp("control") / "dataset"
-    arguments = ["preprocess", "folder", str(made_corpora / "LibriSpeech"), "--out", str(out), "--workers=2"]
+    arguments = ["preprocess", "folder", str(made_corpora / "LibriSpeech"), "--out", str(out), "--workers=0"]
     assert (
         cli.main([*arguments, "--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control"]) == 0
     )

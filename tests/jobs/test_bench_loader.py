@@ -16,6 +16,8 @@ from whisper_gpt.jobs.benchmarks.loader_speed import OURS, shards
 from whisper_gpt.jobs.benchmarks.restore_speed import restore_speed
 from whisper_gpt.pipeline.loading.stream import StreamConfig, batches, stream
 
+pytestmark = pytest.mark.slow
+
 
 def windows(taken: Iterable[Tensors]) -> Counter[str]:
     """The windows by a hash of what they hold; asserts that each batch is of the types it should be."""

@@ -16,6 +16,8 @@ from tests.helpers import hashes
 from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.fragments import read_samples
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--codec", "encodec_24khz_small"]
 
 

@@ -134,6 +134,7 @@ def test_made_files_damaged_in_every_way(tmp_path: Path) -> None:
     assert made > 10 and failed > 30
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_five_hundred_real_files_damaged_in_every_way(real_data: Path, tmp_path: Path) -> None:
     good, damaged = tmp_path / "good", tmp_path / "damaged"

@@ -12,6 +12,8 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.failures import open_failures, read_failures
 from whisper_gpt.manifests.fragments import read_samples
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 OPTIONS = ["--codec", "encodec_24khz_small", "--max-failed=1", "--workers=0"]
 
 

@@ -21,6 +21,8 @@ from whisper_gpt.pipeline.corpora import synthetic
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.loading.shard_cache import ShardCache
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 
 @contextlib.contextmanager
 def no_file_beyond(size: int) -> Iterator[None]:

@@ -17,7 +17,7 @@ from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import open_failures, read_failures
 from whisper_gpt.manifests.fragments import read_samples
 
-OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2", "--shard-mb=0.1", "--max-failed=1"]
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0", "--shard-mb=0.1", "--max-failed=1"]
 
 
 def sound(path: Path, seed: int, seconds: float = 1.5) -> None:
@@ -42,7 +42,6 @@ def preprocess(source: Path, out: Path, *options: str) -> int:
     return cli.main(["preprocess", "folder", str(source), "--out", str(out), *OPTIONS, *options])
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
@@ -69,7 +68,6 @@ def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys
     assert hashes(out) == after
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
@@ -100,10 +98,12 @@ def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_the_plan_comes_first_and_is_the_one_that_is_made(
-    ray_cluster: None, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert cli.main(["plan", "folder", str(source), "--out", str(out), *OPTIONS[:-1], "--measure-s=1"]) == 0
+    assert (
+        cli.main(["plan", "folder", str(source), "--out", str(out), *OPTIONS[:-1], "--workers=2", "--measure-s=1"]) == 0
+    )
     said = capsys.readouterr().out
     assert "core-hours" in said and "real time a core" in said and "with 2 workers" in said
     planned = hashes(out)
@@ -116,7 +116,8 @@ def test_the_plan_comes_first_and_is_the_one_that_is_made(
     assert "every shard of the plan is there" in capsys.readouterr().out
 
 
-def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(ray_cluster: None, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(tmp_path: Path) -> None:
     """By Ctrl-C, then by a cluster's SIGTERM: soon, without litter, and in the end an undisturbed run's bytes."""
     source = tmp_path / "source"
     source.mkdir()
@@ -142,6 +143,7 @@ def stop_when_begun(source: Path, stopped: Path, signal_number: int) -> None:
         "--out",
         str(stopped),
         *OPTIONS,
+        "--workers=2",
     ]
     (stopped / "logs" / "events.jsonl").unlink(missing_ok=True)
     with subprocess.Popen([*command, "--shard-mb=2"], stderr=subprocess.PIPE, text=True) as process:

@@ -25,9 +25,7 @@ from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
 from whisper_gpt.pipeline.codec.weights import save_weights
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-OPTIONS = ["--codec", "encodec_24khz_small", "--workers=2"]
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0"]
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -48,6 +46,7 @@ def test_everything_is_there(made_corpora: Path, dataset: Path) -> None:
     assert not list(dataset.rglob("*.tmp"))
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, dataset: Path, tmp_path: Path) -> None:
     """A run from which shards, a fragment and dataset.json were lost, finished by one worker."""
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
@@ -76,11 +75,12 @@ def test_other_settings_or_sources_are_refused_in_the_same_folder(
     assert "not empty, and not a dataset" in error_line(capsys)
 
 
+@pytest.mark.parametrize("workers", ["--workers=0", "--workers=2"])
 def test_a_worker_s_trouble_with_the_disk_is_one_line(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workers: str, ray_cluster: None, made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test", workers]
     assert cli.main(arguments) == 0
     shutil.rmtree(out / "manifest")
     shutil.rmtree(out / "test")
@@ -220,6 +220,7 @@ def test_values_that_are_not_offered_are_wrong_usage(made_corpora: Path, tmp_pat
     assert exit_info.value.code == 2
 
 
+@pytest.mark.slow
 def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, tmp_path: Path, dataset: Path) -> None:
     """Workers that the cluster has no core for wait until another is done, and never hold a shard up for ever."""
     out = tmp_path / "out"
@@ -228,6 +229,7 @@ def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, t
     assert hashes(out) == hashes(dataset)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_s_shards_are_made_again(
     made_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +256,7 @@ def test_a_killed_worker_s_shards_are_made_again(
     assert [event["event"] for event in events].count("died") > 0
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_file_that_ends_every_worker_is_found_and_given_up(
     made_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +283,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
     monkeypatch.setattr(ray_workers, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
     out = tmp_path / "out"
     arguments = ["preprocess", "librispeech", str(source), "--out", str(out), *OPTIONS, "--splits", "test"]
-    assert cli.main([*arguments, "--max-failed=1"]) == 0
+    assert cli.main([*arguments, "--max-failed=1", "--workers=2"]) == 0
     (failure,) = read_failures(out).to_pylist()
     assert (failure["source"], failure["stage"], failure["error"]) == (poison, "encode", "WorkerDied")
     assert set(read_samples(out)["source"].to_pylist()) == {good}
@@ -297,15 +300,13 @@ def test_a_run_killed_over_its_first_file_can_be_repeated(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_codec_trained_here_is_taken_whatever_it_is_called(
-    ray_cluster: None, made_corpora: Path, tmp_path: Path
-) -> None:
+def test_a_codec_trained_here_is_taken_whatever_it_is_called(made_corpora: Path, tmp_path: Path) -> None:
     """Even by a name that stands for another codec: it is the file that counts."""
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64))
     seed_weights(net, seed=0)
     file, out = tmp_path / "codec.safetensors", tmp_path / "out"
     save_weights(file, "encodec_48khz", net)
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), "--splits", "test", "--workers=2"]
+    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), "--splits", "test", "--workers=0"]
     assert cli.main([*arguments, "--codec", str(file), "--codebooks=2"]) == 0
     info = read_info(out)
     assert (info.codec["name"], info.codec["codebooks"], info.codec["codebook_size"]) == ("encodec_48khz", 2, 64)
@@ -317,6 +318,6 @@ def test_encoding_on_a_gpu_needs_one(
 ) -> None:
     """Which only Ray knows, so that the plan is there by then; a run on the CPU goes on from it."""
     arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path / "out"), *OPTIONS, "--splits=test"]
-    assert cli.main([*arguments, "--device", "cuda"]) == 1
+    assert cli.main([*arguments, "--device", "cuda", "--workers=2"]) == 1
     assert "knows of no GPU" in error_line(capsys)
     assert cli.main(arguments) == 0

@@ -20,8 +20,6 @@ from whisper_gpt.pipeline.corpora import librispeech, maestro
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel import LogMel
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 
 @pytest.fixture(scope="module")
 def utterance(real_data: Path) -> np.ndarray:
@@ -90,7 +88,7 @@ def test_one_real_maestro_recording(real_data: Path, tmp_path: Path) -> None:
     shutil.copy(table, home)
     out = tmp_path / "out"
     assert (
-        cli.main(["preprocess", "maestro", str(home), "--out", str(out), "--codec=encodec_24khz_small", "--workers=2"])
+        cli.main(["preprocess", "maestro", str(home), "--out", str(out), "--codec=encodec_24khz_small", "--workers=0"])
         == 0
     )
     row = read_samples(out).to_pylist()[0]
@@ -109,7 +107,7 @@ def test_real_speech_through_the_whole_pipeline(real_data: Path, tmp_path: Path)
         str(out),
         "--codec=encodec_24khz_small",
     ]
-    assert cli.main([*arguments, "--splits", "test", "--workers=2"]) == 0
+    assert cli.main([*arguments, "--splits", "test", "--workers=0"]) == 0
     assert cli.main(["verify", str(out)]) == 0
     rows = read_samples(out).to_pylist()
     assert len(rows) == 4 and all(row["text"] and row["speaker_name"] == "Peter Bobbe" for row in rows)

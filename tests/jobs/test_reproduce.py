@@ -17,6 +17,8 @@ from whisper_gpt.jobs.reproduction.schedule import Cost, affordable_tokens
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.model.hybrid import HybridLM
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 ROWS = ["gpt-4m", "hybrid-4m", "hybrid-4m-codes-1", "mel-alone", "gpt-4m-all-codes", "hybrid-4m-centred"]
 FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "--batch=2"]
 
@@ -49,7 +51,7 @@ def test_the_table_of_all_kinds_of_rows_and_a_rerun_that_trains_nothing(
     table = json.loads((tmp_path / "table.json").read_text())
     rows = {row["row"]: row for row in table["domains"]["made-speech"]["rows"]}
     assert set(rows) == {*ROWS, "unigram", "bigram", "5-gram"}
-    assert rows["hybrid-4m"]["parameters"] > rows["gpt-4m"]["parameters"] > 3e6
+    assert rows["hybrid-4m"]["parameters"] > rows["gpt-4m"]["parameters"]
     scored = {sum(json.loads(path.read_text())["tokens"]) for path in tmp_path.glob("trials/**/test.json")}
     assert scored == {read_info(seen).splits["test"].frames}  # every row the same tokens, each frame once
     markdown = (tmp_path / "table.md").read_text()
@@ -224,9 +226,11 @@ def test_speakers_that_are_not_known_cannot_be_held_out(
     assert "no training recording" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(ray_cluster: None, seen: Path, tmp_path: Path) -> None:
     """Ray starts the task again; the run within it goes on from its checkpoint, to the same model."""
-    assert reproduce(seen, tmp_path / "plain", "--rows=gpt-4m", "--seeds=1", "--tokens=640") == 0
+    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=640"]
+    assert reproduce(seen, tmp_path / "plain", *options, workers="--workers=2") == 0
 
     @ray.remote
     def kill_first_worker(folder: str) -> bool:
@@ -246,7 +250,6 @@ def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(ray_cluster: None,
         return False
 
     killing = kill_first_worker.options(num_cpus=0).remote(str(tmp_path / "killed"))
-    options = ["--rows=gpt-4m", "--seeds=1", "--tokens=640"]
     assert reproduce(seen, tmp_path / "killed", *options, workers="--workers=2") == 0
     assert ray.get(killing)
     models = [next((tmp_path / name).glob("trials/**/model.safetensors")).read_bytes() for name in ("plain", "killed")]

@@ -36,6 +36,8 @@ from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 FAST = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 
 
@@ -201,7 +203,7 @@ def test_data_without_a_training_split_is_scored_without_floors(
     assert cli.main(["evaluate", str(copy), str(runs["gpt-4m"]), "--json"]) == 0
     assert [row["model"] for row in json.loads(capsys.readouterr().out)] == ["gpt-4m"]
     assert cli.main(["evaluate", str(copy)]) == 1
-    assert "no training split" in capsys.readouterr().err
+    assert str(copy) in capsys.readouterr().err
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

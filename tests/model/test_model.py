@@ -210,7 +210,7 @@ def test_the_norm_is_rms_norm(dtype: torch.dtype, size: float) -> None:
     assert torch.allclose(x.grad.double() * size, exact.grad * size, rtol=tolerance, atol=2 * tolerance)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=NEEDS_COMPILER)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])])
 def test_the_gradient_of_the_norm_is_float32_under_autocast(compiled: bool) -> None:
     """A gradient nearly parallel to y, of which almost all cancels: in bfloat16 6.7 % off."""
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))

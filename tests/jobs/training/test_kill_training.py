@@ -12,6 +12,8 @@ import torch
 from whisper_gpt.jobs.inference.run_folder import newest_checkpoint, read_state
 from whisper_gpt.model.checkpoint import load_safetensors
 
+pytestmark = pytest.mark.slow
+
 STEPS, KILLS = 200, 20
 OPTIONS = [
     *("--model=hybrid-4m", "--context=16", "--batch=2", "--accumulate=2", "--deterministic", "--ema=0.9"),

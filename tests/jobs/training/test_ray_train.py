@@ -21,6 +21,8 @@ from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.model.checkpoint import load_safetensors
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--model=gpt-4m", "--context=32", "--batch=2", "--save-every=5", "--clip-s=0", "--eval-batches=2"]
 
 RANK = """

@@ -37,6 +37,8 @@ from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.loading.stream import Batch, StreamConfig, batches, stream
 
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
 FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
 SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
 
@@ -189,6 +191,7 @@ NEEDS_COMPILER = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
     """But for the order of float additions. The hybrid's would not be: compiled code draws other random numbers."""
@@ -203,6 +206,7 @@ def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
         assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
     """Several threads add to the same rows of the embedding's gradient."""
@@ -221,6 +225,7 @@ def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
     """Without packing, so that windows' lengths differ from step to step."""
