@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from whisper_gpt.manifests.scratch import sweep_scratch
+from whisper_gpt.manifests.scratch import remove_stale_scratch
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
 from whisper_gpt.pipeline.codec.loading import read_codec
@@ -19,7 +19,7 @@ from whisper_gpt.pipeline.shards.task import WorkerSetup
 def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:
     """Load what `setup` says, in a process of one thread from then on. Raises `PipelineError` for another codec."""
     torch.set_num_threads(1)
-    sweep_scratch()
+    remove_stale_scratch()
     wanted = setup.codec
     weights = setup.codec_weights or weights_file(SMALL_NAME)
     codec = read_codec(weights, wanted.codebooks, wanted.precision, setup.device)
