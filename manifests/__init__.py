@@ -1,1 +1,1 @@
-"""The Parquet record of everything that was processed: schema, fragments, statistics, verification, report."""
+"""The Parquet manifest of everything that was processed: schema, fragments, statistics, verification, report."""

@@ -1,4 +1,4 @@
-"""A finished dataset's description, added up from its fragments and failures."""
+"""Compute `dataset.json` of a finished dataset from its fragments and failures."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def describe(
     plans_sha256: list[str],
     absent_sources: int,
 ) -> DatasetInfo:
-    """The content of `dataset.json`: what is given, with the totals of what lies in the dataset."""
+    """Return the content of `dataset.json`: the arguments, and the totals over the dataset's fragments and failures."""
     totals, failures = add_up(read_records(dataset)), open_failures(dataset)
     mean, deviation = totals.mel_statistics()
     return DatasetInfo(

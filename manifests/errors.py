@@ -1,5 +1,8 @@
-"""Errors of the manifests that are a user's to mend."""
+"""Manifest errors that a user can fix."""
 
 
 class ManifestError(Exception):
-    """A dataset's records are missing, damaged or at odds, or where it lies cannot be read: which file, what to do."""
+    """A dataset's records are missing, damaged or contradictory, or its storage cannot be read.
+
+    The message names the file and says what to do.
+    """

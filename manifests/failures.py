@@ -1,4 +1,4 @@
-"""Failures: a row for each source that could not be processed, in one Parquet file for each shard that has some."""
+"""Failures: one row per source that could not be processed, in one Parquet file per shard that has any."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,22 @@ FAILURES_FOLDER = "failures"
 
 
 def failures_bytes(rows: Sequence[dict]) -> bytes:
-    """The failures of one shard as a Parquet file."""
+    """Return the failures of one shard as a Parquet file."""
     return parquet_bytes(pa.Table.from_pylist(list(rows), schema=FAILURES))
 
 
 def failures_path(dataset: Location, shard: str) -> Location:
-    """Where the failures of a shard lie, if there were any."""
+    """Return the path of a shard's failures; the file exists only if there were any."""
     return dataset / FAILURES_FOLDER / f"{shard}.parquet"
 
 
 def read_failures(dataset: Location, shard: str = "*") -> pa.Table:
-    """The failure rows of one shard or of all, ordered by shard: every attempt has its own row."""
+    """Read the failure rows of one shard or of all, ordered by shard; there is one row per attempt."""
     return read_table(joined(dataset, FAILURES_FOLDER, f"{shard}.parquet", FAILURES))
 
 
 def open_failures(dataset: Location) -> pa.Table:
-    """The last failure of each source that no later attempt has put right."""
+    """Return the last failure of each source for which no later attempt succeeded."""
     failures = read_failures(dataset)
     if not failures.num_rows:
         return failures
@@ -40,4 +40,4 @@ def open_failures(dataset: Location) -> pa.Table:
     done = samples.to_table(columns=["corpus", "source"], filter=failed)
     for source in zip(done["corpus"].to_pylist(), done["source"].to_pylist(), strict=True):
         last.pop(source, None)
-    return failures.take(pa.array(sorted(last.values()), pa.int64()))  # without a type, none would be of the type null
+    return failures.take(pa.array(sorted(last.values()), pa.int64()))  # without a type, an empty list is of type null

@@ -1,7 +1,7 @@
-"""Fragments: one Parquet file a shard, written last, so that its being there says that the shard is whole.
+"""Fragments: one Parquet file per shard, written last, so that its existence means that the shard is complete.
 
-The rows are the shard's samples; the footer holds the `ShardRecord`: the shard's hash and the sums from which a whole
-dataset's statistics are added up without reading a single tar.
+The rows are the shard's samples. The footer holds the `ShardRecord`: the shard's hash, and the sums that give the
+statistics of a whole dataset without reading a single tar.
 """
 
 import base64
@@ -33,18 +33,16 @@ _RECORD_KEY, _SUMS_KEY, _COUNTS_KEY = (
     b"whisper_gpt_mel_sums",
     b"whisper_gpt_code_counts",
 )
-
-
 _SHAPES = {"mel_shape": "mel_sums", "code_shape": "code_counts"}
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a fragment says of its shard as a whole.
+    """What a fragment records about its shard as a whole.
 
-    `plan_sha256` is that of the plan's part that holds the shard, `fingerprint` the dataset's. A shard none of whose
-    sources could be used has no tar: 0 bytes, and no hash. `mel_sums` float64 `[2, V, M]`: sums of the values and
-    of their squares in each view of the mel; `code_counts` int64 `[K, codebook_size]`.
+    `plan_sha256` is the hash of the plan's part that holds the shard, `fingerprint` the dataset's. If none of a shard's
+    sources could be used, it has no tar: 0 bytes and an empty hash. `mel_sums` float64 `[2, V, M]`: sums of the values
+    and of their squares, per mel variant and band. `code_counts` int64 `[K, codebook_size]`.
     """
 
     shard: str
@@ -61,12 +59,12 @@ class ShardRecord:
 
 
 def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
-    """The fragment of one shard as a Parquet file; equal input gives equal bytes."""
+    """Return the fragment of one shard as a Parquet file; equal input gives equal bytes."""
     plain = {k: v for k, v in vars(record).items() if k not in _SHAPES.values()}
     plain |= {name: vars(record)[array].shape for name, array in _SHAPES.items()}
     metadata = {
         _RECORD_KEY: json.dumps(plain, sort_keys=True).encode(),
-        # Parquet has text for values here, and some readers (polars) open no file with anything else.
+        # Base64, because Parquet metadata is text, and some readers (polars) refuse a file with anything else.
         _SUMS_KEY: base64.b64encode(record.mel_sums.astype("<f8").tobytes()),
         _COUNTS_KEY: base64.b64encode(zlib.compress(record.code_counts.astype("<i8").tobytes(), 6)),
     }
@@ -74,18 +72,18 @@ def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
 
 
 def fragment_path(dataset: Location, shard: str) -> Location:
-    """Where the fragment of a shard lies."""
+    """Return the path of a shard's fragment."""
     return dataset / MANIFEST_FOLDER / f"{shard}.parquet"
 
 
 def committed_shards(dataset: Location, plans: Collection[str] | None = None) -> set[str]:
-    """The shards of `dataset` that are whole: a fragment that is one, and a tar of the length that it says.
+    """Return the complete shards of `dataset`: those with a valid fragment and a tar of the length it records.
 
-    With `plans`, the hashes of the plan's parts, only those that were made for one of them.
+    With `plans` (the hashes of the plan's parts), only shards that were made for one of them.
     """
     sizes = list_files(dataset)
 
-    def whole(path: Location) -> bool:
+    def is_complete(path: Location) -> bool:
         footer = _footer(path)
         try:
             plain = _plain(_metadata(footer))
@@ -97,17 +95,17 @@ def committed_shards(dataset: Location, plans: Collection[str] | None = None) ->
 
     paths = [dataset / name for name in sizes if fnmatch.fnmatch(name, f"{MANIFEST_FOLDER}/*.parquet")]
     with ThreadPoolExecutor(_READERS) as pool:
-        return {path.stem for path, found in zip(paths, pool.map(whole, paths), strict=True) if found}
+        return {path.stem for path, complete in zip(paths, pool.map(is_complete, paths), strict=True) if complete}
 
 
 def listed_shards(dataset: Location) -> set[str]:
-    """The shards that have a fragment, whatever is in it."""
+    """Return the shards that have a fragment, valid or not."""
     names = list_files(dataset / MANIFEST_FOLDER)
     return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
 
 
 def read_record(path: Location) -> ShardRecord:
-    """The record in a fragment's footer. Raises `ManifestError` for a file that is not a fragment."""
+    """Read the record in a fragment's footer. Raises `ManifestError` if the file is not a fragment."""
     footer = _footer(path)
     try:
         metadata = _metadata(footer)
@@ -123,7 +121,7 @@ def read_record(path: Location) -> ShardRecord:
 
 
 def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
-    """A fragment's record and rows. Raises `ManifestError` for a file that is not a whole fragment."""
+    """Read a fragment's record and rows. Raises `ManifestError` if the file is not a complete fragment."""
     record, data = read_record(path), path.read_bytes()
     try:
         return record, pq.read_table(io.BytesIO(data), schema=SAMPLES).to_pylist()
@@ -132,7 +130,7 @@ def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
 
 
 def read_records(dataset: Location) -> Iterator[ShardRecord]:
-    """The records of all whole shards, by name; a few are read ahead of the one that is asked for."""
+    """Yield the records of all shards, sorted by name; threads read some of them ahead."""
     shards = sorted(listed_shards(dataset))
     with ThreadPoolExecutor(_READERS) as pool:
         ahead: deque[Future[ShardRecord]] = deque()
@@ -145,16 +143,16 @@ def read_records(dataset: Location) -> Iterator[ShardRecord]:
 
 
 def read_samples(dataset: Location, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The manifest's rows, of one split or of all, ordered by shard and place within it.
+    """Read the manifest's rows, of one split or of all, ordered by shard and position in it.
 
-    Raises `ManifestError` where the dataset has no manifest or a fragment cannot be read.
+    Raises `ManifestError` if a fragment cannot be read.
     """
     pattern = f"{split}-*.parquet" if split else "*.parquet"
     return read_table(joined(dataset, MANIFEST_FOLDER, pattern, SAMPLES), columns)
 
 
 def joined(dataset: Location, folder: str, pattern: str, schema: pa.Schema) -> pads.Dataset:
-    """All Parquet files of `folder` that match, in the order of their names, as one table that is not read yet."""
+    """Return the Parquet files of `folder` that match `pattern`, sorted by name, as one table that is not read yet."""
     names = fnmatch.filter(list_files(dataset / folder), pattern)
     if not names:
         return pads.dataset(pa.Table.from_pylist([], schema=schema))
@@ -163,7 +161,7 @@ def joined(dataset: Location, folder: str, pattern: str, schema: pa.Schema) -> p
 
 
 def read_table(data: pads.Dataset, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of `joined` files. Raises `ManifestError` for a file that cannot be read."""
+    """Read the rows of `joined` files. Raises `ManifestError` if a file cannot be read."""
     try:
         return data.to_table(columns=list(columns or data.schema.names))
     except (pa.ArrowInvalid, OSError) as error:
@@ -171,14 +169,14 @@ def read_table(data: pads.Dataset, columns: Sequence[str] | None = None) -> pa.T
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """`table` as a Parquet file; equal tables give equal bytes."""
+    """Return `table` as a Parquet file; equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def _footer(path: Location) -> bytes:
-    """The end of a Parquet file, with all of its footer. What cannot be read raises: it is no damaged fragment."""
+    """Return the end of a Parquet file with its whole footer. Read errors propagate: they do not mean damage."""
     with open_for_seeking(path) as file:
         size = file.seek(0, io.SEEK_END)
         tail = _read_end(file, size, _FOOTER_BYTES)
@@ -196,7 +194,7 @@ def _metadata(footer: bytes) -> dict[bytes, bytes]:
 
 
 def _plain(metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    """The fields of a record that are no arrays, and the arrays' shapes."""
+    """Return the fields of a record that are not arrays, and the shapes of the arrays."""
     return json.loads(metadata[_RECORD_KEY])
 
 
@@ -205,4 +203,4 @@ def _array(data: bytes, dtype: str, shape: list[int]) -> np.ndarray:
 
 
 def _broken(path: Location, error: Exception) -> ManifestError:
-    return ManifestError(f"{path}: not a whole manifest fragment ({error}); remove it and rerun preprocess")
+    return ManifestError(f"{path}: not a complete manifest fragment ({error}); remove it and rerun preprocess")

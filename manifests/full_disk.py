@@ -1,4 +1,4 @@
-"""A disk that takes no more bytes: Python's error names no file, what a user is told does."""
+"""Report a full disk with the path: Python's own error does not name the file."""
 
 import contextlib
 import errno
@@ -12,10 +12,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Raise `ManifestError`, naming `path`, if a disk or a quota has no room for what the block writes there."""
+    """Raise `ManifestError` with `path` if the block fails to write because a disk or a quota is full."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise ManifestError(f"{error.filename or path}: {error.strerror}; make room, and run it again") from error
+        raise ManifestError(f"{error.filename or path}: {error.strerror}; free some space and rerun") from error

@@ -1,6 +1,6 @@
-"""Where corpora and datasets lie: a folder, or a prefix in an object store (s3://, gs://), by one kind of path.
+"""Where corpora and datasets are stored: one path type for folders and for object stores (s3://, gs://).
 
-Everything here works on `UPath`, which is pathlib's interface over fsspec; a plain `Path` does as well.
+Everything here works on `UPath` (pathlib's interface over fsspec) and on a plain `Path`.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.scratch import scratch_folder
 
 Location = UPath | Path
-# S3's client by itself tries three times, which a store that slows down for a moment outlasts.
+# By default S3's client tries 3 times, which is too few if a store throttles for a moment.
 _OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}}}}
-# What one request fetches of an object that is read here and there: a header rarely needs a second one.
+# Bytes per request if only a few places of an object are read: a header rarely needs a second request.
 _REMOTE_BLOCK = 1 << 16
 _SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
 
 
 @dataclass
 class Listing:
-    """The files below a folder or prefix, by their path from there (with forward slashes, sorted) → size in bytes.
+    """The content of a folder or prefix. `files` maps relative paths (forward slashes, sorted) to sizes in bytes.
 
-    A link to nothing, or in a circle, has size 0. `unreadable`: folders that may not be read; `irregular`: what is
-    neither file nor folder (pipes, sockets, devices).
+    A dangling or circular link has size 0. `unreadable`: folders without read permission; `irregular`: what is neither
+    file nor folder (pipes, sockets, devices).
     """
 
     files: dict[str, int] = field(default_factory=dict)
@@ -44,44 +44,47 @@ class Listing:
 
 
 def location(path: Location | str) -> Location:
-    """The absolute path of a folder, or of a prefix in an object store, whose listings are never taken from a cache:
-    other machines write there. Raises `ManifestError` for a kind of store whose package is not installed."""
-    # A local path is a plain one: UPath takes a colon in a name (`Mozart:`, `live::take2.wav`) for a protocol.
+    """Return the absolute path of a folder, or of a prefix in an object store.
+
+    Listings of an object store are never cached, because other machines write there. Raises `ManifestError` if the
+    package for this kind of store is not installed.
+    """
+    # A local path becomes a `Path`: UPath takes a colon in a name (`Mozart:`, `live::take2.wav`) for a protocol.
     if not re.match(r"[A-Za-z][\w+.-]*://", str(path)):
         return Path(str(path)).absolute()
     try:
-        found = UPath(path)
-        if found.protocol in ("file", "local"):
-            return Path(found.path).absolute()
-        remote = UPath(str(found), use_listings_cache=False, **_OPTIONS.get(found.protocol, {}))
-        _ = remote.fs  # which imports the package
+        parsed = UPath(path)
+        if parsed.protocol in ("file", "local"):
+            return Path(parsed.path).absolute()
+        remote = UPath(str(parsed), use_listings_cache=False, **_OPTIONS.get(parsed.protocol, {}))
+        _ = remote.fs  # imports the store's package
         return remote
     except (ImportError, ValueError) as error:
         raise ManifestError(f"{path}: {error}; object stores need pip install 'whisper-gpt[s3]' or [gs]") from error
 
 
 def is_remote(path: Location) -> TypeIs[UPath]:
-    """Whether `path` lies in an object store."""
+    """Return whether `path` is in an object store."""
     return not isinstance(path, Path)
 
 
 def is_file(path: Location) -> bool:
-    """Whether a file is there. Unlike `path.is_file()`, raises what an object store raises that does not answer."""
+    """Return whether `path` is a file. Unlike `path.is_file()`, raises if the object store does not answer."""
     return _kind(path) == "file" if is_remote(path) else path.is_file()
 
 
 def is_folder(path: Location) -> bool:
-    """Whether a folder, or anything below a prefix, is there; see `is_file`."""
+    """Return whether `path` is a folder, or a prefix with anything below it; see `is_file`."""
     return _kind(path) == "directory" if is_remote(path) else path.is_dir()
 
 
 def is_system_name(name: str) -> bool:
-    """Whether an operating system or a file server made the file or folder `name` for itself."""
+    """Return whether `name` is a file or folder that an operating system or a file server creates for itself."""
     return name.startswith(("._", ".DS_Store")) or name.lower() in _SYSTEM_NAMES
 
 
 def list_files(root: Location) -> dict[str, int]:
-    """The `Listing.files` of `root`. Raises `ManifestError` for a folder that cannot be read."""
+    """Return the `Listing.files` of `root`. Raises `ManifestError` if a folder cannot be read."""
     listing = list_below(root)
     if listing.unreadable:
         raise ManifestError(f"{root}/{listing.unreadable[0]}: cannot be read; make it readable, or move it away")
@@ -89,14 +92,14 @@ def list_files(root: Location) -> dict[str, int]:
 
 
 def list_below(root: Location, exclude: Sequence[str] = ()) -> Listing:
-    """What is below `root`, without what is hidden, the system's own, or matches a pattern in `exclude` (by its name or
-    by its path from `root`, in which * stands for slashes too).
+    """List everything below `root`, except hidden files, system files and matches of `exclude`.
 
-    Links to folders are followed, each folder once. Where nothing is, the listing is empty. Raises `ManifestError` for
-    a folder that cannot be read for another reason than its permissions.
+    A pattern in `exclude` is compared with the name and with the path from `root`, where * matches slashes too. Links
+    to folders are followed, but each folder is listed once. If `root` does not exist, the listing is empty. Raises
+    `ManifestError` if a folder cannot be read for a reason other than its permissions.
     """
 
-    def passed_over(path: str) -> bool:
+    def is_skipped(path: str) -> bool:
         name = path.rpartition("/")[2]
         return name.startswith(".") or is_system_name(name) or _matches(path, exclude)
 
@@ -104,22 +107,22 @@ def list_below(root: Location, exclude: Sequence[str] = ()) -> Listing:
     if is_remote(root):
         prefix = len(root.path.rstrip("/")) + 1
         for full, entry in sorted(root.fs.find(root.path, detail=True).items()):
-            if not any(map(passed_over, _with_parents(full[prefix:]))):
+            if not any(map(is_skipped, _with_parents(full[prefix:]))):
                 listing.files[full[prefix:]] = entry["size"]
     elif root.is_dir():
-        _walk(str(root), "", passed_over, {os.path.realpath(root)}, listing)
+        _walk(str(root), "", is_skipped, {os.path.realpath(root)}, listing)
         listing.files = dict(sorted(listing.files.items()))
     return listing
 
 
 def is_excluded(path: str, exclude: Sequence[str]) -> bool:
-    """Whether `list_below` leaves out `path`, or a folder that it lies in, for a pattern in `exclude`."""
-    return any(_matches(own, exclude) for own in _with_parents(path))
+    """Return whether a pattern in `exclude` matches `path` or one of its parent folders."""
+    return any(_matches(part, exclude) for part in _with_parents(path))
 
 
 @contextlib.contextmanager
 def local_copy(root: Location, path: str) -> Iterator[Path]:
-    """A file on this machine with the content of `path` below `root`: itself, or a copy for the length of the block."""
+    """Yield a local file with the content of `path` below `root`: the file itself, or a temporary copy."""
     if not is_remote(root):
         yield Path(root) / path
         return
@@ -131,21 +134,21 @@ def local_copy(root: Location, path: str) -> Iterator[Path]:
 
 
 def open_below(root: Location, path: str) -> BinaryIO:
-    """Open the file that `list_below` found as `path`, whatever its name is like."""
+    """Open the file that `list_below` lists as `path`; works for any file name."""
     if is_remote(root):
         return root.fs.open(_key(root, path), "rb", block_size=_REMOTE_BLOCK)
     return (Path(root) / path).open("rb")
 
 
 def open_for_seeking(path: Location) -> BinaryIO:
-    """Open a file of which a few places are to be read: a header, a footer."""
+    """Open a file to read a few places in it, such as a header or a footer."""
     if is_remote(path):
         return path.fs.open(path.path, "rb", block_size=_REMOTE_BLOCK)
     return path.open("rb")
 
 
 def file_sha256(path: Location) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -174,11 +177,11 @@ def _kind(path: UPath) -> str:
         return ""
 
 
-def _walk(root: str, below: str, passed_over: Callable[[str], bool], seen: set[str], listing: Listing) -> None:
-    """Add to `listing` what is in the folder `below` of `root`; `seen` has the real path of every folder so far."""
+def _walk(root: str, below: str, is_skipped: Callable[[str], bool], seen: set[str], listing: Listing) -> None:
+    """Add the content of the folder `below` of `root` to `listing`; `seen` holds the real paths of listed folders."""
     try:
-        with os.scandir(f"{root}/{below}") as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(f"{root}/{below}") as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         if below and error.errno in (errno.EACCES, errno.EPERM):
             listing.unreadable.append(below)
@@ -186,11 +189,11 @@ def _walk(root: str, below: str, passed_over: Callable[[str], bool], seen: set[s
         raise ManifestError(f"{root}/{below}: {error.strerror}; make it readable, or move it away") from error
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
-        if passed_over(path):
+        if is_skipped(path):
             continue
         try:
             status = entry.stat()
-        except OSError:  # a link to nothing, or in a circle: whoever opens it finds out
+        except OSError:  # a dangling or circular link: opening it reports the error
             listing.files[path] = 0
             continue
         if stat.S_ISREG(status.st_mode):
@@ -199,4 +202,4 @@ def _walk(root: str, below: str, passed_over: Callable[[str], bool], seen: set[s
             listing.irregular.append(path)
         elif (real := os.path.realpath(entry.path)) not in seen:
             seen.add(real)
-            _walk(root, path, passed_over, seen, listing)
+            _walk(root, path, is_skipped, seen, listing)

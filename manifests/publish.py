@@ -1,4 +1,4 @@
-"""Atomic publishing: a file is either not there, or whole."""
+"""Atomic publishing: a file either does not exist or is complete."""
 
 import os
 import uuid
@@ -20,11 +20,11 @@ _UPLOADS = 3
 
 @contextmanager
 def publishing(path: Location) -> Iterator[BufferedRandom]:
-    """Open a temporary file for writing and reading; on success it becomes `path`, in one step.
+    """Open a temporary file for writing and reading; on success it becomes `path` in one atomic step.
 
-    Local: a file beside `path`, synced and renamed. In an object store: a file of this machine, put there in one piece
-    and read back. Where the block raises, nothing is published and the temporary file is removed. Raises
-    `ManifestError` for a full disk.
+    Local: a temporary file in the same folder, synced and renamed. Object store: a local file, uploaded in one piece
+    and read back. If the block raises, nothing is published and the temporary file is removed. Raises `ManifestError`
+    if the disk is full.
     """
     if is_remote(path):
         with _uploading(path) as file:
@@ -50,34 +50,34 @@ def sync_folder(folder: Path) -> None:
 
 
 def linked(old: Path, new: Path) -> bool:
-    """Make `new` a hard link to the file `old`, in one atomic step; False where the file system does not let us."""
+    """Make `new` a hard link to the file `old`, in one atomic step; return False if the file system cannot."""
     new.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(new)
+    temporary = _temporary_path(new)
     try:
-        os.link(old, aside)
+        os.link(old, temporary)
     except OSError:  # another file system, or one without links
         return False
-    aside.replace(new)
+    temporary.replace(new)
     sync_folder(new.parent)
     return True
 
 
-def _aside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}")
 
 
 @contextmanager
 def _renaming(path: Path) -> Iterator[BufferedRandom]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    temporary = _temporary_path(path)
     try:
-        with aside.open("w+b") as file:
+        with temporary.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -85,20 +85,20 @@ def _renaming(path: Path) -> Iterator[BufferedRandom]:
 @contextmanager
 def _uploading(path: UPath) -> Iterator[BufferedRandom]:
     with scratch_folder() as folder:
-        aside = folder / path.name
-        with aside.open("w+b") as file:
+        temporary = folder / path.name
+        with temporary.open("w+b") as file:
             yield file
-        _upload(aside, path)
+        _upload(temporary, path)
 
 
 def _upload(file: Path, path: UPath) -> None:
-    """Put `file` at `path` and read it back. (The store's client has its own retries; these are for what it let pass.)
+    """Upload `file` to `path` and read it back. The store's client retries errors; this retries wrong content.
 
-    Raises `ManifestError` where the store keeps holding something else.
+    Raises `ManifestError` if the content is still wrong after `_UPLOADS` attempts.
     """
-    wanted = file_sha256(file)
+    expected = file_sha256(file)
     for _ in range(_UPLOADS):
         path.fs.put_file(str(file), path.path)
-        if file_sha256(path) == wanted:
+        if file_sha256(path) == expected:
             return
-    raise ManifestError(f"{path}: uploaded {_UPLOADS} times, and each time the store gave back something else")
+    raise ManifestError(f"{path}: uploaded {_UPLOADS} times, and each time the store returned different content")

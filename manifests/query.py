@@ -1,4 +1,4 @@
-"""SQL over a dataset's manifest: DuckDB scans the Parquet files where they lie, and can touch nothing else."""
+"""SQL over a dataset's manifest: DuckDB scans the Parquet files in place, and has no access to anything else."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,9 @@ DEFAULT_COLUMNS = ("key", "duration_s", "speaker", "text", "source")
 _TABLES = {"samples": (MANIFEST_FOLDER, SAMPLES), "failures": (FAILURES_FOLDER, FAILURES)}
 _FETCHED = 1024
 
-# A query can read the registered tables only: no file, no extension, no variable of this program. The lock keeps it so.
-# Without a folder for temporary files a sort that outgrows the memory fails, instead of leaving `.tmp` where we are.
+# A query can read only the registered tables: no file, no extension, no variable of this program. A query cannot change
+# these settings. Without a temporary folder, a sort that exceeds the memory fails instead of leaving `.tmp` in the
+# working directory.
 _SEALED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "python_enable_replacements": "false",
@@ -27,9 +28,9 @@ _SEALED: dict[str, str | bool | int | float | list[str]] = {
 }
 
 # Speakers and chapters look like numbers, but are text: for `speaker = 19` DuckDB casts every speaker to a number, and
-# fails at the first that is none, as the empty ones of music. A quoted number adapts to what it is compared with
-# instead, so that it is right for text, still right where a query gives a number one of these names, and is compared
-# with the statistics in the Parquet files. Strings and comments are matched first, and left as they are.
+# fails at the first that is not one, such as the empty speaker of music. So numbers are quoted: a quoted number is cast
+# to the type that it is compared with. It is correct for text, and also if a query gives one of these names to a
+# number, and it can use the statistics in the Parquet files. Strings and comments match first and stay unchanged.
 _TEXT_NAMES = "|".join(sorted({f.name for _, schema in _TABLES.values() for f in schema if pa.types.is_string(f.type)}))
 _NUMBER_AGAINST_TEXT = re.compile(
     r"'(?:[^']|'')*'|--[^\n]*|"
@@ -39,24 +40,24 @@ _NUMBER_AGAINST_TEXT = re.compile(
 
 
 class QueryError(ManifestError):
-    """A query cannot be answered: the message says in one line why, and what there is to ask."""
+    """A query cannot be answered; the one-line message says why, and what can be queried."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows that a query found, which are read as they are asked for (raising `QueryError`)."""
+    """The result of a query; `rows` is read lazily, and may raise `QueryError`."""
 
     columns: list[str]
     rows: Iterator[tuple]
 
 
 def is_whole(query: str) -> bool:
-    """Whether `query` is a query of its own, rather than a condition on `samples`."""
+    """Return whether `query` is a complete query, not just a condition on `samples`."""
     return re.match(r"\s*(select|from|with)\b", query, re.IGNORECASE) is not None
 
 
 def as_sql(query: str, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
-    """A whole query as it is, a condition as the query for `columns` of the samples that meet it."""
+    """Return a complete query, or turn a condition into a query for `columns` of the samples that meet it."""
     query = _NUMBER_AGAINST_TEXT.sub(_quote_numbers, query)
     if is_whole(query):
         return query
@@ -65,14 +66,14 @@ def as_sql(query: str, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
 
 
 def ask(dataset: Location, sql: str) -> Answer:
-    """Run one query over the tables `samples` and `failures` of a dataset. Raises `QueryError`."""
+    """Run one query over the tables `samples` and `failures` of a dataset. Raises `QueryError` if it fails."""
     connection = duckdb.connect(":memory:", config=_SEALED)
     for name, (folder, schema) in _TABLES.items():
         connection.register(name, joined(dataset, folder, "*.parquet", schema))
     try:
         statements = connection.extract_statements(sql)
         if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise QueryError("only one query at a time, and one that only reads, can be asked")
+            raise QueryError("only a single read-only query is allowed")
         connection.execute(statements[0])
     except duckdb.Error as error:
         raise _explained(error) from error
@@ -81,8 +82,8 @@ def ask(dataset: Location, sql: str) -> Answer:
 
 def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
     try:
-        while found := connection.fetchmany(_FETCHED):
-            yield from found
+        while rows := connection.fetchmany(_FETCHED):
+            yield from rows
     except duckdb.Error as error:
         raise _explained(error) from error
 
@@ -94,20 +95,21 @@ def _quote_numbers(match: re.Match[str]) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """`names` with a number after those that were there before: a join has columns of one name."""
+    """Return `names` with a number appended to repeated ones: a join can have two columns of the same name."""
     return [f"{name}_{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def _explained(error: duckdb.Error) -> QueryError:
-    """DuckDB's own words in one line, without its drawing of the place, and what helps."""
-    words = " ".join(re.split(r"\n+LINE \d+:", str(error))[0].split())
-    if isinstance(error, duckdb.BinderException) and "not found" in words:
+    """Turn DuckDB's message into one line, without the query and the marker below it, and add advice."""
+    message = " ".join(re.split(r"\n+LINE \d+:", str(error))[0].split())
+    if isinstance(error, duckdb.BinderException) and "not found" in message:
         tables = (f"{name}: {', '.join(schema.names)}" for name, (_, schema) in _TABLES.items())
-        return QueryError(f"{words}; columns of {'; of '.join(tables)}")
+        return QueryError(f"{message}; columns of {'; of '.join(tables)}")
     if isinstance(error, duckdb.CatalogException | duckdb.ParserException):
-        return QueryError(f"{words}; ask a condition on samples, or SELECT, FROM or WITH over samples and failures")
+        usage = "give a condition on samples, or SELECT, FROM or WITH over samples and failures"
+        return QueryError(f"{message}; {usage}")
     if isinstance(error, duckdb.ConversionException):
-        return QueryError(f"{words}; text, as in speaker and chapter, is compared with quoted text: speaker = '19'")
+        return QueryError(f"{message}; compare text columns (speaker, chapter) with quoted text: speaker = '19'")
     if isinstance(error, duckdb.InvalidInputException | duckdb.IOException):
-        return QueryError(f"{words}; whisper-gpt verify names the files that are damaged")
-    return QueryError(words)
+        return QueryError(f"{message}; run whisper-gpt verify to see which files are damaged")
+    return QueryError(message)

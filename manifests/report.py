@@ -1,4 +1,4 @@
-"""A dataset as one HTML page with its pictures in it: no script, no link to anything outside."""
+"""A report on a dataset as one HTML page with embedded figures: no scripts, no external links."""
 
 import base64
 import html
@@ -24,7 +24,7 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class Example:
-    """A sample to show: `codes` int `[K, T]`, `mel` `[T, M]`."""
+    """A sample to display: `codes` int `[K, T]`, `mel` `[T, M]`."""
 
     key: str
     text: str
@@ -34,7 +34,7 @@ class Example:
 
 
 def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
-    """The whole page."""
+    """Return the page as HTML."""
     body = [
         f"<h1>{html.escape(name)}</h1>",
         f"<p>{html.escape(_introduction(summary))}</p>",
@@ -44,7 +44,7 @@ def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
         ),
         "<h2>Durations and levels</h2>",
         _picture(_histograms(summary)),
-        f"<p>{summary.samples_clipped} samples hold clipped values.</p>",
+        f"<p>{summary.samples_clipped} samples contain clipped values.</p>",
         "<h2>Codes</h2>",
         _picture(_codes(summary)),
         _table(
@@ -52,10 +52,10 @@ def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
             [(u.codebook, u.used, u.size, f"{u.entropy_bits:.2f}") for u in summary.codes],
         ),
     ]
-    for title, found in (("Speakers", summary.speakers), ("Composers", summary.composers)):
-        if found:
-            rows = [(g.name, g.samples, f"{g.seconds / 60:.1f}") for g in found[:_LISTED]]
-            body += [f"<h2>{title} ({len(found)})</h2>", _table((title[:-1].lower(), "samples", "minutes"), rows)]
+    for title, groups in (("Speakers", summary.speakers), ("Composers", summary.composers)):
+        if groups:
+            rows = [(g.name, g.samples, f"{g.seconds / 60:.1f}") for g in groups[:_LISTED]]
+            body += [f"<h2>{title} ({len(groups)})</h2>", _table((title[:-1].lower(), "samples", "minutes"), rows)]
     body.append("<h2>Failures</h2>")
     if summary.failures:
         failed = [(f.stage, f.reason, f.sources, f"{f.seconds:.1f}", f.example) for f in summary.failures[:_LISTED]]
@@ -73,7 +73,11 @@ def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
 
 def _introduction(summary: Summary) -> str:
     codec, mel = summary.codec, summary.mel
-    absent = f" {summary.absent_sources} sources named by the corpus are absent." if summary.absent_sources else ""
+    absent = (
+        f" {summary.absent_sources} sources listed in the corpus metadata are missing."
+        if summary.absent_sources
+        else ""
+    )
     return (
         f"Corpus {summary.corpus}. Codec {codec['name']} (weights {codec['weights_sha256'][:12]}…), "
         f"{codec['codebooks']} codebooks of {codec['codebook_size']}. Causal log-mel, {mel['bands']} bands, window "
@@ -104,10 +108,10 @@ def _bars(axes, bins: Histogram, label: str) -> None:
 def _codes(summary: Summary) -> Figure:
     figure = Figure(figsize=(10, 2.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    books = [u.codebook for u in summary.codes]
-    left.bar(books, [100 * u.used / u.size for u in summary.codes], color="#4878a8")
+    codebooks = [u.codebook for u in summary.codes]
+    left.bar(codebooks, [100 * u.used / u.size for u in summary.codes], color="#4878a8")
     left.set(xlabel="codebook", ylabel="codes in use, %", ylim=(0, 105))
-    right.bar(books, [u.entropy_bits for u in summary.codes], color="#a86848")
+    right.bar(codebooks, [u.entropy_bits for u in summary.codes], color="#a86848")
     right.set(xlabel="codebook", ylabel="entropy, bits")
     return figure
 
@@ -116,12 +120,13 @@ def _sample(example: Example) -> Figure:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     seconds = example.codes.shape[1] / example.frames_per_s
-    bands, books = example.mel.shape[1], example.codes.shape[0]
+    bands, n_codebooks = example.mel.shape[1], example.codes.shape[0]
     above.imshow(
         example.mel.T.astype(np.float32), origin="lower", aspect="auto", extent=(0, seconds, 0, bands), cmap="magma"
     )
     above.set_ylabel("mel band")
-    below.imshow(example.codes, aspect="auto", extent=(0, seconds, books, 0), cmap="viridis", interpolation="none")
+    extent = (0, seconds, n_codebooks, 0)
+    below.imshow(example.codes, aspect="auto", extent=extent, cmap="viridis", interpolation="none")
     below.set(ylabel="codebook", xlabel="s")
     return figure
 

@@ -1,4 +1,4 @@
-"""The columns of the manifest and of the failures: one row a sample, one row a source that failed."""
+"""The columns of the manifest (one row per sample) and of the failures (one row per failed source)."""
 
 import pyarrow as pa
 
@@ -8,14 +8,14 @@ SAMPLES = pa.schema(
         pa.field("corpus", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
-        # Where each member's data lies in SPLIT/SHARD.tar, in bytes: a loader jumps there without reading the tar.
+        # Byte offset and size of each member's data in SPLIT/SHARD.tar: a loader seeks there without reading the tar.
         pa.field("codes_offset", pa.int64(), nullable=False),
         pa.field("codes_size", pa.int64(), nullable=False),
         pa.field("json_offset", pa.int64(), nullable=False),
         pa.field("json_size", pa.int64(), nullable=False),
         pa.field("mel_offset", pa.int64(), nullable=False),
         pa.field("mel_size", pa.int64(), nullable=False),
-        pa.field("mel_views_offset", pa.int64(), nullable=False),  # 0 and 0 in a dataset of one view
+        pa.field("mel_views_offset", pa.int64(), nullable=False),  # 0 and 0 if there is one mel variant
         pa.field("mel_views_size", pa.int64(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("codebooks", pa.int16(), nullable=False),
@@ -42,7 +42,7 @@ SAMPLES = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("year", pa.int16(), nullable=False),
         pa.field("midi", pa.string(), nullable=False),
-        pa.field("codes_sha256", pa.string(), nullable=False),  # of the member's bytes, header and all
+        pa.field("codes_sha256", pa.string(), nullable=False),  # of the member's bytes, with the header
         pa.field("mel_sha256", pa.string(), nullable=False),
         pa.field("mel_views_sha256", pa.string(), nullable=False),
     ]
@@ -57,6 +57,6 @@ FAILURES = pa.schema(
         pa.field("stage", pa.string(), nullable=False),  # scan, decode, resample, encode
         pa.field("error", pa.string(), nullable=False),  # the exception's type
         pa.field("message", pa.string(), nullable=False),
-        pa.field("attempts", pa.int16(), nullable=False),  # plans that held it: the first, then each --retry-failed
+        pa.field("attempts", pa.int16(), nullable=False),  # 1, and 1 more per --retry-failed
     ]
 )

@@ -1,4 +1,4 @@
-"""Folders on this machine's own disk for files on their way to or from an object store."""
+"""Temporary local folders for files on their way to or from an object store."""
 
 import contextlib
 import os
@@ -16,17 +16,18 @@ from whisper_gpt.manifests.full_disk import naming_full_disk
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder for the length of the block. Raises `ManifestError` where there is no place for it or its files."""
+    """Create a folder for the duration of the block. Raises `ManifestError` if it cannot be created or is full."""
     try:
         folder = tempfile.TemporaryDirectory(prefix=f"{_prefix()}{os.getpid()}-")
     except OSError as error:
-        raise ManifestError(f"no place for temporary files on {platform.node()}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise ManifestError(f"cannot create a temporary folder on {platform.node()}: {reason}") from error
     with folder as name, naming_full_disk(Path(name)):
         yield Path(name)
 
 
-def sweep_scratch() -> None:
-    """Remove the folders of processes of this machine that are no more: killed ones leave theirs."""
+def remove_stale_scratch() -> None:
+    """Remove the temporary folders that killed processes of this machine left behind."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
         process = folder.name.removeprefix(_prefix()).partition("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):

@@ -1,4 +1,4 @@
-"""What is in a dataset, from its records and manifest alone: totals, histograms, code usage, failures by reason."""
+"""Statistics of a dataset from its records and manifest: totals, histograms, code usage, failures by reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 DURATION_EDGES_S = (0, 1, 2, 5, 10, 15, 20, 25, 30, 60, float("inf"))
-# Digital silence is −120. What is above full scale is a float file's: it clips wherever it is played.
+# Digital silence is −120. Only float files exceed full scale; they clip on playback.
 LEVEL_EDGES_DBFS = (-120, -60, -50, -40, -35, -30, -25, -20, -15, -10, -5, 0.01, float("inf"))
 
 
@@ -40,13 +40,13 @@ class CodeUsage:
 
     @property
     def share(self) -> float:
-        """Of the codewords, those that occur."""
+        """The share of codewords that occur."""
         return self.used / self.size
 
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Failures of one stage with one message."""
+    """Failures with the same stage and message."""
 
     stage: str
     reason: str
@@ -56,7 +56,7 @@ class FailureGroup:
 
 
 def groups(samples: pa.Table, column: str) -> list[Group]:
-    """Samples and seconds for each value of `column` that is not empty, the longest first."""
+    """Return samples and seconds per value of `column` (empty values excluded), longest first."""
     named = samples.filter(pc.not_equal(samples[column], ""))
     totals = named.group_by(column).aggregate([("duration_s", "count"), ("duration_s", "sum")])
     rows = [Group(row[column], row["duration_s_count"], round(row["duration_s_sum"], 3)) for row in totals.to_pylist()]
@@ -64,13 +64,13 @@ def groups(samples: pa.Table, column: str) -> list[Group]:
 
 
 def histogram(values: pa.ChunkedArray, edges: Sequence[float]) -> Histogram:
-    """Counts of `values` between `edges`, the last of which is infinite; what is lower is counted in the first bin."""
-    raised = np.maximum(values.to_numpy(), edges[0])
-    return Histogram(list(edges), [int(n) for n in np.histogram(raised, edges)[0]])
+    """Count `values` between `edges`, the last of which is infinite; the first bin also counts lower values."""
+    clamped = np.maximum(values.to_numpy(), edges[0])
+    return Histogram(list(edges), [int(n) for n in np.histogram(clamped, edges)[0]])
 
 
 def code_usage(code_counts: np.ndarray) -> list[CodeUsage]:
-    """Usage of each codebook whose codewords occur `code_counts` `[K, codebook_size]` times."""
+    """Return the usage of each codebook from how often each code occurs, `code_counts` `[K, codebook_size]`."""
     usage = []
     for k, counts in enumerate(code_counts):
         share = counts[counts > 0] / max(1, counts.sum())
@@ -79,12 +79,12 @@ def code_usage(code_counts: np.ndarray) -> list[CodeUsage]:
 
 
 def failure_groups(failures: pa.Table) -> list[FailureGroup]:
-    """Failures by stage and message, the most frequent first."""
-    found: dict[tuple[str, str], list[dict]] = {}
+    """Group failures by stage and message, the most frequent first."""
+    grouped: dict[tuple[str, str], list[dict]] = {}
     for row in failures.to_pylist():
-        found.setdefault((row["stage"], row["message"]), []).append(row)
+        grouped.setdefault((row["stage"], row["message"]), []).append(row)
     rows = [
-        FailureGroup(stage, reason, len(own), round(sum(r["seconds"] for r in own), 3), own[0]["source"])
-        for (stage, reason), own in found.items()
+        FailureGroup(stage, reason, len(group), round(sum(r["seconds"] for r in group), 3), group[0]["source"])
+        for (stage, reason), group in grouped.items()
     ]
     return sorted(rows, key=lambda g: (-g.sources, g.stage, g.reason))

@@ -1,4 +1,4 @@
-"""Everything `inspect` says of a dataset, gathered once: the text, the JSON and the page are three views of it."""
+"""Everything that `inspect` reports about a dataset, collected once for its three outputs: text, JSON and HTML."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +27,7 @@ _COLUMNS = ("duration_s", "peak_dbfs", "rms_dbfs", "clipped_share", "speaker", "
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in a dataset, and what it was made with."""
+    """The content of a dataset, and the codec and mel it was made with."""
 
     corpus: str
     fingerprint: str
@@ -48,7 +48,7 @@ class Summary:
     absent_sources: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types; an open last edge of a histogram becomes null."""
+        """Convert to plain JSON types; the infinite last edge of a histogram becomes null."""
         content = asdict(self)
         for name in ("durations_s", "peak_dbfs", "rms_dbfs"):
             edges = content[name]["edges"]
@@ -57,7 +57,7 @@ class Summary:
 
 
 def summarise(dataset: Location) -> Summary:
-    """Read the records, manifest and failures of `dataset`. Raises `ManifestError` where it is not a dataset."""
+    """Read the records, manifest and failures of `dataset`. Raises `ManifestError` if it is not a dataset."""
     info: DatasetInfo = read_info(dataset)
     samples = read_samples(dataset, columns=_COLUMNS)
     counts = add_up(read_records(dataset)).code_counts

@@ -1,6 +1,6 @@
-"""Checking a dataset against its own records: every shard whole, every sample what its manifest row says.
+"""Verify a dataset against its own records: every shard is complete, and every sample matches its manifest row.
 
-Reads the tars with the standard library and the arrays byte for byte; nothing of the code that wrote them is trusted.
+Reads tars with the standard library and arrays byte for byte, independently of the code that wrote them.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _JSON_TYPES = (str, int, float)
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: in which file, of which sample (empty for the whole file), and what."""
+    """One problem: the file, the sample's key (empty if it concerns the whole file), and what is wrong."""
 
     file: str
     key: str
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """What the plan promises of a shard: its sources, and the hash of the plan's part that it stands in."""
+    """A shard according to the plan: its sources, and the hash of the plan's part that contains it."""
 
     sources: set[str]
     plan_sha256: str
@@ -43,21 +43,21 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the plan promises: the hashes of its parts, in order, and every shard by its name."""
+    """The plan: the hashes of its parts, in order, and all shards by name."""
 
     sha256s: list[str]
     shards: dict[str, PlannedShard]
 
 
 def verify_dataset(dataset: Location, info: DatasetInfo, plan: Planned) -> Iterator[tuple[str, list[Problem]]]:
-    """Check shard after shard, yielding its name and what is wrong with it; last the dataset as a whole (`""`)."""
+    """Check one shard after another; yield its name and problems. Last comes the dataset as a whole, named `""`."""
     keys: Counter[str] = Counter()
     totals: dict[str, list[int]] = {}
     fragments = listed_shards(dataset)
     for shard in sorted(plan.shards.keys() | fragments):
         manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
         if shard not in fragments:
-            yield shard, [Problem(manifest, "", "missing: the shard was never finished")]
+            yield shard, [Problem(manifest, "", "missing: the shard is not finished")]
             continue
         try:
             record, rows = read_fragment(fragment_path(dataset, shard))
@@ -76,12 +76,12 @@ def verify_dataset(dataset: Location, info: DatasetInfo, plan: Planned) -> Itera
 def _check_sources(
     manifest: str, shard: PlannedShard | None, record: ShardRecord, done: set[str], failed: list[str]
 ) -> Iterator[Problem]:
-    """Every planned source is in the manifest or in the failures, and in one of them only."""
+    """Check that every planned source is either in the manifest or in the failures, not in both."""
     if shard is None:
         yield Problem(manifest, "", "not in the plan")
         return
     if record.plan_sha256 != shard.plan_sha256:
-        yield Problem(manifest, "", "made for another plan than the one that lies here")
+        yield Problem(manifest, "", "made for a different plan than this dataset's")
     for source in sorted(shard.sources - done - set(failed)):
         yield Problem(manifest, "", f"{source} is planned, but neither in the manifest nor in the failures")
     for source in sorted((done | set(failed)) - shard.sources):
@@ -93,14 +93,14 @@ def _check_sources(
 def _check_whole(
     dataset: Location, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
 ) -> Iterator[Problem]:
-    """What no single shard shows: totals, unique keys, the plan's hash, tars that no manifest knows."""
+    """Check what concerns all shards: totals, unique keys, the plan's hashes, tars that are not in the plan."""
     if plan.sha256s != info.plans_sha256:
-        yield Problem("plan.parquet", "", "not the plan, or not all parts of it, that dataset.json was written for")
+        yield Problem("plan.parquet", "", "the hashes of the plan's parts are not those in dataset.json")
     declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
     for split in sorted(declared.keys() | totals.keys()):
         if declared.get(split) != totals.get(split):
-            found = f"{split}: samples, frames, shards {declared.get(split)}, not {totals.get(split)}"
-            yield Problem("dataset.json", "", found)
+            mismatch = f"{declared.get(split)}, but the manifest has {totals.get(split)}"
+            yield Problem("dataset.json", "", f"{split}: samples, frames, shards are {mismatch}")
     for key in sorted(key for key, count in keys.items() if count > 1):
         yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
     for name in list_files(dataset):
@@ -112,7 +112,7 @@ def _check_shard(dataset: Location, info: DatasetInfo, record: ShardRecord, rows
     file = f"{record.split}/{record.shard}.tar"
     path = dataset / file
     if record.fingerprint != info.fingerprint:
-        yield Problem(file, "", "made with another codec or mel than dataset.json says")
+        yield Problem(file, "", "made with a different codec or mel than dataset.json says")
     if not is_file(path):
         if not record.samples and not rows:
             return  # none of its sources could be used
@@ -120,19 +120,19 @@ def _check_shard(dataset: Location, info: DatasetInfo, record: ShardRecord, rows
         return
     data = path.read_bytes()
     if len(data) != record.size_bytes:
-        yield Problem(file, "", f"{len(data)} bytes long, the manifest says {record.size_bytes}")
+        yield Problem(file, "", f"{len(data)} bytes long, but {record.size_bytes} in the manifest")
     elif hashlib.sha256(data).hexdigest() != record.sha256:
-        yield Problem(file, "", "its sha256 is not the manifest's")
+        yield Problem(file, "", "its sha256 differs from the manifest's")
     if len(rows) != record.samples or sum(row["frames"] for row in rows) != record.frames:
-        yield Problem(file, "", f"{len(rows)} manifest rows do not add up to the {record.samples} samples recorded")
+        yield Problem(file, "", f"{len(rows)} manifest rows do not match the shard's record ({record.samples} samples)")
     yield from _check_members(data, file, rows)
     for row in rows:
-        for what in _check_sample(data, row, info):
-            yield Problem(file, row["key"], what)
+        for problem in _check_sample(data, row, info):
+            yield Problem(file, row["key"], problem)
 
 
 def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem]:
-    """The tar's members must be exactly those of the manifest, in its order and at its offsets."""
+    """Check that the tar's members are exactly those of the manifest, in its order and at its offsets."""
     expected = [
         (f"{row['key']}.{extension}", row[f"{member}_offset"], row[f"{member}_size"])
         for row in rows
@@ -141,24 +141,24 @@ def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem
     ]
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            found = [(member.name, member.offset_data, member.size) for member in tar]
+            members = [(member.name, member.offset_data, member.size) for member in tar]
     except (tarfile.TarError, OSError) as error:
-        yield Problem(file, "", f"not a whole tar: {error}")
+        yield Problem(file, "", f"not a complete tar: {error}")
         return
-    for wanted, got in zip(expected, found, strict=False):
-        if wanted != got:
-            yield Problem(file, "", f"member {got} stands where the manifest has {wanted}")
+    for in_manifest, in_tar in zip(expected, members, strict=False):
+        if in_manifest != in_tar:
+            yield Problem(file, "", f"member (name, offset, size) is {in_tar}, but {in_manifest} in the manifest")
             return
-    if len(expected) != len(found):
-        yield Problem(file, "", f"{len(found)} members, the manifest has {len(expected)}")
+    if len(expected) != len(members):
+        yield Problem(file, "", f"{len(members)} members, but {len(expected)} in the manifest")
 
 
 def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
-    """What is wrong with one sample: hashes, types, shapes, ranges, alignment."""
+    """Yield the problems of one sample: hashes, types, shapes, ranges, alignment."""
     raw = {name: data[row[f"{name}_offset"] : row[f"{name}_offset"] + row[f"{name}_size"]] for name in _MEMBERS}
     for name in ("codes", "mel", "mel_views"):
         if raw[name] and hashlib.sha256(raw[name]).hexdigest() != row[f"{name}_sha256"]:
-            yield f"the sha256 of its {name} is not the manifest's"
+            yield f"the sha256 of its {name} differs from the manifest's"
     hop = info.codec["hop_samples"]
     if row["frames"] != -(-row["samples"] // hop):
         yield f"{row['frames']} frames for {row['samples']} samples, expected {-(-row['samples'] // hop)}"
@@ -166,11 +166,11 @@ def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
     if codes is None or codes.dtype != np.int16 or codes.shape != (info.codec["codebooks"], row["frames"]):
         yield f"codes are not int16 [{info.codec['codebooks']}, {row['frames']}]"
     elif codes.min() < 0 or codes.max() >= info.codec["codebook_size"]:
-        yield f"codes from {codes.min()} to {codes.max()}, of a codebook of {info.codec['codebook_size']}"
+        yield f"codes from {codes.min()} to {codes.max()}, outside a codebook of {info.codec['codebook_size']}"
     shape = (row["frames"], info.mel["bands"])
     yield from _check_mel("mel", mel, shape, info)
-    if others := len(info.mel["views"]) - 1:
-        yield from _check_mel("mel_views", _read_npy(raw["mel_views"]), (others, *shape), info)
+    if additional := len(info.mel["views"]) - 1:
+        yield from _check_mel("mel_views", _read_npy(raw["mel_views"]), (additional, *shape), info)
     yield from _check_json(raw["json"], row)
 
 
@@ -178,7 +178,7 @@ def _check_mel(name: str, mel: np.ndarray | None, shape: tuple[int, ...], info: 
     if mel is None or mel.dtype != np.float16 or mel.shape != shape:
         yield f"{name} is not float16 {list(shape)}"
     elif not np.isfinite(mel).all() or mel.min() < np.log10(info.mel["floor"]) - 0.01:
-        yield f"{name} values are not finite, or lie below the floor"
+        yield f"{name} has values that are not finite or below log10(floor)"
 
 
 def _check_json(raw: bytes, row: dict) -> Iterator[str]:
@@ -189,13 +189,13 @@ def _check_json(raw: bytes, row: dict) -> Iterator[str]:
         return
     for name, value in meta.items():
         if not isinstance(value, _JSON_TYPES):
-            yield f"its JSON has {name} = {value!r}, which is no text and no number"
+            yield f"its JSON has {name} = {value!r}, which is neither text nor a number"
         elif name in row and row[name] != value:
-            yield f"its JSON has {name} = {value!r}, the manifest {row[name]!r}"
+            yield f"its JSON has {name} = {value!r}, but the manifest {row[name]!r}"
 
 
 def _read_npy(raw: bytes) -> np.ndarray | None:
-    """The array of .npy bytes, or None where they are not a plain array."""
+    """Return the array in .npy bytes, or None if they are not a plain array."""
     try:
         return np.load(io.BytesIO(raw), allow_pickle=False)
     except (ValueError, EOFError, OSError):

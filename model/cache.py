@@ -1,4 +1,4 @@
-"""What generation carries from step to step, passed explicitly: keys and values, and the mel stem's last frames."""
+"""The state of a generation, passed explicitly: attention keys and values, and the last frames of the mel stem."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from whisper_gpt.model.config import ModelConfig
 
 @dataclass
 class LayerCache:
-    """Keys and values of one attention layer, `[B, H, capacity, head width]`, filled up to the positions seen."""
+    """Keys and values of one attention layer, `[B, H, capacity, head width]`, filled up to the current position."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
     def update(self, position: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write `k`, `v` `[B, H, n, hd]` at `position` → all keys and values up to and with them."""
+        """Write `k`, `v` `[B, H, n, hd]` at `position`; return the keys and values of all positions so far."""
         end = position + k.shape[2]
         self.keys[:, :, position:end] = k
         self.values[:, :, position:end] = v
@@ -24,7 +24,7 @@ class LayerCache:
 
 @dataclass
 class Cache:
-    """The state of a generation. `position` counts the inputs seen; at `capacity` it is full."""
+    """The state of a generation. `position` is the number of inputs processed; the cache is full at `capacity`."""
 
     decoder: list[LayerCache]
     mel_encoder: list[LayerCache]
@@ -34,7 +34,7 @@ class Cache:
 
 
 def empty_cache(config: ModelConfig, batch: int, device: torch.device | str = "cpu") -> Cache:
-    """A cache for `config.context` inputs."""
+    """Return an empty cache for `config.context` inputs."""
 
     def layers(count: int, heads: int, width: int) -> list[LayerCache]:
         shape = (batch, heads, config.context, width // heads)

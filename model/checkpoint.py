@@ -1,4 +1,4 @@
-"""A model on disk and on the Hugging Face hub: weights as safetensors, its configuration as JSON beside them.
+"""Save and load models, on disk and on the Hugging Face hub: weights as safetensors, configuration as JSON.
 
 Nothing is ever unpickled.
 """
@@ -23,16 +23,16 @@ WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE  # model.safetensors
 
 
 class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio", "encodec"]):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module made from a `ModelConfig`."""
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built from a `ModelConfig`."""
 
     config: ModelConfig
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> Self:
-        """The model in a folder, or of that name on the hub (then `download` may be `revision`, `token`, `cache_dir`,
-        `force_download`, `local_files_only`), on the CPU, in evaluation mode.
+        """Load a model from a folder or from the hub; return it on the CPU, in evaluation mode.
 
-        Raises `ModelError` for a missing, damaged or mismatched file.
+        From the hub, `download` may hold `revision`, `token`, `cache_dir`, `force_download` and `local_files_only`.
+        Raises `ModelError` if a file is missing, damaged or does not match.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
@@ -54,7 +54,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio"
 def save_model(model: Any, folder: Path) -> None:
     """Write `config.json` and `model.safetensors` into the existing `folder`.
 
-    Raises `ModelError` if they cannot be written, as on a full disk.
+    Raises `ModelError` if they cannot be written, for example because the disk is full.
     """
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     try:
@@ -65,7 +65,7 @@ def save_model(model: Any, folder: Path) -> None:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The configuration that `save_model` wrote. Raises `ModelError` where there is none."""
+    """Read the configuration that `save_model` wrote. Raises `ModelError` if it is missing or invalid."""
     path = folder / CONFIG_FILE
     try:
         return ModelConfig(**json.loads(path.read_text(encoding="utf-8-sig")))
@@ -74,18 +74,18 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Put `tensors` (read from `path`) into `model`. Raises `ModelError` naming the first that does not fit."""
-    own = model.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        here = tuple(own[name].shape) if name in own else "absent"
-        there = tuple(tensors[name].shape) if name in tensors else "absent"
-        if here != there:
-            raise ModelError(f"{path}: {name} is {there}, but a model of this configuration has {here}")
+    """Load `tensors` (read from `path`) into `model`. Raises `ModelError` with the first one that does not fit."""
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        expected_shape = tuple(expected[name].shape) if name in expected else "absent"
+        shape = tuple(tensors[name].shape) if name in tensors else "absent"
+        if shape != expected_shape:
+            raise ModelError(f"{path}: {name} is {shape}, but {expected_shape} in a model of this configuration")
     model.load_state_dict(tensors)
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in `path`. Raises `ModelError` where it is missing or damaged."""
+    """Return the tensors in `path`. Raises `ModelError` if it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The shape of a model as one flat, frozen dataclass, and the named shapes."""
+"""Model configuration as one flat, frozen dataclass, and the presets."""
 
 from dataclasses import dataclass, replace
 
@@ -7,39 +7,39 @@ from whisper_gpt.model.errors import ModelError
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the architecture. `mel_bands` 0 makes a token-only model: no mel branch, no mel head."""
+    """Everything that defines the architecture. With `mel_bands` 0 the model is token-only: no mel branch or head."""
 
     name: str
     vocab: int = 1024  # codebook size
-    context: int = 512  # frames a window holds
+    context: int = 512  # frames per window
     width: int = 256
     layers: int = 4
     heads: int = 4
-    input_codebooks: int = 1  # of a frame, coarsest first, that the model reads; it predicts the coarsest
+    input_codebooks: int = 1  # how many the model reads, coarsest first; it predicts the coarsest
     mel_bands: int = 0
     mel_width: int = 96
     mel_layers: int = 2
     mel_heads: int = 3
-    mel_kernel: int = 3  # frames the encoder's stem sees
-    fusion_width: int = 0  # of the token's and of the mel's vector where they are put together; 0: their own widths
-    mel_dropout: float = 0.1  # share of training windows that see no mel at all
-    mel_noise: float = 0.3  # largest deviation of the noise on training mel, in standard deviations of the mel
+    mel_kernel: int = 3  # receptive field of the encoder's stem, in frames
+    fusion_width: int = 0  # width of the token vector and of the mel vector when concatenated; 0: width and mel_width
+    mel_dropout: float = 0.1  # share of training windows without any mel
+    mel_noise: float = 0.3  # largest standard deviation of the noise on training mel, in those of the mel
     mel_loss_weight: float = 0.1
 
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads) or (self.mel_bands and self.mel_width % (2 * self.mel_heads)):
-            raise ModelError(f"{self.name}: a width must be an even multiple of its heads")
+            raise ModelError(f"{self.name}: a width must be an even multiple of its number of heads")
         if self.input_codebooks < (0 if self.hybrid else 1):
-            raise ModelError(f"{self.name}: reads {self.input_codebooks} codebooks and no mel; give it one of them")
+            raise ModelError(f"{self.name}: no input: {self.input_codebooks} codebooks and no mel")
 
     @property
     def token_width(self) -> int:
-        """How wide the embeddings of tokens are."""
+        """Width of the token embeddings."""
         return self.fusion_width if self.hybrid and self.fusion_width else self.width
 
     @property
     def hybrid(self) -> bool:
-        """Whether the model reads mel frames beside tokens."""
+        """Whether the model has a mel branch in addition to the tokens."""
         return self.mel_bands > 0
 
 
@@ -52,8 +52,8 @@ PRESETS = {
 
 
 def fit_to_data(config: ModelConfig, *, vocab: int, context: int, mel_bands: int, input_codebooks: int) -> ModelConfig:
-    """Return `config` for a codec's codebook size, a context, the dataset's mel bands and the codebooks to read."""
+    """Return `config` with a codec's codebook size, a context, the dataset's mel bands and the codebooks to read."""
     bands = mel_bands if config.hybrid else 0
     if not input_codebooks:
-        config = replace(config, mel_dropout=0.0)  # a model of mel alone would be left with nothing
+        config = replace(config, mel_dropout=0.0)  # mel dropout would leave a mel-only model without any input
     return replace(config, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)

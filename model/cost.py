@@ -1,9 +1,9 @@
-"""What a model costs: floating-point operations a token, and the peaks of known devices."""
+"""The cost of a model: floating-point operations per token, and the peak rates of known devices."""
 
 from whisper_gpt.model.config import ModelConfig
 
-# Dense matrix products in bfloat16 a second, from NVIDIA's data sheets (without sparsity).
-# The first name that the driver's contains counts: the SXM modules are called by the plain names.
+# Dense bfloat16 FLOP/s (without sparsity), from NVIDIA's data sheets.
+# The first entry contained in the driver's device name counts: the plain names are the SXM modules.
 PEAK_FLOPS = {
     "H200 NVL": 835e12,
     "H200": 989e12,
@@ -15,10 +15,10 @@ PEAK_FLOPS = {
 
 
 def training_flops(config: ModelConfig, parameters: int) -> float:
-    """Operations to train on one token: 6 a matrix weight, and 12 a layer, channel and visible position.
+    """Return the operations to train on one token: 6 per matrix weight, 12 per layer, channel and context position.
 
-    Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch; of the `parameters`, embeddings are
-    looked up, not multiplied.
+    Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch. Embeddings are subtracted from
+    `parameters`, because they are looked up, not multiplied.
     """
     embeddings = (config.input_codebooks * config.vocab + 1) * config.token_width if config.input_codebooks else 0
     attention = (
@@ -28,5 +28,5 @@ def training_flops(config: ModelConfig, parameters: int) -> float:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """The peak of a GPU by the name that its driver gives, or None where it is not known."""
+    """Return a GPU's peak FLOP/s by the name that its driver reports, or None if it is not known."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)

@@ -1,5 +1,5 @@
-"""Errors of the models that are a user's to mend."""
+"""Model errors that a user can fix."""
 
 
 class ModelError(Exception):
-    """A checkpoint or a configuration that does not fit: the message says which, and what differs."""
+    """A checkpoint or configuration does not fit; the message names it and what differs."""

@@ -8,18 +8,18 @@ from torch import nn
 
 from whisper_gpt.model.cache import LayerCache
 
-_EPS = torch.finfo(torch.float32).eps  # in bfloat16 too, whose own would swallow small inputs
+_EPS = torch.finfo(torch.float32).eps  # for bfloat16 too: its own epsilon would dominate small inputs
 
 
 def norm(x: torch.Tensor) -> torch.Tensor:
-    """RMSNorm without a gain (Zhang and Sennrich 2019), in the type of `x`; computed in float32, backward too."""
+    """RMSNorm without a gain (Zhang and Sennrich 2019), in the dtype of `x`; forward and backward run in float32."""
     return RMSNorm.apply(x)
 
 
 class RMSNorm(torch.autograd.Function):
     """y = r·x with r = (mean(x²) + ε)^−½ in few passes. Backward: r·(g − y·mean(g·y)).
 
-    Not torch's own: that has no fused form on the CPU, where it takes 4 times as long, and under autocast it returns
+    Not torch's RMSNorm: it is not fused on the CPU, where it takes 4 times as long, and under autocast it returns
     float32 on a GPU and bfloat16 on a CPU.
     """
 
@@ -40,21 +40,21 @@ class RMSNorm(torch.autograd.Function):
         return torch.addcmul(g, y, along, value=-1).mul_(r).type_as(gradient)
 
 
-def rotation(begin: int, end: int, head_width: int, device: torch.device) -> torch.Tensor:
-    """RoPE's turns (Su et al. 2021, base 10,000) for those positions, as complex numbers `[end - begin, hd / 2]`."""
+def rope_table(begin: int, end: int, head_width: int, device: torch.device) -> torch.Tensor:
+    """Return RoPE factors (Su et al. 2021, base 10,000) for positions `begin` to `end` - 1, complex `[n, hd / 2]`."""
     frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device) / head_width)
     angles = torch.arange(begin, end, device=device)[:, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (2i, 2i + 1) of `x` `[B, H, T, hd]` by their position's angles: one complex product."""
+def apply_rope(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
+    """Rotate the pairs (2i, 2i + 1) of `x` `[B, H, T, hd]` by the angles of their position: one complex product."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * by).flatten(-2).type_as(x)
+    return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
 
 
 class ReLUSquared(torch.autograd.Function):
-    """y = max(x, 0)² (Primer, So et al. 2021); backward 2·max(x, 0)·g in two passes, not the four of autograd."""
+    """y = max(x, 0)² (Primer, So et al. 2021); backward 2·max(x, 0)·g in two passes; autograd would take four."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -80,26 +80,26 @@ class Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        by: torch.Tensor,
+        rope: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
-        visible: torch.Tensor | None = None,
+        attn_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         batch, frames, width = x.shape
         q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, hd]
-        q, k = rotate(norm(q), by), rotate(norm(k), by)
+        q, k = apply_rope(norm(q), rope), apply_rope(norm(k), rope)
         if cache is not None:
             k, v = cache.update(position, k, v)
-        # Into a cache several inputs come at its start only (a prompt), then one at a time, which may see all keys.
+        # Only an empty cache takes several inputs (a prompt). Then they come one at a time: no mask is needed.
         if frames > 1 and position > 0:
-            raise ValueError(f"{frames} inputs at position {position}: only one may follow what a cache holds")
-        causal = visible is None and frames > 1
-        y = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal)  # [B, H, T, hd]
+            raise ValueError(f"{frames} inputs at position {position}: a cache that is not empty takes one at a time")
+        causal = attn_mask is None and frames > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=causal)  # [B, H, T, hd]
         return self.project(y.transpose(1, 2).reshape(batch, frames, width))
 
 
 class MLP(nn.Module):
-    """Two layers with ReLU² between."""
+    """Two linear layers with ReLU² between them."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -111,7 +111,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each on the normalised stream and added to it."""
+    """Pre-norm residual block: attention, then MLP."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -121,12 +121,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        by: torch.Tensor,
+        rope: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
-        visible: torch.Tensor | None = None,
+        attn_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x = x + self.attention(norm(x), by, cache, position, visible)
+        x = x + self.attention(norm(x), rope, cache, position, attn_mask)
         return x + self.mlp(norm(x))
 
 
@@ -136,26 +136,26 @@ def run_blocks(
     x: torch.Tensor,
     caches: list[LayerCache] | None,
     position: int,
-    visible: torch.Tensor | None = None,
+    attn_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """All `blocks` over `x` `[B, T, D]`, whose first frame stands at `position` → `[B, T, D]`, normalised.
+    """Apply all `blocks` to `x` `[B, T, D]`, whose first frame is at `position`; return `[B, T, D]`, normalised.
 
-    `visible` bool `[B, 1, T, T]`, where given, says which frames each frame sees; else all up to it.
+    `attn_mask` bool `[B, 1, T, T]` is True where a query (row) attends to a key; without it attention is causal.
     """
-    by = rotation(position, position + x.shape[1], x.shape[2] // heads, x.device)
+    rope = rope_table(position, position + x.shape[1], x.shape[2] // heads, x.device)
     for index, block in enumerate(blocks):
-        x = block(x, by, caches[index] if caches else None, position, visible)
+        x = block(x, rope, caches[index] if caches else None, position, attn_mask)
     return norm(x)
 
 
-def within_segments(segments: torch.Tensor) -> torch.Tensor:
-    """What each frame of packed windows sees: those of its own segment up to it; `[B, T]` → bool `[B, 1, T, T]`."""
+def packed_causal_mask(segments: torch.Tensor) -> torch.Tensor:
+    """Return the block-diagonal causal mask of packed windows: from `segments` `[B, T]` to bool `[B, 1, T, T]`."""
     same = segments[:, :, None] == segments[:, None, :]
     return torch.tril(same)[:, None]
 
 
 def initialise(module: nn.Module) -> None:
-    """Normal weights of variance 1/fan-in; projections that end a residual branch start at zero."""
+    """Initialise weights normally with variance 1/fan-in; projections that end a residual branch start at zero."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
@@ -164,4 +164,4 @@ def initialise(module: nn.Module) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Embedding):
-            nn.init.normal_(layer.weight, std=0.02)  # normalised when read: small ones turn sooner
+            nn.init.normal_(layer.weight, std=0.02)  # normalised on lookup: a small std speeds up learning

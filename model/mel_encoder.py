@@ -1,4 +1,4 @@
-"""The mel branch: a causal stem and a few light causal blocks, one vector a frame (a Whisper encoder made causal)."""
+"""The mel branch, a causal variant of Whisper's encoder: a stem and a few light blocks, one vector per frame."""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,12 @@ from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, run_blocks
 
-# Bands that are silent in a whole corpus (above the source's Nyquist frequency) would otherwise be blown up to noise.
+# Without it, bands that are silent in a whole corpus (above the source's Nyquist frequency) would become loud noise.
 _SMALLEST_DEVIATION = 0.1
 
 
 class MelEncoder(nn.Module):
-    """Normalised mel frames `[B, T, M]` → `[B, T, mel_width]`; output t sees frames ≤ t."""
+    """Encodes normalised mel frames `[B, T, M]` to `[B, T, mel_width]`; output t depends on frames ≤ t only."""
 
     mel_mean: torch.Tensor
     mel_std: torch.Tensor
@@ -29,25 +29,25 @@ class MelEncoder(nn.Module):
         self.register_buffer("mel_std", torch.ones(config.mel_bands))
 
     def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take the data set's mean and standard deviation `[M]` for `normalise`."""
+        """Set the dataset's mean and standard deviation `[M]` for `normalise`."""
         self.mel_mean.copy_(mean)
         self.mel_std.copy_(deviation.clamp_min(_SMALLEST_DEVIATION))
 
     def normalise(self, mel: torch.Tensor) -> torch.Tensor:
-        """Log-mel → about zero mean and unit deviation in every band."""
+        """Scale log-mel to about zero mean and unit standard deviation in every band."""
         return (mel - self.mel_mean) / self.mel_std
 
     def forward(
         self,
         mel: torch.Tensor,
-        present: torch.Tensor,
+        mel_mask: torch.Tensor,
         cache: Cache | None = None,
         segments: torch.Tensor | None = None,
-        visible: torch.Tensor | None = None,
+        attn_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """`present` `[B, T]` is False where there is no mel: a learned vector stands there instead.
+        """`mel_mask` bool `[B, T]` is False where there is no mel: a learned vector replaces it.
 
-        In packed windows (`segments` `[B, T]`, `visible` of them) nothing of another segment is seen.
+        In packed windows (`segments` `[B, T]` and their `attn_mask`) no frame depends on another segment.
         """
         if cache is None:
             mel = F.pad(mel, (0, 0, self.kernel - 1, 0))  # [B, T + k - 1, M]
@@ -56,8 +56,8 @@ class MelEncoder(nn.Module):
             cache.mel_stem = mel[:, mel.shape[1] - (self.kernel - 1) :]
         frames = mel.unfold(1, self.kernel, 1)  # [B, T, M, k]
         if segments is not None:
-            seen = F.pad(segments, (self.kernel - 1, 0), value=-1).unfold(1, self.kernel, 1)  # [B, T, k]
-            frames = frames * (seen == segments[..., None])[:, :, None]
-        x = torch.where(present[..., None], self.stem(frames.flatten(2)), self.no_mel)  # [B, T, mel_width]
+            segment_of = F.pad(segments, (self.kernel - 1, 0), value=-1).unfold(1, self.kernel, 1)  # [B, T, k]
+            frames = frames * (segment_of == segments[..., None])[:, :, None]
+        x = torch.where(mel_mask[..., None], self.stem(frames.flatten(2)), self.no_mel)  # [B, T, mel_width]
         caches, position = (cache.mel_encoder, cache.position) if cache else (None, 0)
-        return run_blocks(self.blocks, self.heads, x, caches, position, visible)
+        return run_blocks(self.blocks, self.heads, x, caches, position, attn_mask)

@@ -1,4 +1,4 @@
-"""Drawing the next token from logits."""
+"""Sample the next token from logits."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from whisper_gpt.model.errors import ModelError
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 leave the distribution whole."""
+    """Sampling options: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not truncate the distribution."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -18,12 +18,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
-            given = f"--temperature {self.temperature} --top-k {self.top_k} --top-p {self.top_p}"
-            raise ModelError(f"{given}: the first two must not be negative, the last above 0 and at most 1")
+            options = f"--temperature {self.temperature} --top-k {self.top_k} --top-p {self.top_p}"
+            raise ModelError(f"{options}: the first two must be at least 0, the last above 0 and at most 1")
 
 
 def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw one token each from `logits` `[B, V]` → int64 `[B]`."""
+    """Sample one token from each row of `logits` `[B, V]`; return int64 `[B]`."""
     if how.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / how.temperature
@@ -31,10 +31,10 @@ def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | Non
         smallest_kept = logits.topk(how.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
     if how.top_p < 1:
-        # The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2019); never empty.
+        # Nucleus sampling (Holtzman et al. 2019): the fewest most likely tokens whose mass reaches top_p; never empty.
         ordered, order = logits.sort(dim=-1, descending=True)
         mass = ordered.softmax(dim=-1)
-        before = mass.cumsum(dim=-1) - mass  # of the likelier ones
+        before = mass.cumsum(dim=-1) - mass  # mass of the more likely tokens
         dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]

@@ -1,1 +1,1 @@
-"""Audio in, aligned mel frames and codec tokens out: shards written, shards streamed."""
+"""From audio to aligned mel frames and codec tokens: writing shards, and streaming batches from them."""

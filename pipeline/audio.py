@@ -1,4 +1,4 @@
-"""Reading audio: any file libsndfile knows → one 24 kHz mono float32 signal, in blocks of constant size."""
+"""Read any audio file that libsndfile supports as one 24 kHz mono float32 signal, in blocks of constant size."""
 
 import hashlib
 import io
@@ -16,21 +16,21 @@ from whisper_gpt.pipeline.declared_length import SLACK_BYTES, declared_bytes
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
-# Of what libsndfile reads, but for extensions that mostly mean something else (.mat, .htk, .xi).
+# What libsndfile reads, except for extensions that mostly mean something else (.mat, .htk, .xi).
 EXTENSIONS = (
     *(".flac", ".wav", ".wave", ".bwf", ".rf64", ".w64", ".aiff", ".aif", ".aifc", ".caf", ".au", ".snd"),
     *(".ogg", ".oga", ".opus", ".mp3", ".sph", ".nist", ".voc", ".svx", ".8svx", ".16svx", ".paf", ".pvf"),
     *(".sf", ".ircam", ".avr"),
 )
 
-# Outside this range a header is lying, and a resampler told to believe it would fill the memory.
+# Outside this range the header is wrong, and a resampler that used it would exhaust the memory.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
 _UNKNOWN_FRAMES = 2**40
 # FLAC's best case: silence, in blocks of 65,535 samples that take 11 bytes each.
-_MOST_SAMPLES_A_BYTE = 6_000
+_MAX_SAMPLES_PER_BYTE = 6_000
 _SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _BLOCK_S = 5.0
-_EMPTY_BYTES = 1000  # the longest that a header without samples is
+_EMPTY_BYTES = 1000  # upper limit for the size of a header without samples
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     frames: int
-    kind: str = ""  # libsndfile's word for the format
+    kind: str = ""  # libsndfile's name of the format
 
     @property
     def duration_s(self) -> float:
@@ -48,7 +48,7 @@ class AudioInfo:
 
 
 def probe(path: Path) -> AudioInfo:
-    """Read the header of the file `path`. Raises `AudioError` (stage `scan`) where there is nothing usable."""
+    """Read the header of the file `path`. Raises `AudioError` (stage `scan`) if it is not usable audio."""
     try:
         with path.open("rb") as file:
             return probe_file(file)
@@ -57,19 +57,21 @@ def probe(path: Path) -> AudioInfo:
 
 
 def probe_file(file: BinaryIO) -> AudioInfo:
-    """Read the header of an open file, wherever it lies. Raises `AudioError` (stage `scan`) where there is nothing
-    usable, and what the file itself raises."""
+    """Read the header of an open file, local or remote.
+
+    Raises `AudioError` (stage `scan`) if it is not usable audio; errors of reading `file` itself propagate.
+    """
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise AudioError("scan", "the file is empty")
     declared = declared_bytes(file)
-    # libsndfile reads a WAV after a tag short by the length of the tag, and other formats not at all.
+    # After a tag libsndfile reads a WAV short by the length of the tag, and other formats not at all.
     reading = _Reading(file, skip_tag(file, 0))
     try:
         info = soundfile.info(reading)
     except soundfile.LibsndfileError as error:
         if reading.error is None:
-            raise AudioError("scan", _words(error)) from error
+            raise AudioError("scan", _message(error)) from error
     if reading.error is not None:
         raise reading.error
     if info.samplerate not in _PLAUSIBLE_RATES:
@@ -81,7 +83,7 @@ def probe_file(file: BinaryIO) -> AudioInfo:
         raise AudioError("scan", much if size > _EMPTY_BYTES else "the file holds no samples")
     if info.frames > _UNKNOWN_FRAMES:
         raise AudioError("scan", "the header does not say how long it is (a FLAC written to a pipe?); write it again")
-    if info.frames > size * _MOST_SAMPLES_A_BYTE:
+    if info.frames > size * _MAX_SAMPLES_PER_BYTE:
         raise AudioError("scan", f"the header declares {info.frames} samples, far more than {size} bytes can hold")
     read = info.frames * info.channels * _SAMPLE_BYTES.get(info.subtype, 0)
     if declared is not None and read > declared + SLACK_BYTES:
@@ -94,18 +96,18 @@ def probe_file(file: BinaryIO) -> AudioInfo:
 def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
 
-    Memory does not grow with the file. Streams that are chained in one file come one after another. Raises `AudioError`
-    (stage `decode` or `resample`) for damage, for samples that are not finite, and where what comes out is not what
-    the file declares and holds.
+    Memory does not grow with the file. Streams chained in one file are read one after another. Raises `AudioError`
+    (stage `decode` or `resample`) if the file is damaged, if a sample is not finite, and if the decoded samples are not
+    those that the file declares and contains.
     """
     info = probe(path)
     yield from resampled(_decoded_blocks(path, info), info.sample_rate, sample_rate)
 
 
 def resampled(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """Yield the mono `blocks` `[n]` of one recording at another rate (soxr HQ, linear phase).
+    """Yield the mono `blocks` `[n]` of one recording, resampled (soxr HQ, linear phase).
 
-    The output does not depend on how the recording was cut into blocks. Raises `AudioError` (stage `resample`).
+    The output does not depend on the sizes of the blocks. Raises `AudioError` (stage `resample`) if soxr fails.
     """
     if source_rate == sample_rate:
         yield from (block for block in blocks if len(block))
@@ -119,12 +121,12 @@ def resampled(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int =
 
 
 def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """The whole of `path` as one float32 signal `[N]`; see `stream_mono`."""
+    """Read the whole of `path` as one float32 signal `[N]`; see `stream_mono`."""
     return np.concatenate([np.zeros(0, np.float32), *stream_mono(path, sample_rate)])
 
 
 def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
-    """The mono blocks of all streams in the file, at the rate of the first."""
+    """Yield the mono blocks of all streams in the file, at the rate of the first."""
     try:
         with path.open("rb") as file:
             streams = find_streams(file, info.kind)
@@ -146,12 +148,12 @@ def _decoded_blocks(path: Path, info: AudioInfo) -> Iterator[np.ndarray]:
 
 
 def _decoded_stream(sound: soundfile.SoundFile, stream: Stream) -> Iterator[np.ndarray]:
-    """The mono blocks of one stream, held against what its header and its format say."""
+    """Yield the mono blocks of one stream; check them against its header and its container."""
     frames_read, md5 = 0, hashlib.md5(usedforsecurity=False)
     while len(block := sound.read(int(_BLOCK_S * sound.samplerate), dtype="float32", always_2d=True)):
         if not np.isfinite(block).all():
-            where = (frames_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
-            raise AudioError("decode", f"samples that are NaN or infinite, the first at {where:.3f} s")
+            first_s = (frames_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
+            raise AudioError("decode", f"samples that are NaN or infinite, the first at {first_s:.3f} s")
         if stream.md5:
             md5.update(_as_pcm(block, stream.width))
         frames_read += len(block)
@@ -166,14 +168,16 @@ def _decoded_stream(sound: soundfile.SoundFile, stream: Stream) -> Iterator[np.n
 
 
 def _as_pcm(block: np.ndarray, width: int) -> bytes:
-    """Float samples as little-endian integers of `width` bytes, exact up to 24 bits."""
-    whole = (block * np.float32(1 << 8 * width - 1)).astype("<i4")
-    return whole.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
+    """Convert float samples to little-endian integers of `width` bytes, exact up to 24 bits."""
+    integers = (block * np.float32(1 << 8 * width - 1)).astype("<i4")
+    return integers.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
 
 
 class _Reading:
-    """The bytes from `begin` to `end` of a file for libsndfile, through which no exception could pass: the first one is
-    kept, and the file ends there."""
+    """A file object for libsndfile over the bytes from `begin` to `end` of `file`.
+
+    Exceptions cannot pass through libsndfile, so the first one is stored in `error`, and reads then return no bytes.
+    """
 
     def __init__(self, file: BinaryIO, begin: int = 0, end: int | None = None):
         self._file, self._begin = file, begin
@@ -200,8 +204,10 @@ class _Reading:
 
 
 def _mp3_declares_its_length(file: BinaryIO) -> bool:
-    """Whether the first frame is a Xing, Info or VBRI header. Without one libsndfile guesses the length from the size,
-    and silently stops reading there."""
+    """Return whether the first frame is a Xing, Info or VBRI header.
+
+    Without one libsndfile guesses the length from the file size, and silently stops reading there.
+    """
     file.seek(skip_tag(file, 0))  # a tag may lie before the audio
     frame = file.read(4096)
     return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
@@ -215,16 +221,16 @@ def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> 
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file cannot be read, without its path: a failure row names its source in another column."""
+    """Return why a file cannot be read, without its path: a failure row has the source in another column."""
     if isinstance(error, FileNotFoundError) or not path.exists():
         return "no such file"
     if isinstance(error, soundfile.LibsndfileError):
-        return _words(error)
+        return _message(error)
     return (getattr(error, "strerror", None) or str(error)).replace(str(path), path.name)
 
 
-def _words(error: soundfile.LibsndfileError) -> str:
-    """libsndfile's own words, but for a file in which it found no format."""
+def _message(error: soundfile.LibsndfileError) -> str:
+    """Return libsndfile's message, or a clearer one for its vague ones."""
     if "Format not recognised" in error.error_string:
         return "not audio in a format that libsndfile knows"
     if "psf_fseek" in error.error_string:

@@ -1,7 +1,7 @@
-"""The streams that lie one after another in an Ogg, MP3 or FLAC file, of which libsndfile reads only the first.
+"""Find concatenated streams in an Ogg, MP3 or FLAC file: libsndfile reads only the first.
 
-Such files are legal (Ogg calls them chained), and what `cat` makes. Each stream is to be decoded by itself. On the way
-the container is walked, in constant memory: what the format offers shows whether a part of it is missing.
+Such files are legal (Ogg calls them chained), and `cat` produces them. Each stream has to be decoded separately. The
+container is scanned in constant memory, which also shows whether parts are missing, as far as the format allows.
 """
 
 import io
@@ -15,14 +15,14 @@ from typing import BinaryIO
 
 from whisper_gpt.pipeline.errors import AudioError
 
-# MP3 counts in frames of 1,152 samples, and encoders declare their own delay in different ways.
+# An MP3 frame has 1,152 samples, and encoders declare their delay in different ways.
 MP3_SLACK = 2 * 1152
 _BLOCK = 1 << 16
 _OGG_BEGINS, _OGG_ENDS = 2, 4
 # A stream's first bytes: the marker, and the header of STREAMINFO, whose length is fixed.
 _FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FLAC_HEAD_BYTES = 42
-# Of MPEG 1, and of MPEG 2 and 2.5, by their codes in a frame's header.
+# Key 1: MPEG 1; key 2: MPEG 2 and 2.5. Indices are the codes in a frame's header.
 _MP3_KBPS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -33,10 +33,10 @@ _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 @dataclass(frozen=True)
 class Stream:
-    """The bytes from `begin` to `end` of a file, and what its format says of the sound in them.
+    """The bytes from `begin` to `end` of a file, and what its format declares about the samples in them.
 
-    At least `samples` per channel must come out; `md5` is that of FLAC's samples, `width` bytes each. 0 and empty where
-    the format does not say.
+    At least `samples` per channel must be decoded. `md5` is the hash in a FLAC header, over samples of `width` bytes.
+    They are 0 and empty if the format does not declare them.
     """
 
     begin: int
@@ -47,9 +47,9 @@ class Stream:
 
 
 def find_streams(file: BinaryIO, kind: str) -> list[Stream]:
-    """The streams in an open file that libsndfile calls a `kind`: one, except in OGG, FLAC and MP3.
+    """Return the streams in an open file of the libsndfile format `kind`: one, except in OGG, FLAC and MP3.
 
-    Raises `AudioError` (stage `decode`) where the container shows that a part of its sound is missing or damaged.
+    Raises `AudioError` (stage `decode`) if the container shows that part of the audio is missing or damaged.
     """
     size = file.seek(0, io.SEEK_END)
     find = {"OGG": _ogg_streams, "FLAC": _flac_streams, "MP3": _mp3_streams}.get(kind)
@@ -57,7 +57,7 @@ def find_streams(file: BinaryIO, kind: str) -> list[Stream]:
 
 
 def skip_tag(file: BinaryIO, at: int) -> int:
-    """The byte after an ID3v2, APE or ID3v1 tag that begins at byte `at`; `at` where there is none."""
+    """Return the byte after an ID3v2, APE or ID3v1 tag that begins at byte `at`, or `at` if there is none."""
     file.seek(at)
     head = file.read(32)
     if head[:3] == b"ID3" and len(head) >= 10:  # its size is four bytes of seven bits
@@ -68,7 +68,7 @@ def skip_tag(file: BinaryIO, at: int) -> int:
 
 
 def _ogg_streams(file: BinaryIO, size: int) -> list[Stream]:
-    """Streams that are multiplexed, as sound with pictures, begin together and count as one."""
+    """Multiplexed streams, such as audio with pictures, begin together and count as one."""
     begins: list[int] = []
     next_page: dict[int, int] = {}  # by serial number
     ended: set[int] = set()
@@ -98,7 +98,7 @@ def _require_ended(next_page: dict[int, int], ended: set[int], at: int) -> None:
 
 
 def _ogg_pages(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]:
-    """Place, flags, serial number and page number of each whole page; like a decoder, damaged ones are passed over."""
+    """Yield offset, flags, serial and page number of each valid page; skip damaged ones, as decoders do."""
     at = 0
     while 0 <= at < size:
         file.seek(at)
@@ -116,29 +116,29 @@ def _ogg_pages(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int, int]]
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 of the same polynomial as zlib's, but begun with 0 and with the bits the other way round."""
+    """CRC-32 with zlib's polynomial, but with initial value 0 and reversed bits."""
     mirrored = zlib.crc32(page.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
 
 
 def _flac_streams(file: BinaryIO, size: int) -> list[Stream]:
     heads = list(_find(file, _FLAC_BEGINS, 0, _FLAC_HEAD_BYTES))
-    if not heads:  # what a decoder still reads of a damaged one
+    if not heads:  # a damaged file, of which a decoder may still read something
         return [Stream(0, size)]
     begins = [0, *(at for at, _ in heads[1:]), size]
-    found = []
+    streams = []
     for (at, head), (begin, end) in zip(heads, pairwise(begins), strict=True):
         if len(head) < _FLAC_HEAD_BYTES:
             raise AudioError("decode", f"cut off: the FLAC that begins at byte {at:,} has no header")
         bits = ((head[20] & 1) << 4 | head[21] >> 4) + 1
         md5 = head[26:42] if bits in (8, 16, 24) and any(head[26:42]) else b""
-        found.append(Stream(begin, end, md5=md5, width=bits // 8))
-    return found
+        streams.append(Stream(begin, end, md5=md5, width=bits // 8))
+    return streams
 
 
 def _mp3_streams(file: BinaryIO, size: int) -> list[Stream]:
-    """A Xing, Info or VBRI header, which is a frame of its own, begins a stream."""
-    found: list[Stream] = []
+    """A Xing, Info or VBRI header, which is a frame by itself, begins a stream."""
+    streams: list[Stream] = []
     begin, samples = 0, 0
     for at, frame in _mp3_frames(file, size):
         added = 1152 if frame[1] & 8 else 576
@@ -147,14 +147,14 @@ def _mp3_streams(file: BinaryIO, size: int) -> list[Stream]:
             samples += added
             continue
         if samples > 0:
-            found.append(Stream(begin, at, samples))
+            streams.append(Stream(begin, at, samples))
             begin = at
         samples = -trimmed - MP3_SLACK
-    return [*found, Stream(begin, size, max(0, samples))]
+    return [*streams, Stream(begin, size, max(0, samples))]
 
 
 def _mp3_frames(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
-    """Every frame of layer III and its place, tags and damage passed over."""
+    """Yield the offset and bytes of every layer III frame; tags and damage are skipped."""
     at = 0
     while at < size:
         file.seek(at)
@@ -170,7 +170,7 @@ def _mp3_frames(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _next_mp3_frame(file: BinaryIO, at: int, size: int) -> int:
-    """The next place where two frames follow each other: two bytes alone look like one too often."""
+    """Return the next offset where two frames follow each other: a sync word alone matches by chance too often."""
     for place, head in _find(file, re.compile(rb"\xff[\xe2-\xfb]"), at, 4):
         length = _mp3_frame_bytes(head)
         if length:
@@ -181,7 +181,7 @@ def _next_mp3_frame(file: BinaryIO, at: int, size: int) -> int:
 
 
 def _mp3_frame_bytes(head: bytes) -> int:
-    """The length of the frame that begins with these four bytes; 0 if none does."""
+    """Return the length of the frame that begins with these four bytes, or 0 if they are not a frame header."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return 0
     version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
@@ -192,7 +192,7 @@ def _mp3_frame_bytes(head: bytes) -> int:
 
 
 def _mp3_trimmed(frame: bytes) -> int | None:
-    """How many samples a decoder cuts off at both ends of the stream, if the frame is a Xing, Info or VBRI header."""
+    """Return how many samples decoders trim at both ends, or None if the frame is no Xing, Info or VBRI header."""
     mono = frame[3] >> 6 == 3
     side_bytes = (17 if mono else 32) if frame[1] & 8 else (9 if mono else 17)
     for at in (4 + side_bytes, 6 + side_bytes):  # two bytes of checksum may come first
@@ -205,7 +205,7 @@ def _mp3_trimmed(frame: bytes) -> int | None:
 
 
 def _find(file: BinaryIO, pattern: re.Pattern[bytes], at: int, count: int) -> Iterator[tuple[int, bytes]]:
-    """Every place from byte `at` on where `pattern` (`count` bytes at most) matches, and `count` bytes from there."""
+    """Yield every offset from `at` on where `pattern` (at most `count` bytes) matches, and `count` bytes from there."""
     while True:
         file.seek(at)
         block = file.read(_BLOCK + count)

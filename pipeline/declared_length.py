@@ -1,7 +1,7 @@
-"""Whether a file holds as much sound as its header declares, in the formats that are a header and plain chunks.
+"""Check that a file contains as much audio as its header declares, for formats of a header and plain chunks.
 
-libsndfile reads what it finds and says nothing: of a WAV that was cut off, the part that is there, and of a file that
-goes on after the declared sound, the declared part. Only headers are read here, however long the file is.
+libsndfile does not report a mismatch: of a truncated WAV it reads the part that is left, and of a file that continues
+after the declared audio, the declared part. Only headers are read here, however long the file is.
 """
 
 import io
@@ -13,9 +13,9 @@ from typing import BinaryIO
 from whisper_gpt.pipeline.chained_audio import skip_tag
 from whisper_gpt.pipeline.errors import AudioError
 
-# Sizes that stand for "until the end of the file", as written to a pipe: less the header, or not.
+# Sizes that mean "until the end of the file", as written to a pipe; some exclude the header.
 _UNKNOWN = (range(0, 1), range(0x7FFF_F000, 0x8000_0000), range(0xFFFF_F000, 0x1_0000_0000), range(2**63, 2**64))
-# A header that counts itself as sound declares this much too much, and some writers leave a few bytes behind.
+# Tolerance: a header may count itself as audio, and some writers append a few bytes.
 SLACK_BYTES = 64
 _CHUNK_NAME = re.compile(rb"[\w (){}.-]{4}", re.ASCII)
 _NIST_BYTES = 1024
@@ -23,9 +23,9 @@ _NIST_BYTES = 1024
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a format writes its chunks: a name, a size (its `struct` format, counting the header or not), an alignment.
+    """A format's chunks: a name, a size (`size` is its `struct` format; it may count the header), an alignment.
 
-    `sound` names the chunk with the samples; the first chunk is at byte `first`.
+    `sound` is the name of the chunk with the samples; the first chunk is at byte `first`.
     """
 
     sound: bytes
@@ -48,10 +48,9 @@ _FORMATS = {
 
 
 def declared_bytes(file: BinaryIO) -> int | None:
-    """How many bytes of sound `file` declares, all of which are there; None for other formats, and where it is left
-    open.
+    """Return how many bytes of audio `file` declares, or None for other formats and if the length is left open.
 
-    Raises `AudioError` (stage `scan`) where sound is missing, or where something that is no metadata follows it.
+    Raises `AudioError` (stage `scan`) if audio is missing, or if something other than metadata follows it.
     """
     size = file.seek(0, io.SEEK_END)
     start = skip_tag(file, 0)
@@ -80,9 +79,8 @@ def _declared_by_chunks(file: BinaryIO, start: int, size: int, layout: _Chunks, 
     sound: int | None = None
     while at + header <= size:
         name, length, plausible = _chunk(file, at, layout, size)
-        if (
-            not plausible and (at - start) % 2 == 0 and sound is not None
-        ):  # some writers leave out the byte that makes sizes even
+        # Some writers omit the byte that makes sizes even.
+        if not plausible and (at - start) % 2 == 0 and sound is not None:
             name, length, plausible = _chunk(file, at - 1, layout, size)
             at -= plausible
         if name == magic and sound is not None:
@@ -109,20 +107,20 @@ def _declared_by_chunks(file: BinaryIO, start: int, size: int, layout: _Chunks, 
 
 
 def _chunk(file: BinaryIO, at: int, layout: _Chunks, size: int) -> tuple[bytes, int, bool]:
-    """The name and the size of the chunk at byte `at`, and whether it looks like one."""
+    """Return name and size of the chunk at byte `at`, and whether they look like a chunk."""
     file.seek(at)
     header = file.read(layout.name_bytes + struct.calcsize(layout.size))
     name = header[:4]
     (length,) = struct.unpack(layout.size, header[layout.name_bytes :])
     if not layout.counts_header:
         return name, length, _CHUNK_NAME.fullmatch(name) is not None
-    # Names of 16 bytes are no text: a size within the file tells a chunk.
+    # Names of 16 bytes are not text: a size within the file identifies a chunk.
     length -= len(header)
     return name, length if length >= 0 else 0, 0 <= length <= size or name == layout.sound
 
 
 def _checked(file: BinaryIO, size: int, begin: int, length: int) -> int | None:
-    """The declared sound of a file that is a header and `length` bytes from `begin` on."""
+    """Check a file that is a header and `length` bytes of audio from `begin` on; return `length` if it is known."""
     if _is_unknown(length):
         return None
     _require_sound(size, begin, length)
@@ -141,7 +139,7 @@ def _require_sound(size: int, begin: int, length: int) -> None:
 
 
 def _require_nothing_more(file: BinaryIO, at: int, size: int) -> None:
-    """From byte `at` on there may be tags, padding and a few bytes, but nothing that could be sound."""
+    """Raise `AudioError` unless only tags, padding and a few bytes follow from byte `at` on."""
     while size - at > SLACK_BYTES:
         after = max(skip_tag(file, at), _skip_zeros(file, at))
         if after == at:

@@ -1,18 +1,18 @@
-"""Errors of the pipeline that are a user's to mend: one line each, no traceback needed."""
+"""Pipeline errors that a user can fix: one line each, without a traceback."""
 
 
 class PipelineError(Exception):
-    """Something a user can mend: the message says what, which file, and what to do."""
+    """An error that a user can fix; the message says what is wrong, in which file, and what to do."""
 
 
 class ShardError(PipelineError):
-    """A shard as a whole that cannot be read: no fault of a sample in it."""
+    """A whole shard cannot be read, so no single sample is at fault."""
 
 
 class AudioError(PipelineError):
-    """One recording that cannot be used; becomes a row in `failures/`.
+    """One recording cannot be used; becomes a row in `failures/`, with the message.
 
-    `stage` is one of `scan`, `decode`, `resample`, `encode`; `kind` the error's name where no exception stands for it.
+    `stage` is one of `scan`, `decode`, `resample`, `encode`; `kind` is the error's name if no exception caused it.
     """
 
     def __init__(self, stage: str, message: str, kind: str = ""):

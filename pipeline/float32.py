@@ -1,4 +1,4 @@
-"""Products in full float32, whatever the process allows: the codes and the mel of a dataset must not depend on it."""
+"""Full float32 arithmetic, whatever the process has enabled: a dataset's codes and mel must not depend on it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,18 +9,18 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Float32 products, convolutions and LSTMs of cuBLAS, cuDNN and oneDNN without TF32, bfloat16 or autocast.
+    """Run matrix products, convolutions and LSTMs (cuBLAS, cuDNN, oneDNN) without TF32, bfloat16 or autocast.
 
-    These round products to 7 to 10 bits, and so change codes under an unchanged fingerprint. All that a user may have
-    set is put back afterwards: `fp32_precision`, `set_float32_matmul_precision`, `allow_tf32`.
+    These round products to 7 to 10 bits, and so would change codes under an unchanged fingerprint. Afterwards the
+    user's settings are restored: `fp32_precision`, `set_float32_matmul_precision`, `allow_tf32`.
     """
-    cudnn: Any = torch.backends.cudnn  # whose types know nothing of conv and rnn
+    cudnn: Any = torch.backends.cudnn  # its type stubs lack conv and rnn
     mkldnn: Any = torch.backends.mkldnn
     operations = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
     before = [operation.fp32_precision for operation in operations]
     for operation in operations:
         operation.fp32_precision = "ieee"
-    # torch keeps the older setting beside these, and refuses to multiply (or to read it) while the two disagree.
+    # torch also has an older setting, and refuses to multiply (or to read the setting) while the two disagree.
     older = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

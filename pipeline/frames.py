@@ -1,4 +1,4 @@
-"""The frame clock that codec tokens and mel frames share."""
+"""The frame rate that codec tokens and mel frames share."""
 
 import math
 

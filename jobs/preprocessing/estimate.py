@@ -47,7 +47,7 @@ def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: flo
 
 def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
     """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
-    from whisper_gpt.pipeline.shards.encoder import encode_for_nothing, load_encoder
+    from whisper_gpt.pipeline.shards.encoder import dry_encode, load_encoder
 
     codec, log_mel = load_encoder(setup)
     samples, begun = 0, time.monotonic()
@@ -62,5 +62,5 @@ def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[f
             samples += len(block)
             yield block
 
-    encode_for_nothing([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames)
+    dry_encode([blocks(row) for row in rows], codec, log_mel, setup.job.segment_frames)
     return samples / codec.sample_rate, time.monotonic() - begun

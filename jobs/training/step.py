@@ -51,7 +51,7 @@ def train_step(
             with autocast(precision, ranks.device):
                 losses = objective(here.codes, here.mel, here.mask, here.segments)
             losses.total.backward()
-        values = (losses.token_nats, losses.mel_nats, losses.hits, losses.frames)
+        values = (losses.token_nats, losses.mel_nats, losses.correct, losses.frames)
         seen.append(torch.stack([value.detach().double() for value in values]))
     *sums, tokens = ranks.add(torch.stack(seen).sum(dim=0)).unbind()
     gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]

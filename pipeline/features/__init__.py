@@ -1,1 +1,1 @@
-"""What is computed from audio: causal log-mel frames, their variants, and codec tokens of the same frames."""
+"""Features: causal log-mel frames, mel variants, and the codec tokens of the same frames."""

@@ -1,4 +1,4 @@
-"""Blocks of 24 kHz audio in, segments of aligned codes and mel out: both of the same samples, frame for frame."""
+"""Encode blocks of 24 kHz audio into segments with aligned codes and mel: frame t of both covers the same samples."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,20 +11,22 @@ from whisper_gpt.pipeline.codec.causal import CHUNK_FRAMES, Codec
 from whisper_gpt.pipeline.codec.streaming import StreamState, join
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.mel import LogMel
-from whisper_gpt.pipeline.features.mel_variants import MelViews, ViewState, with_lookahead
+from whisper_gpt.pipeline.features.mel_variants import MelState, MelVariants, with_lookahead
 from whisper_gpt.pipeline.frames import frame_count
 
 CLIPPED_AT = 0.999
 
-# Recordings encoded side by side. On a CPU one reading of the LSTM's 16 MB of weights serves all, and past 8 little is
-# won; a GPU needs more of them to be busy.
-_LANES = {"cpu": 8, "cuda": 128}
+# Recordings encoded as one batch. On a CPU they share each read of the LSTM's 16 MB of weights, and more than 8 gain
+# little; a GPU needs more of them to be busy.
+_BATCH_SLOTS = {"cpu": 8, "cuda": 128}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`codes` int16 `[K, T]` and `mel` float16 `[T, M]` of `samples` samples from `start_sample` on, at 24 kHz;
-    `mel_views` float16 `[V − 1, T, M]` are the mel's other views."""
+    """`codes` int16 `[K, T]` and `mel` float16 `[T, M]` of `samples` samples from `start_sample` on, at 24 kHz.
+
+    `mel` is the first mel variant; `mel_views` float16 `[V − 1, T, M]` holds the others.
+    """
 
     start_sample: int
     samples: int
@@ -37,7 +39,7 @@ class Segment:
 
     @property
     def mels(self) -> np.ndarray:
-        """All views of the mel, float16 `[V, T, M]`."""
+        """All mel variants, float16 `[V, T, M]`."""
         return np.concatenate([self.mel[None], self.mel_views])
 
 
@@ -50,18 +52,18 @@ def align_recordings(
 ) -> Iterator[Iterator[Segment]]:
     """Encode recordings (each in blocks `[n]`) and cut them into segments of `segment_frames` (the last one shorter).
 
-    Yields an iterator over the segments of each recording in turn; it is to be used up before the next is asked for.
-    It raises `AudioError` where reading that recording does, and (stage `encode`) where a value is not finite.
+    Yields one iterator over segments per recording, in order; exhaust it before requesting the next. It raises
+    `AudioError` if reading that recording fails, and (stage `encode`) if a value is not finite.
 
-    A recording is encoded a second at a time from its start, and the codec's and the mel's state run on, so that
-    neither the blocks the audio came in nor where it is cut into segments changes a value. Several recordings are
-    encoded side by side, which is faster; what that puts ahead of its turn is kept as segments, not as audio. Where
-    their `seconds` are given, the last ones are begun longest first, so that all lanes are busy until the end.
+    Each recording is encoded from its start, one second at a time. The state of codec and mel carries over, so neither
+    the block sizes nor the cuts into segments change a value. Several recordings are encoded as one batch, which is
+    faster; results ahead of their turn are kept as segments, not as audio. If `seconds` (their durations) are given,
+    the last recordings are started longest first, so that all batch slots are busy until the end.
     """
-    order = _begin_order(seconds or [0.0] * len(recordings), _LANES[codec.device.type])
-    lanes = _Lanes(recordings, order, codec, log_mel, segment_frames)
+    order = _start_order(seconds or [0.0] * len(recordings), _BATCH_SLOTS[codec.device.type])
+    batch = _BatchEncoder(recordings, order, codec, log_mel, segment_frames)
     for index in range(len(recordings)):
-        yield lanes.segments(index)
+        yield batch.segments(index)
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,19 @@ class _Frames:
 
 
 @dataclass
-class _Lane:
-    """A recording that is being encoded: what is left of it, the states, and frames that are not yet a segment."""
+class _Slot:
+    """A recording being encoded: its remaining chunks, the states, and frames that do not fill a segment yet."""
 
     index: int
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]]  # and what follows each, as far as a view looks ahead
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]]  # with the samples after each that a mel variant looks ahead to
     codec_state: StreamState
-    mel_state: ViewState
+    mel_state: MelState
     frames: list[_Frames] = field(default_factory=list)
     start_frame: int = 0
 
 
-class _Lanes:
-    """Recordings encoded in lock step, as many as suit the codec's device, and what of them was not asked for yet."""
+class _BatchEncoder:
+    """Encodes recordings in lock step, with one batch slot each, and keeps segments that were not requested yet."""
 
     def __init__(
         self,
@@ -96,11 +98,11 @@ class _Lanes:
         log_mel: LogMel,
         segment_frames: int,
     ):
-        self._codec, self._views, self._segment_frames = codec, MelViews(codec, log_mel), segment_frames
+        self._codec, self._mel, self._segment_frames = codec, MelVariants(codec, log_mel), segment_frames
         self._waiting = deque((index, recordings[index]) for index in order)
-        self._lanes: list[_Lane] = []
-        self._most = _LANES[codec.device.type]
-        # Of each recording: its segments in order, then None at its end, or the error that ended it.
+        self._slots: list[_Slot] = []
+        self._max_slots = _BATCH_SLOTS[codec.device.type]
+        # Per recording: its segments in order, then None at its end, or the error that ended it.
         self._outcomes: list[deque[Segment | AudioError | None]] = [deque() for _ in recordings]
 
     def segments(self, index: int) -> Iterator[Segment]:
@@ -115,68 +117,68 @@ class _Lanes:
             yield outcome
 
     def _step(self) -> None:
-        """Encode the next chunk of every lane; ended recordings make room for waiting ones first."""
-        ready = [(lane, *read) for lane in self._lanes if (read := self._read(lane)) is not None]
-        while len(ready) < self._most and self._waiting:
+        """Encode the next chunk of every slot; waiting recordings take the slots of finished ones first."""
+        ready = [(slot, *read) for slot in self._slots if (read := self._read(slot)) is not None]
+        while len(ready) < self._max_slots and self._waiting:
             index, blocks = self._waiting.popleft()
-            chunks = with_lookahead(_rechunk(blocks, CHUNK_FRAMES * self._codec.hop), self._views.lookahead)
-            lane = _Lane(index, chunks, self._codec.encoder_start, self._views.start)
-            if (read := self._read(lane)) is not None:
-                ready.append((lane, *read))
-        self._lanes = []
+            chunks = with_lookahead(_rechunk(blocks, CHUNK_FRAMES * self._codec.hop), self._mel.lookahead)
+            slot = _Slot(index, chunks, self._codec.encoder_start, self._mel.start)
+            if (read := self._read(slot)) is not None:
+                ready.append((slot, *read))
+        self._slots = []
         if not ready:
             return
-        lanes, wavs, ahead = (list(column) for column in zip(*ready, strict=True))
+        slots, wavs, ahead = (list(column) for column in zip(*ready, strict=True))
         longest = -(-max(map(len, wavs)) // self._codec.hop) * self._codec.hop
         # A shorter chunk is its recording's last: the zeros after it change nothing before them.
         batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for wav in wavs]))
         codes, states = self._codec.encode_chunk(
-            join([lane.codec_state for lane in lanes]), batch.to(self._codec.device)
+            join([slot.codec_state for slot in slots]), batch.to(self._codec.device)
         )
         following = torch.from_numpy(np.stack(ahead))
-        mels, mel_states = self._views.step([lane.mel_state for lane in lanes], codes, batch, following)
-        codes, halves = codes.cpu(), mels.numpy().astype(np.float16)
-        for row, (lane, wav) in enumerate(zip(lanes, wavs, strict=True)):
-            lane.codec_state, lane.mel_state = states[row : row + 1], mel_states[row]
+        mels, mel_states = self._mel.step([slot.mel_state for slot in slots], codes, batch, following)
+        codes, mels_fp16 = codes.cpu(), mels.numpy().astype(np.float16)
+        for row, (slot, wav) in enumerate(zip(slots, wavs, strict=True)):
+            slot.codec_state, slot.mel_state = states[row : row + 1], mel_states[row]
             frames = frame_count(len(wav))
-            mel = halves[row, :frames]
+            mel = mels_fp16[row, :frames]
             if not np.isfinite(mel).all():
                 largest = f"{np.abs(wav).max():.3g}"
                 error = AudioError("encode", f"samples as large as {largest} have no finite mel; scale it to ±1")
-                self._outcomes[lane.index].append(error)
+                self._outcomes[slot.index].append(error)
                 continue
-            lane.frames.append(_Frames(wav, codes[row, :, :frames].numpy(), mel))
-            self._cut_segments(lane)
-            self._lanes.append(lane)
+            slot.frames.append(_Frames(wav, codes[row, :, :frames].numpy(), mel))
+            self._cut_segments(slot)
+            self._slots.append(slot)
 
-    def _read(self, lane: _Lane) -> tuple[np.ndarray, np.ndarray] | None:
-        """The lane's next chunk and what follows it; None where its recording has ended, well or badly."""
+    def _read(self, slot: _Slot) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the slot's next chunk and the samples after it; None if its recording has ended or failed."""
         try:
-            read = next(lane.chunks, None)
+            read = next(slot.chunks, None)
         except AudioError as error:
-            self._outcomes[lane.index].append(error)
+            self._outcomes[slot.index].append(error)
             return None
         if read is None:
-            if lane.frames:
-                self._outcomes[lane.index].append(_segment(lane.start_frame * self._codec.hop, _join(lane.frames)))
-            self._outcomes[lane.index].append(None)
+            if slot.frames:
+                self._outcomes[slot.index].append(_segment(slot.start_frame * self._codec.hop, _join(slot.frames)))
+            self._outcomes[slot.index].append(None)
         return read
 
-    def _cut_segments(self, lane: _Lane) -> None:
+    def _cut_segments(self, slot: _Slot) -> None:
         length = self._segment_frames
-        while sum(len(frames.mel) for frames in lane.frames) >= length:
-            whole = _join(lane.frames)
-            segment = _segment(lane.start_frame * self._codec.hop, _cut(whole, 0, length, self._codec.hop))
-            self._outcomes[lane.index].append(segment)
-            lane.start_frame += length
+        while sum(len(frames.mel) for frames in slot.frames) >= length:
+            whole = _join(slot.frames)
+            segment = _segment(slot.start_frame * self._codec.hop, _cut(whole, 0, length, self._codec.hop))
+            self._outcomes[slot.index].append(segment)
+            slot.start_frame += length
             rest = _cut(whole, length, len(whole.mel), self._codec.hop)
-            lane.frames = [rest] if len(rest.mel) else []
+            slot.frames = [rest] if len(rest.mel) else []
 
 
-def _begin_order(seconds: Sequence[float], lanes: int) -> list[int]:
-    """Which recording is begun when: in turn, but the last three of each lane the longest first."""
+def _start_order(seconds: Sequence[float], slots: int) -> list[int]:
+    """Return the order in which recordings are started: as given, but the last three per slot longest first."""
     order = list(range(len(seconds)))
-    last = max(0, len(order) - 3 * lanes)
+    last = max(0, len(order) - 3 * slots)
     return order[:last] + sorted(order[last:], key=lambda index: -seconds[index])
 
 
@@ -207,20 +209,20 @@ def _segment(start_sample: int, frames: _Frames) -> Segment:
 
 
 def _rechunk(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same samples in arrays of `size`, the last one shorter; never an empty one."""
+    """Yield the same samples in arrays of `size`; the last one may be shorter, but is never empty."""
     pending: list[np.ndarray] = []
-    held = 0
+    n_pending = 0
     for block in blocks:
-        while held + len(block) >= size:
-            cut = size - held
+        while n_pending + len(block) >= size:
+            cut = size - n_pending
             yield np.concatenate([*pending, block[:cut]])
-            pending, held, block = [], 0, block[cut:]
+            pending, n_pending, block = [], 0, block[cut:]
         pending.append(block)
-        held += len(block)
-    if held:
+        n_pending += len(block)
+    if n_pending:
         yield np.concatenate(pending)
 
 
 def _dbfs(amplitude: float) -> float:
-    """Decibels below full scale; digital silence is −120."""
+    """Return the level relative to full scale, in dB; digital silence is −120."""
     return 20 * float(np.log10(max(amplitude, 1e-6)))

@@ -1,4 +1,4 @@
-"""Strictly causal log-mel spectrogram: frame t ends at sample `hop·(t+1) − 1`, the last one code t can see."""
+"""Strictly causal log-mel spectrogram: frame t ends at sample `hop·(t+1) − 1`, the last that code t depends on."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from whisper_gpt.pipeline.frames import frame_count
 
 @dataclass(frozen=True)
 class LogMel:
-    """The transform of one `MelConfig`, whole-signal or in a stream with explicit context."""
+    """The transform of one `MelConfig`, for a whole signal or streaming with explicit context."""
 
     config: MelConfig
     window: torch.Tensor = field(init=False, repr=False)
@@ -20,18 +20,18 @@ class LogMel:
 
     def __post_init__(self) -> None:
         c = self.config
-        # Slaney's bands and area normalisation, as librosa's default (librosa.filters.mel, htk=False).
+        # Slaney's bands and area normalisation: librosa's default (librosa.filters.mel, htk=False).
         bank = librosa.filters.mel(sr=c.sample_rate, n_fft=c.window_samples, n_mels=c.bands)
         object.__setattr__(self, "window", torch.hann_window(c.window_samples))
         object.__setattr__(self, "filterbank", torch.from_numpy(bank.T).contiguous())  # [W/2+1, M]
 
     def start(self) -> torch.Tensor:
-        """The context before a recording: silence, `[W − hop]`."""
+        """Return the context before a recording: silence, `[W − hop]`."""
         return torch.zeros(self.config.context_samples)
 
     @full_float32()
     def step(self, context: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames of the next `samples` `[n·hop]` → log-mel float32 `[n, M]` and the context to carry on with."""
+        """Transform the next `samples` `[n·hop]`; return log-mel float32 `[n, M]` and the context for the next call."""
         c = self.config
         if samples.shape[-1] % c.hop_samples:
             raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {c.hop_samples}-sample frames")
@@ -42,6 +42,6 @@ class LogMel:
         return mel, signal[len(signal) - c.context_samples :]
 
     def __call__(self, wav: torch.Tensor) -> torch.Tensor:
-        """Log-mel float32 `[ceil(N / hop), M]` of a whole signal `[N]`, zeros after it to a whole frame."""
+        """Return log-mel float32 `[ceil(N / hop), M]` of a whole signal `[N]`, zero-padded to a whole frame."""
         missing = frame_count(len(wav)) * self.config.hop_samples - len(wav)
         return self.step(self.start(), torch.nn.functional.pad(wav, (0, missing)))[0]

@@ -1,4 +1,4 @@
-"""How mel frames are laid out in time and frequency: what a dataset says of them, and what other parts need to know."""
+"""Configuration of the mel frames and the names of the mel variants."""
 
 import re
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 
-# What a view is the mel of. `codes-K`: the sound of a recording's coarsest K codebooks, decoded. `centred-W`: of the
-# audio, but with the window of W samples around each frame's begin, as torch.stft and librosa have it by default.
+# Mel variants. `audio`: the mel of the audio. `codes-K`: the mel of the audio decoded from the coarsest K codebooks.
+# `centred-W`: the mel of the audio with a window of W samples centred on each frame's begin, the default of torch.stft
+# and librosa.
 AUDIO = "audio"
 _DECODED = re.compile(r"codes-([1-9]\d*)")
 _CENTRED = re.compile(r"centred-([1-9]\d*)")
@@ -15,11 +16,11 @@ _CENTRED = re.compile(r"centred-([1-9]\d*)")
 
 @dataclass(frozen=True)
 class MelConfig:
-    """How the mel frames are made; part of a dataset's fingerprint.
+    """How the mel frames are computed; part of a dataset's fingerprint.
 
-    `window_samples` reaches back from the end of the frame. Values are log10 of power, never below
-    log10(`floor`): a constant, because a floor taken from the clip (as Whisper's) would look into its future.
-    `views` are the mels that each sample holds, the first of them as its `mel`.
+    The window of `window_samples` ends with the frame. Values are log10 of power, clamped at log10(`floor`): a
+    constant, because a floor computed from the clip (as in Whisper) would depend on its future. `views` are the mel
+    variants that each sample contains; the first is its `mel`.
     """
 
     bands: int = 64
@@ -30,33 +31,34 @@ class MelConfig:
     views: tuple[str, ...] = (AUDIO,)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))  # a list where it was read from JSON
+        object.__setattr__(self, "views", tuple(self.views))  # JSON gives a list
         if self.window_samples < self.hop_samples:
             raise PipelineError(f"--mel-window {self.window_samples} is shorter than the hop of {self.hop_samples}")
         if not 1 <= self.bands <= self.window_samples // 4:
             raise PipelineError(f"--mels {self.bands} does not fit a window of {self.window_samples} samples")
-        for view in self.views:
-            if view != AUDIO and not decoded_codebooks(view) and not lookahead_samples(view):
-                raise PipelineError(f"{view!r} is no view: audio, codes-K or centred-W (of more than two hops)")
+        for variant in self.views:
+            if variant != AUDIO and not decoded_codebooks(variant) and not lookahead_samples(variant):
+                variants = "audio, codes-K or centred-W (W longer than two hops)"
+                raise PipelineError(f"{variant!r} is not a mel variant; choose {variants}")
 
     @property
     def context_samples(self) -> int:
-        """Samples before a frame's own hop that its window covers."""
+        """Samples before a frame's hop that its window covers."""
         return self.window_samples - self.hop_samples
 
 
-def decoded_codebooks(view: str) -> int:
-    """How many codebooks a view is decoded from; 0 where it is not of codes."""
-    match = _DECODED.fullmatch(view)
+def decoded_codebooks(variant: str) -> int:
+    """Return how many codebooks a mel variant is decoded from; 0 if it is not `codes-K`."""
+    match = _DECODED.fullmatch(variant)
     return int(match[1]) if match else 0
 
 
-def centred_window(view: str) -> int:
-    """The window, in samples, of a view that looks into the future; 0 for one that does not."""
-    match = _CENTRED.fullmatch(view)
+def centred_window(variant: str) -> int:
+    """Return the window of a centred mel variant in samples; 0 for a causal one."""
+    match = _CENTRED.fullmatch(variant)
     return int(match[1]) if match else 0
 
 
-def lookahead_samples(view: str) -> int:
-    """Samples past its frame's last that a view sees: a centred window reaches to `hop·t + W/2 − 1`."""
-    return max(0, centred_window(view) // 2 - HOP_SAMPLES)
+def lookahead_samples(variant: str) -> int:
+    """Return how many samples past the frame's end a mel variant uses: a centred window ends at `hop·t + W/2 − 1`."""
+    return max(0, centred_window(variant) // 2 - HOP_SAMPLES)

@@ -1,4 +1,4 @@
-"""The mels that a sample can hold: of its audio, of its decoded codes, and (a control) of its audio and the future."""
+"""Mel variants: of the audio, of the audio decoded from the codes, and (as a leaky control) with a centred window."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +14,15 @@ from whisper_gpt.pipeline.features.mel_config import centred_window, decoded_cod
 
 
 @dataclass(frozen=True)
-class ViewState:
-    """What one recording's next mel frames depend on, a value for each view: the samples that its window reaches back
-    to, and the decoder's state where it is of codes."""
+class MelState:
+    """The streaming state of one recording, per mel variant: the window's context, and the codec decoder's state."""
 
-    contexts: tuple[torch.Tensor | None, ...]  # None: a centred one, before the first samples
-    decoders: tuple[StreamState | None, ...]
+    contexts: tuple[torch.Tensor | None, ...]  # None: a centred window before the first samples
+    decoders: tuple[StreamState | None, ...]  # None: not decoded from codes
 
 
-class MelViews:
-    """The views that `log_mel.config` names, of recordings that are encoded in a stream."""
+class MelVariants:
+    """Computes the mel variants in `log_mel.config` for recordings that are encoded chunk by chunk."""
 
     def __init__(self, codec: Codec, log_mel: LogMel):
         self._codec = codec
@@ -37,53 +36,53 @@ class MelViews:
             None if lookahead_samples(name) else transform.start()
             for name, transform in zip(self.names, self._transforms, strict=True)
         ]
-        decoders = [codec.decoder_start(books) if (books := decoded_codebooks(name)) else None for name in self.names]
-        self.start = ViewState(tuple(contexts), tuple(decoders))  # before a recording
+        decoders = [codec.decoder_start(k) if (k := decoded_codebooks(name)) else None for name in self.names]
+        self.start = MelState(tuple(contexts), tuple(decoders))  # before a recording
 
     def step(
-        self, states: Sequence[ViewState], codes: torch.Tensor, wav: torch.Tensor, ahead: torch.Tensor
-    ) -> tuple[torch.Tensor, list[ViewState]]:
-        """The next frames of some recordings → log-mel float32 `[B, n, V, M]` and their states after them.
+        self, states: Sequence[MelState], codes: torch.Tensor, wav: torch.Tensor, ahead: torch.Tensor
+    ) -> tuple[torch.Tensor, list[MelState]]:
+        """Compute the next frames of a batch of recordings; return log-mel float32 `[B, n, V, M]` and the next states.
 
-        `codes` `[B, K, n]` are those of the samples `wav` `[B, n·hop]`; `ahead` `[B, lookahead]` is what follows.
+        `codes` `[B, K, n]` are the codes of `wav` `[B, n·hop]`; `ahead` `[B, lookahead]` are the samples after `wav`.
         """
-        decoded = [self._decode(view, states, codes) for view in range(len(self.names))]
+        decoded = [self._decode(variant, states, codes) for variant in range(len(self.names))]
         mels, after = [], []
         for row, state in enumerate(states):
             frames, contexts = [], []
-            for view, name in enumerate(self.names):
-                sound, context = wav[row], state.contexts[view]
-                if (of_codes := decoded[view]) is not None:
-                    sound = of_codes[0][row]
+            for variant, name in enumerate(self.names):
+                samples, context = wav[row], state.contexts[variant]
+                if (from_codes := decoded[variant]) is not None:
+                    samples = from_codes[0][row]
                 elif shift := lookahead_samples(name):
                     both = torch.cat([wav[row], ahead[row]])
-                    sound = both[shift : shift + wav.shape[1]]
+                    samples = both[shift : shift + wav.shape[1]]
                     if context is None:
-                        context = F.pad(both[:shift], (len(self._transforms[view].start()), 0))[shift:]
+                        context = F.pad(both[:shift], (len(self._transforms[variant].start()), 0))[shift:]
                 assert context is not None
-                mel, context = self._transforms[view].step(context, sound)
+                mel, context = self._transforms[variant].step(context, samples)
                 frames.append(mel)
                 contexts.append(context)
             mels.append(torch.stack(frames, dim=1))  # [n, V, M]
-            decoders = tuple(of_codes and of_codes[1][row : row + 1] for of_codes in decoded)
-            after.append(ViewState(tuple(contexts), decoders))
+            decoders = tuple(from_codes and from_codes[1][row : row + 1] for from_codes in decoded)
+            after.append(MelState(tuple(contexts), decoders))
         return torch.stack(mels), after
 
     def _decode(
-        self, view: int, states: Sequence[ViewState], codes: torch.Tensor
+        self, variant: int, states: Sequence[MelState], codes: torch.Tensor
     ) -> tuple[torch.Tensor, StreamState] | None:
-        books = decoded_codebooks(self.names[view])
-        if not books:
+        n_codebooks = decoded_codebooks(self.names[variant])
+        if not n_codebooks:
             return None
-        before = [state.decoders[view] for state in states]
-        audio, after = self._codec.decode_chunk(join([one for one in before if one is not None]), codes[:, :books])
+        decoders = [decoder for state in states if (decoder := state.decoders[variant]) is not None]
+        audio, after = self._codec.decode_chunk(join(decoders), codes[:, :n_codebooks])
         return audio.cpu(), after
 
 
 def with_lookahead(chunks: Iterable[np.ndarray], samples: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each chunk, of which only the last may be shorter than `samples`, and the `samples` after it; zeros past the end.
+    """Yield each chunk with the `samples` samples after it, zero-padded at the end.
 
-    Where `samples` is 0 nothing is read before its turn.
+    Only the last chunk may be shorter than `samples`. If `samples` is 0, no chunk is read ahead.
     """
     if samples == 0:
         for chunk in chunks:

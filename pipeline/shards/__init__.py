@@ -1,1 +1,1 @@
-"""From planned sources to shards: the plan, one sample, one tar, and making a whole shard."""
+"""From planned sources to shards: the plan, samples, tars, and making a whole shard."""

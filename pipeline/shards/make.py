@@ -1,6 +1,6 @@
-"""Making one planned shard: decode, encode, write, publish. Idempotent, and the same bytes every time.
+"""Make one planned shard: decode, encode, write, publish. Idempotent, and the same bytes every time.
 
-Ray-free: an actor calls it, a test can call it, a bare loop can call it.
+Does not depend on Ray: an actor, a test or a plain loop can call it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.encode import Segment, align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
-from whisper_gpt.pipeline.shards.encoder import encode_for_nothing
+from whisper_gpt.pipeline.shards.encoder import dry_encode
 from whisper_gpt.pipeline.shards.plan import recording_of
 from whisper_gpt.pipeline.shards.sample import MEMBERS, Sample, SampleMeta
 from whisper_gpt.pipeline.shards.source_reader import SourceReader, require_corpus
@@ -49,11 +49,11 @@ class _Tally:
 
 
 def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> Iterator[float]:
-    """Make and publish the shard of `task` from its `rows`, yielding the planned seconds of each as it is done with.
+    """Make and publish the shard of `task` from its `rows`; yield the planned seconds of each source when it is done.
 
-    A source that fails leaves no sample and one row in `failures/`. The tar is published first, the failures next, the
-    manifest fragment last: the fragment's being there says that the shard is whole. Raises only for what is not the
-    sources' fault (a full disk, a corpus that is not mounted here, a store that does not answer).
+    A source that fails gives no sample and one row in `failures/`. The tar is published first, then the failures, then
+    the manifest fragment: its existence means that the shard is complete. Raises only for errors that are not the
+    sources' fault (a full disk, a corpus that is not mounted on this node, an object store that does not answer).
     """
     require_corpus(job.source)
     tally = _new_tally(codec, log_mel)
@@ -66,22 +66,22 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
         blocks, seconds = [source.blocks() for source in sources], [row["seconds"] for row in rows]
         aligned = align_recordings(blocks, codec, log_mel, job.segment_frames, seconds)
         for source, segments in zip(sources, aligned, strict=True):
-            mark, own = writer.mark(), _new_tally(codec, log_mel)
+            mark, source_tally = writer.mark(), _new_tally(codec, log_mel)
             try:
-                own_rows = _write_recording(task, source, segments, codec, writer, own)
+                source_rows = _write_recording(task, source, segments, codec, writer, source_tally)
             except AudioError as error:
                 writer.rollback(mark)
                 failures.append(_failure_row(source.row, error))
             else:
-                manifest_rows += own_rows
-                tally.merge(own)
+                manifest_rows += source_rows
+                tally.merge(source_tally)
             yield source.row["seconds"]
         digest = writer.close()
         size = file.tell()
-    if not manifest_rows:  # readers of tars want none without a sample
+    if not manifest_rows:  # tar readers do not expect an empty shard
         tar.unlink(missing_ok=True)
         digest, size = "", 0
-    # Replaced, never first removed: a worker that outlived its driver may have committed the shard meanwhile.
+    # Replaced, not removed first: a worker that outlived its driver may have committed the shard in the meantime.
     if failures:
         publish_bytes(failures_path(job.dataset, task.shard), failures_bytes(failures))
     else:
@@ -103,14 +103,14 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
 
 
 def try_sources(job: ShardJob, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> None:
-    """Do all that `make_shard` does with the sources of `rows`, but write nothing."""
-    encode_for_nothing([SourceReader(job, row).blocks() for row in rows], codec, log_mel, job.segment_frames)
+    """Read and encode the sources of `rows` as `make_shard` does, but write nothing."""
+    dry_encode([SourceReader(job, row).blocks() for row in rows], codec, log_mel, job.segment_frames)
 
 
 def _write_recording(
     task: ShardTask, source: SourceReader, segments: Iterator[Segment], codec: Codec, writer: ShardWriter, tally: _Tally
 ) -> list[dict]:
-    """Add all segments of one source to the shard → their manifest rows. Raises `AudioError`."""
+    """Add all segments of one source to the shard; return their manifest rows. Raises `AudioError` if it fails."""
     rows, plan_row = [], source.row
     for index, segment in enumerate(segments):
         meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
@@ -155,7 +155,7 @@ def _manifest_row(sample: Sample, segment: Segment, spans: dict[str, Span], shar
     for member in (name.partition(".")[0] for name in MEMBERS):
         span = spans.get(member, absent)
         row |= {f"{member}_offset": span.offset, f"{member}_size": span.size}
-        if member != "json":  # what is in that, the row holds itself
+        if member != "json":  # its fields are columns of the row
             row[f"{member}_sha256"] = span.sha256
     return row
 

@@ -1,8 +1,8 @@
-"""The plan: every source file and the shard it goes to, decided before any work and never changed after it.
+"""The plan: every source file and its shard, decided before any work and never changed afterwards.
 
-A pure function of the source's listing and the settings, so that the same corpus gives the same shards, byte for
-byte, however many workers make them and however often they are interrupted. A dataset that grows, or tries failed
-sources again, gets further parts beside the first: plan.parquet, plan-000001.parquet, …
+A pure function of the source listing and the settings: the same corpus gives the same shards, byte for byte, however
+many workers make them and however often they are interrupted. A dataset that grows or retries failed sources gets
+additional parts: plan.parquet, plan-000001.parquet, …
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from whisper_gpt.pipeline.shards.source import Source
 from whisper_gpt.pipeline.shards.tar import shard_name
 
 PLAN_FILE = "plan.parquet"
-_ROW_GROUP = 4096  # of which one, or two, are read for a shard
+_ROW_GROUP = 4096  # rows; one or two groups are read per shard
 _SETTINGS_KEY = b"whisper_gpt_settings"
-# A sample's JSON, the three tar headers and the padding between them, roughly.
+# Approximate size of a sample's JSON, its tar headers and the padding.
 _SAMPLE_OVERHEAD_BYTES = 4_000
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Everything that decides the bytes of a dataset, beside the source itself."""
+    """Everything except the source itself that determines the bytes of a dataset."""
 
     corpus: str
     codec: CodecFingerprint
@@ -44,12 +44,12 @@ class PlanSettings:
 
     @property
     def fingerprint(self) -> str:
-        """What two datasets must share to be used together: the codec and the mel."""
+        """Hash of codec and mel; datasets can be used together only if it is equal."""
         content = json.dumps({"codec": asdict(self.codec), "mel": asdict(self.mel)}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def bytes_of(self, seconds: float) -> float:
-        """About how many bytes of shard `seconds` of audio become."""
+        """Estimate the bytes that `seconds` of audio take in a shard."""
         frames_per_s = self.codec.sample_rate / self.codec.hop_samples
         frame_bytes = 2 * (self.codec.codebooks + len(self.mel.views) * self.mel.bands)
         return seconds * frames_per_s * (frame_bytes + _SAMPLE_OVERHEAD_BYTES / self.segment_frames)
@@ -57,9 +57,9 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class SourceChanges:
-    """Paths of sources that a plan and a later listing do not agree on.
+    """Paths of sources that differ between a plan and a later listing.
 
-    `changed`: another size or other content; `described`: other words in the corpus' own tables, or another split.
+    `changed`: different size or content; `described`: different metadata in the corpus tables, or another split.
     """
 
     added: list[str]
@@ -68,25 +68,25 @@ class SourceChanges:
     described: list[str]
 
     def in_words(self) -> list[str]:
-        """A clause for each kind of change; empty where there is none."""
+        """Describe each kind of change in a clause; return an empty list if nothing changed."""
         kinds = (
             ("new", self.added),
             ("gone", self.gone),
             ("changed", self.changed),
-            ("described otherwise by the corpus' tables, or held out otherwise", self.described),
+            ("different in the corpus metadata or in another split", self.described),
         )
-        return [f"{len(paths)} source files are {what}, {min(paths)} among them" for what, paths in kinds if paths]
+        return [f"{len(paths)} source files are {kind} (such as {min(paths)})" for kind, paths in kinds if paths]
 
 
 def plan_table(
     sources: Sequence[Source], settings: PlanSettings, first_shards: Mapping[str, int] | None = None
 ) -> pa.Table:
-    """Assign every source to a shard → the plan, one row a source, in the order of the shards.
+    """Assign every source to a shard; return the plan, one row per source, in the order of the shards.
 
-    Within a split the sources are ordered by a hash of their id, so that each shard is a fair sample of the corpus,
-    and cut into as many shards of equal duration as `shard_mb` asks for. A source is never cut in two.
-    A source with an unreadable header is planned at the mean duration of the others: its failure is found, and
-    written down, by the shard it belongs to. `first_shards`: where each split's numbers begin, 0 if not given.
+    Within a split the sources are ordered by a hash of their id, so that each shard is a random sample of the corpus,
+    and cut into shards of equal duration, as many as `shard_mb` requires. A source is never split between shards. A
+    source with an unreadable header is planned with the mean duration of the others: it fails, and is recorded, when
+    its shard is made. `first_shards` gives the first shard number of each split (default 0).
     """
     readable = [s.info.duration_s for s in sources if isinstance(s.info, AudioInfo)]
     assumed_s = sum(readable) / len(readable) if readable else 0.0
@@ -102,19 +102,19 @@ def plan_table(
 
 
 def part_name(index: int) -> str:
-    """The file name of a plan's part, counted from 0."""
+    """Return the file name of a plan's part, counted from 0."""
     return f"plan-{index:06d}.parquet" if index else PLAN_FILE
 
 
 def plan_bytes(plan: pa.Table) -> bytes:
-    """The plan as a Parquet file; equal plans give equal bytes."""
+    """Return the plan as a Parquet file; equal plans give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(plan, buffer, compression="zstd", row_group_size=_ROW_GROUP)
     return buffer.getvalue()
 
 
 def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
-    """What `settings` would change in the dataset of `plan`, in words; empty where they are its own."""
+    """Describe how `settings` differ from those of `plan`, one clause each; empty if they are equal."""
     before, now = (
         _flat(json.loads(plan.schema.metadata[_SETTINGS_KEY])),
         _flat(json.loads(json.dumps(asdict(settings)))),
@@ -127,11 +127,10 @@ def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
 
 
 def source_changes(plan: pa.Table, found: Sequence[Source]) -> SourceChanges:
-    """Hold a listing against the plan's parts, in their order: of a source planned twice, the later row counts."""
+    """Compare a listing with the plan's parts, in their order: if a source was planned twice, its later row counts."""
     columns = ["path", "content_id", *_DESCRIPTION]
-    before = {
-        path: (content, words) for path, content, *words in zip(*(plan[c].to_pylist() for c in columns), strict=True)
-    }
+    rows = zip(*(plan[c].to_pylist() for c in columns), strict=True)
+    before = {path: (content, description) for path, content, *description in rows}
     now = {s.recording.path: (s.content_id, [getattr(s.recording, c) for c in _DESCRIPTION]) for s in found}
     both = before.keys() & now.keys()
     return SourceChanges(
@@ -143,29 +142,29 @@ def source_changes(plan: pa.Table, found: Sequence[Source]) -> SourceChanges:
 
 
 def next_shards(plan: pa.Table) -> dict[str, int]:
-    """Of each split in `plan`, the number after that of its last shard."""
+    """Return, for each split in `plan`, the number after its last shard's."""
     last = plan.group_by("split").aggregate([("shard", "max")]).to_pylist()
     return {row["split"]: int(row["shard_max"].rpartition("-")[2]) + 1 for row in last}
 
 
 def read_plan(data: bytes, name: str) -> pa.Table:
-    """The plan in the Parquet file `data`. Raises `PipelineError`, naming `name`, where it is not one."""
+    """Read the plan in the Parquet file `data`. Raises `PipelineError` with the file's `name` if it is not a plan."""
     try:
         plan = pq.read_table(io.BytesIO(data))
     except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"{name}: not a readable plan ({error}); remove the folder and start again") from error
+        raise PipelineError(f"{name}: not a readable plan ({error}); remove the folder and rerun") from error
     if not plan.schema.equals(_PLAN) or _SETTINGS_KEY not in (plan.schema.metadata or {}):
-        raise PipelineError(f"{name}: the plan of another version of whisper-gpt; write to a new folder")
+        raise PipelineError(f"{name}: written by another version of whisper-gpt; choose a new output folder")
     return plan
 
 
 def read_shard_rows(file: BinaryIO, shard: str) -> list[dict]:
-    """The rows of one shard of the plan in an open Parquet file; row groups without it are not read."""
+    """Read the rows of one shard from a plan in an open Parquet file; row groups without that shard are skipped."""
     return pq.read_table(file, filters=pc.field("shard") == shard).to_pylist()
 
 
 def recording_of(row: dict) -> Recording:
-    """The recording of a plan's row."""
+    """Return the recording in a plan's row."""
     return Recording(**{field.name: row[field.name] for field in fields(Recording)})
 
 
@@ -174,7 +173,7 @@ def _shuffled_order(source: Source) -> bytes:
 
 
 def _shard_of_each(seconds: Sequence[float], settings: PlanSettings) -> list[int]:
-    """Shard index of each source: cut at equal durations, by the middle of each source; no index is left out."""
+    """Return each source's shard index: cut at equal durations, by the middle of each source, without empty shards."""
     total = sum(seconds)
     shards = max(1, round(settings.bytes_of(total) / (settings.shard_mb * 1e6)))
     indices: list[int] = []

@@ -1,10 +1,10 @@
-"""The sample contract: what one sample of a shard holds, and its members byte for byte.
+"""The sample contract: what one sample of a shard contains, and its members byte for byte.
 
-A sample is three members with fixed names and fixed types: `KEY.codes.npy` int16 `[K, T]`, `KEY.json` with the fields
-of `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. In a dataset made with several views of the mel each sample has one
-more, `KEY.mel_views.npy` float16 `[V − 1, T, M]`, of the others. Loaders that fix a schema from the first samples
-(Hugging Face `datasets`) then never meet another: absent text is `""`, an absent number 0, and a float is always
-written as one.
+A sample has three members with fixed names and types: `KEY.codes.npy` int16 `[K, T]`, `KEY.json` with the fields of
+`SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. If a dataset has several mel variants, each sample has a fourth member
+with the others: `KEY.mel_views.npy` float16 `[V − 1, T, M]`. Loaders that infer a schema from the first samples
+(Hugging Face `datasets`) never see a different one: missing text is `""`, a missing number is 0, and a float is always
+written as a float.
 """
 
 import io
@@ -17,13 +17,13 @@ from functools import lru_cache
 import numpy as np
 
 MEMBERS = ("codes.npy", "json", "mel.npy", "mel_views.npy")  # in the order of the tar
-MAX_NAME = 90  # key and extension; leaves USTAR's 100-character name field room to spare
+MAX_NAME = 90  # key and extension; below the 100 characters of USTAR's name field
 _KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """What is known of a sample; the fixed schema of its JSON member."""
+    """The metadata of a sample; the fixed schema of its JSON member."""
 
     key: str
     corpus: str
@@ -63,13 +63,13 @@ class Sample:
         if self.codes.dtype != np.int16 or {self.mel.dtype, self.mel_views.dtype} != {np.dtype(np.float16)}:
             raise ValueError(f"{key}: codes {self.codes.dtype} and mel {self.mel.dtype}, not int16 and float16")
         if self.codes.shape[1] != self.mel.shape[0]:
-            raise ValueError(f"{key}: {self.codes.shape[1]} code frames beside {self.mel.shape[0]} mel frames")
+            raise ValueError(f"{key}: {self.codes.shape[1]} code frames but {self.mel.shape[0]} mel frames")
         if self.mel_views.shape[1:] != self.mel.shape:
-            raise ValueError(f"{key}: views {self.mel_views.shape} of a mel {self.mel.shape}")
+            raise ValueError(f"{key}: mel_views {self.mel_views.shape} do not match mel {self.mel.shape}")
 
 
 def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
-    """Member names and bytes of `sample`, in tar order; equal samples give equal bytes."""
+    """Return member names and bytes of `sample`, in tar order; equal samples give equal bytes."""
     data = {
         "codes.npy": npy_bytes(sample.codes),
         "json": json.dumps(asdict(sample.meta), sort_keys=True, ensure_ascii=False).encode(),
@@ -81,24 +81,23 @@ def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    """`array` in NumPy's .npy format 1.0, C order."""
+    """Return `array` in NumPy's .npy format 1.0, C order."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 
 def npy_view(data: memoryview | bytes) -> np.ndarray:
-    """The array of a .npy member, without a copy. Raises `ValueError` for anything that is not a plain array."""
+    """Return the array of a .npy member, without a copy. Raises `ValueError` if it is not a plain array."""
     length = int.from_bytes(data[8:10], "little")
     shape, dtype, offset = _npy_header(bytes(data[: 10 + length]))
     return np.frombuffer(data, dtype, count=math.prod(shape), offset=offset).reshape(shape)
 
 
-@lru_cache(
-    maxsize=4096
-)  # a corpus has few different headers, and NumPy takes longer to parse one than to read the rest
+# Cached: a corpus has few different headers, and NumPy takes longer to parse one than to read the array.
+@lru_cache(maxsize=4096)
 def _npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type, and where the array begins, from the header of a .npy member of format 1.0."""
+    """Return shape, dtype and offset of the array, from the header of a .npy member of format 1.0."""
     header = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(header)

@@ -1,4 +1,4 @@
-"""A source file as the scan finds it: its size, a cheap id of its content, and what its header says."""
+"""A source file as scanned: its size, a cheap id of its content, and its header."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import AudioError
 
 _END_BYTES = 1 << 14
-_NOT_THE_FILES = {
+_MACHINE_ERRORS = {
     errno.EMFILE,
     errno.ENFILE,
     errno.ENOMEM,
@@ -27,9 +27,9 @@ _NOT_THE_FILES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A recording as it was found: its size, its content's id, and its header, or why that could not be read.
+    """A scanned recording: its size, its content's id, and its header or the error of reading it.
 
-    `attempt` counts the plans that hold it: from the second on it is tried again.
+    `attempt` is 1 in the first plan that contains the source, and 1 more with each retry.
     """
 
     recording: Recording
@@ -40,9 +40,9 @@ class Source:
 
 
 def examine(root: Location, recording: Recording) -> Source:
-    """Look at the file of `recording` below `root`.
+    """Scan the file of `recording` below `root`.
 
-    What is the file's own fault becomes part of the result; raises what an object store raises that does not answer.
+    Errors of the file itself become part of the result; errors of the machine or the object store propagate.
     """
     try:
         with open_below(root, recording.path) as file:
@@ -60,15 +60,15 @@ def examine(root: Location, recording: Recording) -> Source:
 
 
 def is_files_fault(root: Location, error: OSError) -> bool:
-    """Whether a file below `root` cannot be read for a reason of its own, rather than the machine's or the store's."""
-    return isinstance(error, FileNotFoundError) or (not is_remote(root) and error.errno not in _NOT_THE_FILES)
+    """Return whether `error` is the fault of a file below `root`, not of the machine or the object store."""
+    return isinstance(error, FileNotFoundError) or (not is_remote(root) and error.errno not in _MACHINE_ERRORS)
 
 
 def content_id(file: BinaryIO) -> tuple[int, str]:
-    """The size of `file`, and 32 hexadecimal digits of a SHA-256 over it and the first and last 16 KiB.
+    """Return the size of `file`, and 32 hexadecimal digits of a SHA-256 over the size and the first and last 16 KiB.
 
-    It tells files apart, and most changes of one file, without reading it: a FLAC's first bytes hold the MD5 of all its
-    samples. (The manifest holds the SHA-256 of every file that was processed.)
+    It distinguishes files, and detects most changes of a file, without reading all of it: the first bytes of a FLAC
+    contain the MD5 of all its samples. (The manifest has the SHA-256 of every processed file.)
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _END_BYTES))

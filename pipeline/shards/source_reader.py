@@ -1,4 +1,4 @@
-"""Reading one planned source in a worker: fetched if it is not here, held against the plan, decoded, hashed."""
+"""Read one planned source in a worker: fetch it if it is remote, check it against the plan, decode and hash it."""
 
 import platform
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardJob
 
 
 class SourceReader:
-    """A source that is read once: its audio in blocks, and after the last of them its `sha256`."""
+    """Reads a source once: its audio in blocks; `sha256` is set after the last block."""
 
     def __init__(self, job: ShardJob, row: dict, given_up: bool = False):
         self.row = row
@@ -22,7 +22,7 @@ class SourceReader:
         self._given_up = given_up
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The audio `[n]`, at 24 kHz. Raises `AudioError`, for what the scan found too."""
+        """Yield the audio in blocks `[n]` at 24 kHz. Raises `AudioError`, also for an error found by the scan."""
         if self._given_up:
             raise AudioError("encode", f"the worker died {MAX_CRASHES} times of this file alone", "WorkerDied")
         if self.row["scan_error"]:
@@ -44,6 +44,6 @@ class SourceReader:
 
 
 def require_corpus(root: Location) -> None:
-    """Raise `PipelineError` where the corpus is not there at all, as on a machine that has not mounted it."""
+    """Raise `PipelineError` if the whole corpus is missing, as on a machine that has not mounted it."""
     if not is_folder(root) or (not is_remote(root) and not any(root.iterdir())):
-        raise PipelineError(f"{root}: nothing there on {platform.node()}; every node must see the corpus")
+        raise PipelineError(f"{root}: missing or empty on {platform.node()}; every node needs access to the corpus")

@@ -1,6 +1,6 @@
 """Deterministic tar shards: the same samples give the same bytes, on any machine, at any time.
 
-USTAR headers with no clock, no user and no host in them; any tar reader and WebDataset read them.
+The USTAR headers contain no time, user or host; WebDataset and any other tar reader can read them.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True)
 class Span:
-    """Where a member's data lies within its shard, in bytes, and what it hashes to."""
+    """Byte offset and size of a member's data within its shard, and its SHA-256."""
 
     offset: int
     size: int
@@ -26,21 +26,21 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a shard to roll back to: how many bytes lie before it, and their hash so far."""
+    """A position in a shard to roll back to: the bytes before it, and their hash."""
 
     bytes: int
     digest: "hashlib._Hash"
 
 
 class ShardWriter:
-    """Writes samples to a seekable binary `file` as a tar; `mark`/`rollback` take a failed recording out again."""
+    """Writes samples to a seekable binary `file` as a tar; `mark` and `rollback` remove a failed recording."""
 
     def __init__(self, file: BufferedRandom | BytesIO):
         self._file = file
         self._digest = hashlib.sha256()
 
     def add(self, sample: Sample) -> dict[str, Span]:
-        """Append the members of `sample` → the span of each, by the first part of its extension."""
+        """Append the members of `sample`; return their spans by the first part of the extension."""
         spans = {}
         for name, data in pack_members(sample):
             header = tarfile.TarInfo(name)
@@ -53,7 +53,7 @@ class ShardWriter:
         return spans
 
     def mark(self) -> Mark:
-        """A position to roll back to."""
+        """Return the current position, to roll back to."""
         return Mark(self._file.tell(), self._digest.copy())
 
     def rollback(self, mark: Mark) -> None:
@@ -63,15 +63,15 @@ class ShardWriter:
         self._digest = mark.digest.copy()
 
     def close(self) -> str:
-        """Write the end of the archive → sha256 of the whole shard. The file itself stays open.
+        """Write the end of the archive; return the SHA-256 of the whole shard. The file stays open.
 
-        Raises `PipelineError` where the file does not hold what was written to it.
+        Raises `PipelineError` if the file's content is not what was written.
         """
         end = self._file.tell() + 2 * _BLOCK
         self._write(bytes(2 * _BLOCK + -end % tarfile.RECORDSIZE))
         self._file.seek(0)
         if hashlib.file_digest(self._file, "sha256").digest() != self._digest.digest():
-            raise PipelineError("a shard was changed by something else while it was written; rerun to make it again")
+            raise PipelineError("another process changed a shard while it was written; rerun to make it again")
         return self._digest.hexdigest()
 
     def _write(self, data: bytes) -> None:
@@ -80,10 +80,10 @@ class ShardWriter:
 
 
 def shard_name(split: str, index: int) -> str:
-    """`train-000000`: the shard's file name without its extension, unique in the dataset."""
+    """Return a shard's file name without extension, unique in the dataset: `train-000000`."""
     return f"{split}-{index:06d}"
 
 
 def shard_path(dataset: Location, split: str, shard: str) -> Location:
-    """Where a shard lies in a dataset folder."""
+    """Return the path of a shard in a dataset."""
     return dataset / split / f"{shard}.tar"

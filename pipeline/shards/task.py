@@ -1,4 +1,4 @@
-"""What goes to a worker, wherever it is: what all shards of a job have in common, and one shard of its plan."""
+"""What is sent to a worker: the settings that all shards of a job share, and one shard of the plan."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 Device = Literal["cpu", "cuda"]
 
-# Worker crashes until a shard is searched for the source that causes them, and until a single source is given up:
-# workers also die of other things.
+# Worker crashes before a shard is searched for the source that causes them, and before a single source is given up.
+# More than one, because workers also die for other reasons.
 MAX_CRASHES = 3
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Where the sources lie and where the dataset is written, its fingerprint, and the longest sample in frames."""
+    """Locations of sources and dataset, the dataset's fingerprint, and the maximum sample length in frames."""
 
     source: Location
     dataset: Location
@@ -27,9 +27,9 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard: which part of the plan lists its sources, and how many seconds they are.
+    """One shard: the part of the plan that lists its sources, and their total seconds.
 
-    `given_up` are the paths of sources that end whatever process reads them: they fail unread.
+    `given_up` are the paths of sources that crash every process that reads them: they fail without being read.
     """
 
     plan: str
@@ -42,7 +42,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to make any shard of a dataset; without a file of weights, the small codec that each has."""
+    """What a worker needs to make any shard of a dataset. Without `codec_weights` it uses the packaged small codec."""
 
     job: ShardJob
     codec: CodecFingerprint

@@ -138,19 +138,12 @@ def test_dataset_json_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "is this the folder of a dataset"),
-        ("{", "not a dataset description"),
-        ("[]", "not a dataset description"),
-        ('{"format": "other"}', "another version"),
-        ('{"format": "whisper-gpt dataset 3", "splits": {}}', "not a dataset description"),
-    ],
+    "content", [None, "{", "[]", '{"format": "other"}', '{"format": "whisper-gpt dataset 3", "splits": {}}']
 )
-def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises(ManifestError, match=r"dataset\.json"):
         read_info(tmp_path)
 
 
@@ -161,7 +154,7 @@ def test_a_damaged_fragment_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="train-000000"):
         list(read_records(tmp_path))
     pq.write_table(pa.table({"a": [1]}), folder / "train-000000.parquet")
-    with pytest.raises(ManifestError, match="not a whole manifest fragment"):
+    with pytest.raises(ManifestError, match=r"train-000000\.parquet"):
         list(read_records(tmp_path))
 
 

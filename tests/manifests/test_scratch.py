@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from whisper_gpt.manifests.errors import ManifestError
-from whisper_gpt.manifests.scratch import scratch_folder, sweep_scratch
+from whisper_gpt.manifests.scratch import remove_stale_scratch, scratch_folder
 
 
 def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
@@ -19,12 +19,12 @@ def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
         dead.mkdir()
         others = tmp_path / "whisper-gpt-bench-x"
         others.mkdir()
-        sweep_scratch()
+        remove_stale_scratch()
         assert own.is_dir() and others.is_dir() and not dead.exists()
     assert not own.exists()
 
 
 def test_no_place_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
-    with pytest.raises(ManifestError, match="no place for temporary files"), scratch_folder():
+    with pytest.raises(ManifestError, match="temporary"), scratch_folder():
         pass

@@ -80,7 +80,7 @@ def test_recordings_side_by_side_are_those_one_by_one(
     codec: Codec, log_mel: LogMel, lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of many lengths, so that they end at different times and others take their places; 128 is a GPU's number."""
-    monkeypatch.setattr(align, "_LANES", {"cpu": lanes})
+    monkeypatch.setattr(align, "_BATCH_SLOTS", {"cpu": lanes})
     wavs = [noise(length) for length in (50_000, 100, 24_000, 0, 130_000, 24_001, 70_000, 30_000, 1, 48_000, 90_000)]
     together = align_recordings([[wav] for wav in wavs], codec, log_mel, 100)
     for wav, segments in zip(wavs, together, strict=True):

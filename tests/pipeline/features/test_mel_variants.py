@@ -82,5 +82,5 @@ def test_looking_ahead() -> None:
 
 def test_views_that_are_none_are_refused() -> None:
     assert MelConfig(views=["audio"]).views == ("audio",)  # type: ignore[arg-type]
-    with pytest.raises(PipelineError, match="no view"):
+    with pytest.raises(PipelineError, match="'sound'"):
         MelConfig(views=("sound",))

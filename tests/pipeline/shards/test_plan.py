@@ -96,7 +96,8 @@ def test_changes_of_the_source_are_named() -> None:
     a, b, c = source("a", 4), source("b", 8), source("c", 1)
     plan = plan_table([a, b], SETTINGS)
     assert source_changes(plan, [b, a]).in_words() == []
-    assert source_changes(plan, [a, b, c]).in_words() == ["1 source files are new, c.wav among them"]
+    (clause,) = source_changes(plan, [a, b, c]).in_words()
+    assert "new" in clause and "c.wav" in clause
     assert source_changes(plan, [a]).gone == ["b.wav"]
     assert source_changes(plan, [replace(a, content_id="another"), b]).changed == ["a.wav"]
     retold = replace(b, recording=replace(b.recording, text="another text"))
@@ -123,11 +124,11 @@ def test_the_rows_of_one_shard_are_read_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_plan_is_refused() -> None:
-    with pytest.raises(PipelineError, match="not a readable plan"):
+    with pytest.raises(PipelineError, match=r"OUT/plan\.parquet"):
         read_plan(b"PAR1 no", "OUT/plan.parquet")
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table({"a": [1]}), buffer)
-    with pytest.raises(PipelineError, match="another version"):
+    with pytest.raises(PipelineError, match=r"OUT/plan\.parquet: .*version"):
         read_plan(buffer.getvalue().to_pybytes(), "OUT/plan.parquet")
 
 

@@ -103,7 +103,7 @@ def test_keys_that_tars_or_loaders_would_trip_over_are_refused(key: str) -> None
 
 def test_misaligned_or_mistyped_samples_are_refused() -> None:
     good = sample()
-    with pytest.raises(ValueError, match="8 code frames beside 7 mel frames"):
+    with pytest.raises(ValueError, match=r"8 code frames .* 7 mel frames"):
         Sample(good.meta, good.codes, good.mel[:7], good.mel_views)
     with pytest.raises(ValueError, match="int16 and float16"):
         Sample(good.meta, good.codes.astype(np.int64), good.mel, good.mel_views)
