@@ -1,18 +1,18 @@
-"""The leak audit: which is the last sample of the input that a frame of each stage depends on.
+"""The leak audit: find the last input sample that a frame of each stage depends on.
 
-For the codec, the mel and the model in turn the future of a clip is replaced (by other noise, by silence, by very
-loud sound), and what that changes is compared to the last bit. Codes and mel of frame t may depend on samples up to
-320·t + 319, its own last; a prediction of frame t on samples up to 320·t − 1, the last of the frame before. Of a
-dataset the codec and every view of its mel are audited, by the code that makes them when it is preprocessed; of a run
-its codec, the view of the mel that it reads, and the model's logits.
+For the codec, the mel and the model in turn, the future of a clip is replaced (by other noise, by silence, by very
+loud sound), and the outputs are compared bit by bit. Codes and mel of frame t may depend on samples up to 320·t + 319,
+the frame's last; a prediction of frame t on samples up to 320·t − 1, the last of the frame before. For a dataset, the
+audit covers the codec and every mel variant, computed by the same code as in preprocess; for a run, its codec, the mel
+variant that it reads, and the model's logits.
 
-The stages begin at 24 kHz. A recording of another rate is resampled first, by a linear-phase filter that looks a little
-ahead for all of them alike. How far, and how loudly, is shown apart, and how many frames of each stage a change in the
-recording reaches back to; neither counts.
+The stages begin at 24 kHz. A recording of another rate is resampled first, by a linear-phase filter that looks slightly
+ahead, for all stages alike. How far and how loudly is reported separately, with the number of earlier frames of each
+stage that a change in the recording affects; neither changes the exit code.
 
-Exit code 0 where nothing sees past that, 1 where something does, or where a stage depends on nothing at all. A
-dataset's labelled control (preprocess --leaky-control) is shown as 'leak (the control)' and does not count, for as
-long as it looks no further ahead than its name says: it is there to leak. A run that was trained on it does count.
+The exit code is 0 if no stage sees too far, and 1 if one does or if a stage ignores its input. A dataset's labelled
+control (preprocess --leaky-control) is meant to leak: it is reported as 'leak (the control)' and does not count, unless
+it looks further ahead than its name says. A run that was trained on it does count.
 """
 
 import hashlib
@@ -70,11 +70,12 @@ class Config:
     """Options of `whisper-gpt audit`."""
 
     target: Positional[UPath]
-    """Folder, or s3:// or gs:// prefix, of a dataset that `preprocess` made; or of a training run, or a checkpoint."""
+    """Folder, or s3:// or gs:// prefix, of a dataset made by `preprocess`; or the folder of a training run or
+    checkpoint."""
     audio: Path | None = None
-    """Audio file to audit on, the first 10 s of it; tones and noise, made here, without it."""
+    """Audio file whose first 10 s are used for the audit; synthetic tones and noise if not given."""
     codec_weights: Path | None = None
-    """File with the weights of the codec of the dataset or run, if it is not found without."""
+    """File with the weights of the dataset's or run's codec, if it is not found without this option."""
     json: bool = False
     """Print JSON instead of the table."""
 

@@ -1,4 +1,4 @@
-"""Measure this machine: codec and mel against the packages they stand in for, in turn, with spread."""
+"""Time codec and mel on this machine against the packages they replace, in alternation, with spread."""
 
 import json
 from collections.abc import Iterator
@@ -30,22 +30,22 @@ class Config:
     """Options of `whisper-gpt bench`."""
 
     what: Positional[Literal["encode", "decode", "mel"]]
-    """encode and decode: against the encodec package; mel: against librosa."""
+    """What to time: encode or decode against the encodec package, or mel against librosa."""
     audio: Positional[Path | None] = None
-    """Folder of audio to measure on; noise if not given (speed does not depend on it, agreement of codes does)."""
+    """Folder of audio to measure on; noise if not given. Speed does not depend on it; agreement of codes does."""
     codec: str = OFFICIAL_SHAPE
-    """official-shape is the 24 kHz model's network with seeded weights: its speed without its weights. Else as for
-    preprocess."""
+    """Codec to time: official-shape (the 24 kHz model's architecture with random weights, at the same speed), or any
+    codec of preprocess."""
     codebooks: int = 8
-    """Codebooks to encode."""
+    """Number of codebooks to encode."""
     clips: int = 8
-    """How many clips."""
+    """Number of clips."""
     seconds: float = 30.0
-    """Length of each; recordings are joined to fill it."""
+    """Length of each clip in seconds; recordings are concatenated to fill it."""
     rounds: int = 5
-    """Rounds, of which the median is taken."""
+    """Number of rounds; the median is reported."""
     threads: int = 1
-    """Threads of torch."""
+    """Number of torch threads."""
     json: bool = False
     """Print JSON instead of a table."""
 

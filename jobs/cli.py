@@ -1,4 +1,4 @@
-"""The command `whisper-gpt`: finds the verb, parses its dataclass, turns errors into one line and an exit code."""
+"""The command `whisper-gpt`: dispatch to a verb, parse its options, turn errors into one line and an exit code."""
 
 import importlib
 import os
@@ -15,40 +15,37 @@ from upath import UPath
 from whisper_gpt.jobs.common.config_files import default_from_file, local_path, local_word
 from whisper_gpt.jobs.common.errors import USERS_ERRORS, UsageError
 
-# Verb → module of whisper_gpt and what `--help` says. A verb's own imports (torch, Ray) are made only when it runs.
+# Verb: its module in whisper_gpt, and its summary in `--help`. Imported only when it runs, as torch and Ray are slow.
 VERBS = {
-    "plan": ("jobs.plan", "what preprocess would make of a corpus, and how long that will take"),
-    "preprocess": ("jobs.preprocess", "audio → shards of mel frames and codec tokens, with manifests"),
-    "inspect": (
-        "jobs.inspect",
-        "what a dataset holds: totals, levels, code usage, failures; as text, JSON or HTML",
-    ),
-    "query": ("jobs.query", "ask the manifest in SQL: the samples that meet a condition, or any SELECT"),
-    "merge": ("jobs.merge", "join datasets of one codec and mel, without rewriting a tar"),
-    "verify": ("jobs.verify", "check every shard and sample of a dataset against its manifest"),
-    "audit": ("jobs.audit", "whether codec, mel or model see the future, and how far; exit 1 if anything does"),
-    "train": ("jobs.train", "train a hybrid or a token-only model from a dataset's shards"),
-    "evaluate": ("jobs.evaluate", "NLL, perplexity and accuracy of trained models, beside the floors"),
-    "reproduce": ("jobs.reproduce", "the paper's table on your data: every row under one budget, with intervals"),
-    "generate": ("jobs.generate", "continue a recording, or start from nothing, into a WAV"),
-    "train-codec": ("jobs.train_codec", "train a codec of any size on folders of audio"),
-    "evaluate-codec": ("jobs.evaluate_codec", "how well a codec reproduces recordings, and how it uses its codebooks"),
-    "bench": ("jobs.bench", "measure this machine: codec and mel against the packages they stand in for"),
-    "bench loader": ("jobs.benchmarks.loader_speed", "our stream against other loaders over the same samples"),
-    "bench manifest": ("jobs.benchmarks.manifest_scale", "inspect and query on a manifest of a million rows"),
-    "bench train": ("jobs.benchmarks.train_speed", "training steps, against a plain loop over tokens alone"),
-    "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "what preprocess costs beside decoding and encoding"),
-    "demo": ("jobs.demo", "all of the above on made audio, in a few minutes"),
+    "plan": ("jobs.plan", "Scan a corpus, write its plan, and estimate how long preprocessing takes."),
+    "preprocess": ("jobs.preprocess", "Turn audio into shards of mel frames and codec tokens, with manifests."),
+    "inspect": ("jobs.inspect", "Summarise a dataset: totals, levels, code usage, failures; as text, JSON or HTML."),
+    "query": ("jobs.query", "Query a dataset's manifest in SQL: a condition on samples, or any SELECT."),
+    "merge": ("jobs.merge", "Join datasets of the same codec and mel, without rewriting their tars."),
+    "verify": ("jobs.verify", "Check every shard and sample of a dataset against its manifest."),
+    "audit": ("jobs.audit", "Test whether codec, mel or model see the future, and how far; exit code 1 if one does."),
+    "train": ("jobs.train", "Train a hybrid or a token-only model on datasets."),
+    "evaluate": ("jobs.evaluate", "Score trained models and n-gram baselines: NLL, perplexity, top-1 accuracy."),
+    "reproduce": ("jobs.reproduce", "Train all rows of the paper's table on your data under one budget."),
+    "generate": ("jobs.generate", "Continue a recording, or start without a prompt, and write a WAV."),
+    "train-codec": ("jobs.train_codec", "Train an EnCodec-architecture codec on folders of audio."),
+    "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
+    "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),
+    "bench loader": ("jobs.benchmarks.loader_speed", "Time our data loader against others on the same samples."),
+    "bench manifest": ("jobs.benchmarks.manifest_scale", "Time inspect and query on a manifest of a million rows."),
+    "bench train": ("jobs.benchmarks.train_speed", "Time training steps against a plain token-only loop."),
+    "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "Time preprocess against bare decoding and encoding."),
+    "demo": ("jobs.demo", "Run the whole pipeline on synthetic audio, in a few minutes."),
 }
 
-EXIT_CLOSED_PIPE = 141  # as the shell says of a program that SIGPIPE ends
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program killed by SIGPIPE
 
-# Packages of the object stores' clients, whose errors are not of Python's own kinds.
+# Client packages of object stores; their errors do not derive from OSError.
 _STORE_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "fsspec", "gcsfs", "google")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb → its exit code: 0 done, 2 wrong usage, 3 too many inputs failed, 1 anything else."""
+    """Run one verb and return its exit code: 0 done, 2 wrong usage, 3 too many inputs failed, 1 anything else."""
     arguments = [local_word(word) for word in (sys.argv[1:] if argv is None else argv)]
     words = 2 if " ".join(arguments[:2]) in VERBS else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
@@ -57,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _answer(verb, rest)
         finally:
             if sys.stdout:
-                sys.stdout.flush()  # here, because at its end the interpreter could only complain
+                sys.stdout.flush()  # here: at exit, the interpreter could only print the error
     except KeyboardInterrupt:
         print("whisper-gpt: interrupted", file=sys.stderr)
         return 1
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # rich's way to end
+        if isinstance(error.__context__, BrokenPipeError):  # rich exits like this if the pipe is closed
             return EXIT_CLOSED_PIPE
         raise
     except Exception as error:
@@ -78,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(verb: str, rest: list[str]) -> int:
-    """Run a verb, or say which there are → the exit code."""
+    """Run a verb, or print the list of verbs; return the exit code."""
     if verb in ("", "-h", "--help", "help"):
         print(_usage())
         return 0 if verb else 2
@@ -89,7 +86,7 @@ def _answer(verb: str, rest: list[str]) -> int:
 
 
 def run_verb(verb: str, arguments: list[str]) -> int:
-    """Parse `arguments` into the verb's dataclass (a `--config FILE` gives its defaults) and run it."""
+    """Parse `arguments` into the verb's dataclass (`--config FILE` sets its defaults), run it, return the exit code."""
     module = importlib.import_module(f"whisper_gpt.{VERBS[verb][0]}")
     if hasattr(module, "with_saved_options"):
         arguments = module.with_saved_options(arguments)
@@ -106,8 +103,8 @@ def run_verb(verb: str, arguments: list[str]) -> int:
 
 
 def _registry() -> ConstructorRegistry:
-    """How options are parsed: tyro's way, but that only `://` makes a path a store's, not any colon in a name, and
-    that a store's prefix is refused where a folder of this machine is needed."""
+    """tyro's parsing with two changes: only `://` marks an object store's address, not any colon in a name; and such
+    an address is refused if the option needs a local path."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -138,31 +135,31 @@ def _registry() -> ConstructorRegistry:
 
 
 def _user_message(error: Exception) -> str | None:
-    """One line for an error that a user can mend; None for a bug, which keeps its traceback."""
+    """Return one line for an error that the user can fix; None for a bug, which keeps its traceback."""
     if type(error).__name__.startswith("RayTaskError"):
         error = getattr(error, "cause", error)
     if isinstance(error, USERS_ERRORS):
         return " ".join(str(error).split())
     if type(error).__module__.partition(".")[0] in _STORE_CLIENTS:
-        return f"the object store does not answer, or refuses: {' '.join(str(error).split())}"
-    if isinstance(error, OSError):  # a full disk, a missing file, a folder or a bucket that may not be written
+        return f"the object store does not answer, or refuses access: {' '.join(str(error).split())}"
+    if isinstance(error, OSError):  # a full disk, a missing file, no permission to write
         words = error.strerror or " ".join(str(error).split()) or type(error).__name__
         return f"{error.filename}: {words}" if error.filename else words
     return None
 
 
 def _reader_is_gone() -> bool:
-    """Whether what is printed goes to a pipe that nobody reads any more; a socket may break as well."""
+    """Whether stdout is a pipe without a reader. (A BrokenPipeError may also come from a socket.)"""
     try:
         poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # an error is always reported
+        poll.register(sys.stdout.fileno(), 0)  # event mask 0: only errors are reported
         return bool(poll.poll(0))
     except (AttributeError, OSError):  # no stdout, or one that is not a file
         return False
 
 
 def _drop_unwritten() -> None:
-    """Forget what could not be printed: the interpreter would try again at its end."""
+    """Discard unwritten output: the interpreter would try to write it again at exit."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -175,8 +172,8 @@ def _usage() -> str:
     verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, (_, what) in VERBS.items())
     return (
         f"usage: whisper-gpt VERB … (whisper-gpt VERB --help for its options)\n\n{verbs}\n\n"
-        "Every verb also takes --config FILE: a YAML file of its options, which options on the line override.\n"
-        "Exit codes: 0 done, 2 wrong usage, 3 finished but too many inputs failed, 1 anything else."
+        "Every verb also takes --config FILE, a YAML file of its options; options on the command line override it.\n"
+        "Exit codes: 0 done, 2 wrong usage, 3 finished but too many inputs failed, 1 any other error."
     )
 
 

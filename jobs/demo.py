@@ -1,4 +1,4 @@
-"""The whole job on made audio: preprocess, inspect, verify, train two models, compare them, generate."""
+"""Run the whole pipeline on synthetic audio: preprocess, inspect, verify, train two models, generate, evaluate."""
 
 import shlex
 import time
@@ -19,15 +19,15 @@ class Config:
     """Options of `whisper-gpt demo`."""
 
     out: Path = Path("demo-out")
-    """Folder for everything that is made; must be new or empty."""
+    """Folder for all results; must be new or empty."""
     minutes: float = 1.1
-    """Training time of each of the two models."""
+    """Training time in minutes of each of the two models."""
     utterances: int = 120
-    """Speech-like utterances to make, of about 5 s."""
+    """Number of speech-like utterances to synthesise, of about 5 s each."""
     pieces: int = 16
-    """Piano-like pieces to make, of 30 s."""
+    """Number of piano-like pieces to synthesise, of 30 s each."""
     workers: int | None = None
-    """Workers for preprocessing; all cores if not given."""
+    """Number of preprocessing workers; one per core if not given."""
 
 
 def run(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Score trained models on a split, beside n-gram floors: nats per token, perplexity, accuracy."""
+"""Score trained models and n-gram baselines on a split: nats per token, perplexity, top-1 accuracy."""
 
 import json
 import math
@@ -31,19 +31,19 @@ class Config:
     """Options of `whisper-gpt evaluate`."""
 
     dataset: Positional[UPath]
-    """Folder, or s3:// or gs:// prefix, of a dataset that `preprocess` made."""
+    """Folder, or s3:// or gs:// prefix, of a dataset made by `preprocess`."""
     runs: Positional[tuple[Path, ...]] = ()
     """Folders of training runs, or of single checkpoints."""
     checkpoint: Literal["newest", "best"] = "newest"
-    """Which checkpoint of each run: the newest, or the one that scored best on the validation split."""
+    """Checkpoint of each run: the newest, or the one with the best validation score."""
     split: Literal["train", "validation", "test"] = "test"
-    """Which split to score; every frame of it is scored once."""
+    """Split to score; every frame is scored once."""
     batch: int = 16
-    """Windows scored together."""
+    """Windows per batch."""
     baselines: bool = True
-    """Score n-gram models of the training split too; counting takes about 100 bytes of memory per training token."""
+    """Also score n-gram models of the training split; counting takes about 100 bytes of memory per training token."""
     device: DeviceChoice = "auto"
-    """Where to score; auto takes a GPU if torch finds one."""
+    """Device to score on; auto takes a GPU if torch finds one."""
     json: bool = False
     """Print a JSON list instead of the table."""
 

@@ -1,4 +1,4 @@
-"""How well a codec reproduces recordings at each bitrate, beside two controls, and how it uses its codebooks."""
+"""Measure how well a codec reconstructs recordings at each bitrate, with two controls, and its codebook usage."""
 
 import json
 import time
@@ -52,19 +52,20 @@ class Config:
     audio: Positional[Path]
     """Folder of recordings that the codec was not trained on."""
     codec: str = "encodec_24khz"
-    """As for preprocess."""
+    """Codec to evaluate: encodec_24khz, encodec_24khz_small, or the .safetensors file of a codec trained here."""
     codec_weights: Path | None = None
-    """As for preprocess."""
+    """File with encodec_24khz's official weights, if they are not found without it (as for preprocess)."""
     codebooks: int = 8
-    """Codebooks to load."""
+    """Number of codebooks to load."""
     only: tuple[str, ...] = ()
-    """Only files whose path matches one of these patterns (as */dev-clean/*)."""
+    """Use only files whose path matches one of these patterns (such as */dev-clean/*)."""
     minutes: float = 10.0
-    """Score so much, of recordings drawn from all over the folder."""
+    """Minutes of audio to score, from recordings drawn at random from the folder."""
     judge: Judges = "fast"
-    """Measures of speech that need the extra `judge`: none (as for music), fast (DNSMOS, voice, PESQ, STOI; about 45 s
-    of CPU time for a minute of audio and 8 codebooks), or all, with the errors of a recognizer where there are
-    LibriSpeech transcripts (another 2 minutes for a minute). Beside other work OMP_NUM_THREADS=1 is much faster."""
+    """Speech metrics, which need the extra `judge`: none (for music), fast (DNSMOS, speaker similarity, PESQ, STOI;
+    about 45 s of CPU time per minute of audio with 8 codebooks), or all (also the word error rate of a recognizer if
+    there are LibriSpeech transcripts; 2 more minutes per minute). On a busy machine OMP_NUM_THREADS=1 is much
+    faster."""
     json: bool = False
     """Print JSON instead of tables."""
 

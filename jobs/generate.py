@@ -1,6 +1,6 @@
-"""Continue a recording, or start from nothing, and write the sound as a WAV.
+"""Continue a recording, or start without a prompt, and write the audio as a WAV.
 
-The WAV is all decoded audio of the one codebook that is modelled: the prompt's own tokens, then the continuation.
+The whole WAV is decoded from the one codebook that is modelled: the prompt's tokens, then the continuation.
 """
 
 import io
@@ -37,28 +37,29 @@ class Config:
     run: Positional[Path]
     """Folder of a training run, or of a single checkpoint."""
     out: Path
-    """WAV file to write (24 kHz mono); the resolved options go beside it, to OUT.yaml."""
+    """WAV file to write (24 kHz mono); the resolved options are saved as OUT.yaml."""
     prompt: Path | None = None
     """Audio file to continue. All of it is encoded; its last frames, up to half the model's context, are the prompt and
     begin the WAV."""
     checkpoint: Literal["newest", "best"] = "newest"
-    """Which checkpoint of the run: the newest, or the one that scored best on the validation split."""
+    """Checkpoint of the run: the newest, or the one with the best validation score."""
     seconds: float = 5.0
-    """Length of the continuation."""
+    """Length of the continuation in seconds."""
     temperature: float = 1.0
-    """0 always takes the likeliest token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_k: int = 0
-    """Draw from the k likeliest tokens only; 0: from all."""
+    """Sample from the k most likely tokens only; 0: from all."""
     top_p: float = 1.0
-    """Draw from the likeliest tokens that make up this probability."""
+    """Sample from the smallest set of most likely tokens with at least this total probability."""
     seed: int = 0
-    """Of the draws."""
+    """Random seed for sampling."""
     mel: MelSource = "decode"
-    """What a hybrid hears of itself: the mel of its decoded tokens, its own mel prediction, or nothing."""
+    """Mel input of a hybrid for generated frames: decode (the mel of its decoded tokens), predict (its mel prediction),
+    or none."""
     device: DeviceChoice = "auto"
-    """Device that the model and the codec compute on; auto takes a GPU if there is one."""
+    """Device that model and codec run on; auto takes a GPU if torch finds one."""
     codec_weights: Path | None = None
-    """File with the weights of the codec whose tokens the model was trained on, if it is not found without."""
+    """File with the weights of the codec that the model was trained with, if it is not found without this option."""
 
 
 def run(config: Config) -> int:

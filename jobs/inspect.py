@@ -1,4 +1,4 @@
-"""Say what a dataset holds: totals, levels, code usage and entropy, failures by reason, and what it was made with."""
+"""Summarise a dataset: totals, levels, code usage and entropy, failures by reason, and its codec and mel."""
 
 import json
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ class Config:
     """Options of `whisper-gpt inspect`."""
 
     dataset: Positional[UPath]
-    """Folder of a dataset that `preprocess` made."""
+    """Folder, or s3:// or gs:// prefix, of a dataset made by `preprocess`."""
     json: bool = False
     """Print JSON instead of text."""
     html: Path | None = None
-    """Also write one self-contained page with plots."""
+    """HTML file to write as well: one self-contained page with plots."""
 
 
 def run(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Join datasets of one codec and one mel into a new one; their tars are linked or copied as they are."""
+"""Join datasets of the same codec and mel into a new one; their tars are linked or copied unchanged."""
 
 import hashlib
 import shutil
@@ -30,9 +30,9 @@ class Config:
     """Options of `whisper-gpt merge`."""
 
     datasets: Positional[tuple[UPath, ...]]
-    """Two or more finished datasets, of one fingerprint and with no source in common."""
+    """Two or more finished datasets with the same fingerprint and no common source."""
     out: UPath = field(kw_only=True)
-    """Folder, or s3:// or gs:// prefix, of the dataset to make."""
+    """Folder, or s3:// or gs:// prefix, of the dataset to write."""
 
 
 @dataclass(frozen=True)

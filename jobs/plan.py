@@ -1,4 +1,4 @@
-"""Scan a corpus, write the plan of its dataset, and measure what making it will take."""
+"""Scan a corpus, write the plan of its dataset, and estimate how long preprocessing takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Config(DatasetOptions):
     """Options of `whisper-gpt plan`."""
 
     measure_s: float = _MEASURE_S
-    """How long to measure for the estimate; 0 leaves it out."""
+    """Seconds to spend on measuring for the estimate; 0 skips it."""
 
 
 def run(config: Config) -> int:

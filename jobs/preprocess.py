@@ -47,11 +47,11 @@ class Config(DatasetOptions):
     """Options of `whisper-gpt preprocess`."""
 
     dry_run: bool = False
-    """Stop when the plan is written and the work estimated (as whisper-gpt plan does)."""
+    """Stop after writing the plan and estimating the work, as whisper-gpt plan does."""
     ray_address: str | None = None
-    """Address of a Ray cluster (auto for the one on this machine); Ray is started here if not given."""
+    """Address of a Ray cluster, as HOST:PORT or auto; by default $RAY_ADDRESS, else Ray is started on this machine."""
     max_failed: float = 0.01
-    """Share of the planned seconds that may fail before the exit code is 3."""
+    """Largest share of the planned seconds that may fail; above it the exit code is 3."""
 
 
 def run(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Ask a dataset's manifest in SQL: the samples that meet a condition, or any SELECT over samples and failures."""
+"""Query a dataset's manifest in SQL: the samples that meet a condition, or any SELECT over samples and failures."""
 
 import json
 import math
@@ -23,16 +23,16 @@ class Config:
     """Options of `whisper-gpt query`."""
 
     dataset: Positional[UPath]
-    """Folder of a dataset that `preprocess` made."""
+    """Folder, or s3:// or gs:// prefix, of a dataset made by `preprocess`."""
     sql: Positional[str]
-    """A condition on the samples, as "speaker = 19 and duration_s > 10", or a query over the tables samples and
-    failures that begins with SELECT, FROM or WITH. It can only read."""
+    """A condition on the samples, such as "speaker = 19 and duration_s > 10"; or a read-only query over the tables
+    samples and failures that begins with SELECT, FROM or WITH."""
     columns: tuple[str, ...] | None = None
-    """Columns to show of the samples that meet a condition (by default key, duration_s, speaker, text, source)."""
+    """Columns to show if SQL is a condition (by default key, duration_s, speaker, text, source)."""
     limit: int = 20
-    """Rows to show; 0 for all."""
+    """Number of rows to show; 0 shows all."""
     json: bool = False
-    """Print a JSON object a row, for all rows, instead of a table."""
+    """Print one JSON object per row, for all rows, instead of a table."""
 
 
 def run(config: Config) -> int:

@@ -1,6 +1,6 @@
 """Train every row of the paper's table under one budget, on each dataset, and write the table with its intervals.
 
-A rerun goes on where another ended: each trial that is done stays done.
+A rerun resumes: trials that are finished are not repeated.
 """
 
 import json
@@ -38,37 +38,37 @@ class Config:
     """Options of `whisper-gpt reproduce`."""
 
     datasets: Positional[tuple[UPath, ...]]
-    """Datasets, each a table of its own, named by its folder (speech and music have the paper's figures beside them).
-    They need the mels that the rows read: preprocess --mel-of both --leaky-control."""
+    """Datasets; each gets its own table, named after its folder (names with speech or music also show the paper's
+    figures). They need the mel variants that the rows read: preprocess --mel-of both --leaky-control."""
     out: Path
-    """Folder of the results, on a cluster one that all machines share: the table, its figures, every trial."""
+    """Folder of the results: the table, its figures, every trial. All machines of a cluster must share it."""
     tokens: int | None = None
-    """Tokens that each trial is trained on, whatever the model (one of --tokens and --budget)."""
+    """Training tokens per trial, whatever the model. Pass either --tokens or --budget."""
     budget: float | None = None
-    """Minutes that the trials may take on these machines: a few steps of each row say how many tokens that are."""
+    """Minutes that all trials may take on these machines; timing a few steps of each row turns them into tokens."""
     seeds: int = 3
-    """Trials of each row, of other first weights and another order of the data."""
+    """Number of trials per row, with different initial weights and data orders."""
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
-    """What each row may choose from, on the validation split, by its first seed."""
+    """Learning rates to try; each row takes the best one on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
-    """Rows to train and to show, such as gpt-4m hybrid-4m; all that the datasets allow if not given."""
+    """Rows to train and to show, such as gpt-4m hybrid-4m; by default all that the datasets allow."""
     context: int = 512
-    """Frames a window."""
+    """Frames per window."""
     batch: int = 8
-    """Windows a step."""
+    """Windows per step."""
     precision: PrecisionChoice = "fp32"
-    """Autocast precision of training; auto takes bf16 on devices that compute in bfloat16, else fp32."""
+    """Autocast precision of training; auto: bf16 on devices that compute in bfloat16, else fp32."""
     device: Device = "cpu"
-    """Where each trial runs; with cuda it takes one GPU."""
+    """Device of each trial; with cuda it takes one GPU."""
     compile: bool = False
     """Compile the models (torch.compile)."""
     threads: int = 1
-    """CPU cores a trial; as many trials run side by side as there are cores, or GPUs, for."""
+    """CPU cores per trial."""
     workers: int | None = None
-    """Trials that run side by side on this machine; if not given, as many as its cores or GPUs allow. 0 runs them one
-    after another in this process, without Ray."""
+    """Number of trials that run in parallel on this machine; by default as many as its cores or GPUs allow. 0 runs them
+    one after another in this process, without Ray."""
     ray_address: str | None = None
-    """A Ray cluster for the trials, as HOST:PORT or auto; else this machine, or $RAY_ADDRESS."""
+    """Address of a Ray cluster for the trials, as HOST:PORT or auto; by default $RAY_ADDRESS, else this machine."""
 
 
 def run(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""Train a hybrid or a token-only model from datasets' shards; --resume goes on where a run stopped."""
+"""Train a hybrid or a token-only model on datasets; --resume continues a stopped run."""
 
 from whisper_gpt.jobs.common.config_files import resume_with_saved_options
 from whisper_gpt.jobs.common.errors import JobError

@@ -1,4 +1,4 @@
-"""Train an EnCodec-architecture codec on folders of audio; --resume goes on where a run stopped."""
+"""Train an EnCodec-architecture codec on folders of audio; --resume continues a stopped run."""
 
 import shutil
 import time
@@ -45,56 +45,58 @@ class Config:
     """Options of `whisper-gpt train-codec`."""
 
     audio: Positional[tuple[Path, ...]]
-    """Folders of audio, searched through."""
+    """Folders of audio, searched recursively."""
     out: Path
-    """Folder of the run: the codec, a checkpoint, TensorBoard, the decoded audio (173 MB an hour)."""
+    """Folder of the run: the codec, a checkpoint, TensorBoard logs, the decoded audio (173 MB per hour)."""
     hold_out: tuple[str, ...] = ()
-    """Files whose path matches one of these patterns (as */dev-clean/*) are scored, never trained on."""
+    """Path patterns (such as */dev-clean/*) of files that are used for validation, never for training."""
     synthetic_pieces: int = 0
-    """Synthetic piano-like pieces of 30 s to train on as well, and as many speech-like utterances of about 6 s."""
+    """Number of synthetic piano-like pieces of 30 s to add to the training data, and of speech-like utterances of about
+    6 s."""
     name: str = "codec"
-    """What the codec is called in the datasets it makes."""
+    """Name of the codec, recorded in datasets that are encoded with it."""
     about: str = ""
-    """A sentence on origin and licence, kept in its file."""
+    """A sentence on the codec's origin and licence, stored in its file."""
     width: int = 16
-    """Channels at full rate; the official model has 32."""
+    """Channels at the full sample rate; the official model has 32."""
     latent: int = 128
-    """Channels that are quantized, 128 in the official model."""
+    """Dimension of the latent that is quantized; 128 in the official model."""
     codebooks: int = 8
-    """Codebooks of the residual quantizer."""
+    """Number of codebooks of the residual quantizer."""
     codebook_size: int = 1024
-    """Codewords in each, a power of two."""
+    """Codewords per codebook, a power of two."""
     steps: int = 7_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     minutes: float | None = None
-    """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
+    """Stop after this many minutes, if that comes before --steps; the learning-rate schedule then follows the clock."""
     batch: int = 12
-    """Crops a step."""
+    """Crops per step."""
     crop_frames: int = 50
-    """Frames a crop: 50 are 0.67 s."""
+    """Frames per crop: 50 are 0.67 s."""
     learning_rate: float = 1e-3
-    """Its peak; it falls to zero along a cosine."""
+    """Peak learning rate; it decays to zero along a cosine."""
     unquantized: float = 0.03
-    """Share of the run before the quantizer is put in."""
+    """Share of the run that trains without the quantizer, at the start."""
     waveform: float = 1.0
-    """Share of the gradient that the waveform has, against 1 for the spectra."""
+    """Gradient share of the waveform loss, relative to 1 for the spectral losses."""
     commitment: float = 0.5
-    """How hard latents are pulled to their codewords: at a distance of 1, this share of the decoder's gradient."""
+    """Weight of the commitment loss: at a distance of 1 from its codeword, a latent gets this share of the decoder's
+    gradient."""
     adversarial: float = 1.0
-    """Share of the gradient from a multi-scale STFT discriminator (adversarial loss and feature matching), against 1
-    for the spectra. 0 trains without a discriminator, in about two thirds of the time."""
+    """Gradient share of a multi-scale STFT discriminator (adversarial loss and feature matching), relative to 1 for the
+    spectral losses. 0 trains without a discriminator, in about two thirds of the time."""
     adversarial_from: float = 0.1
     """Share of the run after which the discriminator is switched on."""
     precision: Precision = "fp32"
     """Autocast precision of the networks; weights, codebooks and losses stay in fp32."""
     seed: int = 0
-    """Of the initial weights and of what is drawn."""
+    """Random seed of the initial weights and of the crops."""
     eval_every: int = 1000
-    """Steps between scores on the files held out, and between checkpoints."""
+    """Steps between evaluations on the held-out files, and between checkpoints."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where to train."""
+    """Device to train on."""
     resume: bool = False
-    """Go on from the checkpoint in --out, with the options it was started with unless they are given again."""
+    """Resume from the checkpoint in --out, with the saved options unless they are given again."""
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Check every shard and sample of a dataset against its manifest; what is wrong is named, and the exit code is 1."""
+"""Check every shard and sample of a dataset against its manifest; print the problems; exit with 1 if there are any."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Config:
     """Options of `whisper-gpt verify`."""
 
     dataset: Positional[UPath]
-    """Folder of a dataset that `preprocess` made."""
+    """Folder, or s3:// or gs:// prefix, of a dataset made by `preprocess`."""
 
 
 def run(config: Config) -> int:
@@ -35,7 +35,7 @@ def run(config: Config) -> int:
     for problem in problems:
         print(": ".join(part for part in (problem.file, problem.key, problem.what) if part))
     samples = sum(totals.samples for totals in info.splits.values())
-    verdict = f"{len(problems)} problems" if problems else "all well"
+    verdict = f"{len(problems)} problems" if problems else "OK"
     failed = f", {info.failed_sources} sources failed (see inspect)" if info.failed_sources else ""
     console.print(f"{config.dataset}: {samples} samples in {len(plan.shards)} shards{failed}; {verdict}")
     if problems:

@@ -1,8 +1,8 @@
-"""Windows a second of our stream against other loaders over the same samples, and how fast it finds its place again.
+"""Measure windows per second of our stream against other loaders on the same samples, and how fast a resume is.
 
-Every measurement has a process of its own, that goes round the samples without end and counts from its first batch on.
-"In process" a loader has no workers; of "two processes" a rival has two workers beside the process that takes their
-batches, and ours, which has no workers but a thread, is run as two ranks at once.
+Every measurement runs in its own process, which loops over the samples endlessly and counts from its first batch on.
+"In process" means a loader without workers. With "two processes", a rival has two workers in addition to the process
+that takes their batches; ours, which uses a thread instead of workers, runs as two ranks at once.
 """
 
 import json
@@ -45,13 +45,13 @@ class Config:
     """Options of `whisper-gpt bench loader`."""
 
     dataset: Positional[UPath]
-    """Dataset folder made by preprocess; 45 MB of shards are enough, for they are read again and again."""
+    """Folder of a dataset made by preprocess; 45 MB of shards are enough, as they are read repeatedly."""
     split: str = "train"
     """Split to read."""
     seconds: float = 3.0
-    """How long each measurement lasts, from the first batch on."""
+    """Length of each measurement in seconds, from the first batch on."""
     rounds: int = 5
-    """Rounds, of which the median is taken; in each, all loaders have their turn."""
+    """Number of rounds, each with every loader; the median is reported."""
     json: bool = False
     """Print JSON instead of a table."""
 

@@ -1,4 +1,4 @@
-"""How `inspect` and `query` fare with a manifest of a million rows: wall time and memory, each in its own process."""
+"""Measure wall time and memory of `inspect` and `query` on a manifest of a million rows, each in its own process."""
 
 import json
 import os
@@ -30,11 +30,11 @@ class Config:
     """Options of `whisper-gpt bench manifest`."""
 
     rows: int = 1_000_000
-    """Rows of the manifest."""
+    """Number of rows in the manifest."""
     shards: int = 1_500
-    """Shards, and so fragments, that they are spread over."""
+    """Number of shards, and so of fragments, that hold the rows."""
     rounds: int = 3
-    """Rounds, of which the median is taken."""
+    """Number of rounds; the median is reported."""
     json: bool = False
     """Print JSON instead of a table."""
 

@@ -1,4 +1,4 @@
-"""What `preprocess` costs beside its work: against processes that only decode and encode the same audio."""
+"""Measure the overhead of `preprocess` over processes that only decode and encode the same audio."""
 
 import json
 import multiprocessing
@@ -42,16 +42,16 @@ class Config:
     """Options of `whisper-gpt bench preprocess`."""
 
     corpus: Positional[Literal["librispeech", "maestro", "folder"]]
-    """How the source is laid out."""
+    """Layout of the source."""
     source: Positional[Path]
-    """Folder of the corpus; all of it is encoded, in every round, by both."""
+    """Folder of the corpus; in every round both encode all of it."""
     codec: str = OFFICIAL_SHAPE
-    """official-shape is the 24 kHz model's network with seeded weights: its speed without its weights. Else as for
-    preprocess."""
+    """Codec to use: official-shape (the 24 kHz model's architecture with random weights, at the same speed), or a codec
+    as for preprocess."""
     workers: int | None = None
-    """Workers, one core each; all cores if not given."""
+    """Number of workers, each on one core; one per core if not given."""
     rounds: int = 3
-    """Rounds, of which the median is taken."""
+    """Number of rounds; the median is reported."""
     json: bool = False
     """Print JSON instead of a table."""
 

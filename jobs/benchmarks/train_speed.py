@@ -1,8 +1,8 @@
-"""Tokens a second of our training loop, all that it does switched on, against a plain loop over tokens alone.
+"""Measure tokens per second of our training loop, with all its features on, against a plain token-only loop.
 
-Ours is what `whisper-gpt train` runs: packed windows from the stream, running average, curves, guard against bad steps.
-The plain loop is the one of jobs/benchmarks/nanogpt.py, with gpt-4m's dimensions, fed from memory. Both as they are,
-and compiled. All take their turns in each round, and the first steps of each are not counted.
+Ours is what `whisper-gpt train` runs: packed windows from the stream, weight average, curves, divergence check. The
+plain loop is that of jobs/benchmarks/nanogpt.py, with gpt-4m's dimensions, fed from memory. Both run in eager mode and
+compiled. The loops alternate in each round, and the first steps of each are not counted.
 """
 
 import contextlib
@@ -43,21 +43,21 @@ class Config:
     """Options of `whisper-gpt bench train`."""
 
     dataset: Positional[Path]
-    """Dataset folder made by preprocess."""
+    """Folder of a dataset made by preprocess."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    """Of matrix products."""
+    """Autocast precisions to measure."""
     compile: bool = True
-    """Also measure both loops compiled, which takes a minute more for each."""
+    """Also measure both loops compiled, which takes a minute more for each loop."""
     device: DeviceChoice = "auto"
-    """auto takes a GPU where torch finds one."""
+    """Device to train on; auto takes a GPU if torch finds one."""
     batch: int = 8
-    """Windows a step."""
+    """Windows per step."""
     context: int = 512
-    """Frames a window."""
+    """Frames per window."""
     steps: int = 8
-    """Steps that are counted of each loop in each round."""
+    """Counted steps per loop and round."""
     rounds: int = 5
-    """Rounds, of which the median is taken."""
+    """Number of rounds; the median is reported."""
     json: bool = False
     """Print JSON instead of a table."""
 

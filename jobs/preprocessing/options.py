@@ -35,57 +35,58 @@ class DatasetOptions:
     """Options that `whisper-gpt plan` and `whisper-gpt preprocess` share."""
 
     corpus: Positional[Annotated[str, arg(metavar="{" + "|".join(CORPORA) + "}")]]
-    """How the source is laid out."""
+    """Layout of the source."""
     source: Positional[UPath | None] = None
-    """Folder of the corpus, or its s3:// or gs:// prefix (synthetic: a new folder to make it in, else OUT.source)."""
+    """Folder, or s3:// or gs:// prefix, of the corpus (synthetic: a new folder to write to, by default OUT.source)."""
     name: str | None = None
-    """What the corpus is called in keys and in the manifest, instead of its layout. Two folders with files of the same
-    names need two names to be merged later."""
+    """Name of the corpus in keys and in the manifest; by default its layout. Two folders with files of the same names
+    need different names if their datasets are to be merged later."""
     out: UPath = field(kw_only=True)
-    """Folder, or s3:// or gs:// prefix, of the dataset to write, or to resume."""
+    """Folder, or s3:// or gs:// prefix, of the dataset to write or to resume."""
     codec: str = OFFICIAL_NAME
-    """encodec_24khz; encodec_24khz_small, which comes along; or the .safetensors file of a codec trained here.
-    (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
+    """Codec to encode with: encodec_24khz; encodec_24khz_small, which is included; or the .safetensors file of a codec
+    trained here. (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
     codec_weights: Path | None = None
-    """File with encodec_24khz's official weights, as .th or in Hugging Face's .safetensors (else
-    $WHISPER_GPT_CODEC_WEIGHTS, torch's hub cache, a download)."""
+    """File with encodec_24khz's official weights, as .th or as Hugging Face's .safetensors (by default
+    $WHISPER_GPT_CODEC_WEIGHTS, else torch's hub cache, else a download)."""
     codebooks: int = 8
-    """Codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
+    """Number of codebooks to keep, coarsest first: 8 of 1024 codewords are 6 kbps."""
     precision: Precision = "fp32"
-    """Of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ: it makes another dataset."""
+    """Precision of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ, so it has its own
+    fingerprint."""
     device: Device = "cpu"
-    """Where workers encode; with cuda each takes one GPU."""
+    """Device that workers encode on; with cuda each takes one GPU."""
     mels: int = 64
-    """Mel bands."""
+    """Number of mel bands."""
     mel_window: int = 1024
-    """Length of the mel window in samples at 24 kHz; it ends with the frame."""
+    """Length of the mel window in samples at 24 kHz; the window ends with the frame."""
     mel_of: Literal["audio", "codes", "both"] = "audio"
-    """What the mel is of: the audio, or what its codes decode to, which is all that a generation can know. both: the
-    audio's, and one more member (mel_views.npy) with that of the codes, of 1, of 2 and of all codebooks."""
+    """Source of the mel: audio; codes, the audio decoded from the codes, which is all that a generating model can know;
+    or both, the mel of the audio and, in a second member (mel_views.npy), those of 1, 2 and all codebooks decoded."""
     leaky_control: bool = False
-    """Add a centred mel of 2048 samples to mel_views.npy: it sees 704 samples of the future, which shows in a table
-    what such a leak is worth. Never train anything else on it."""
+    """Add a mel with a centred window of 2048 samples to mel_views.npy: it sees 704 samples of the future, and is the
+    control that measures what such a leak is worth. Do not train on it for any other purpose."""
     segment_s: float = 30.0
-    """Longest sample in seconds; longer recordings become several samples."""
+    """Length of the longest sample in seconds; longer recordings are cut into several samples."""
     shard_mb: float = 8.0
-    """About how large a shard becomes, in megabytes: the unit of work, of retry and of reading."""
+    """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-    """Which splits to make."""
+    """Splits to make."""
     exclude: tuple[str, ...] = ()
-    """Files and folders of the source to leave out: patterns of their names (as lost+found), or of their paths below
-    SOURCE (as */rejected/*), in which * stands for slashes too."""
+    """Files and folders of the source to skip: patterns of their names (such as lost+found), or of their paths below
+    SOURCE (such as */rejected/*), in which * matches slashes too."""
     hold_out: tuple[float, float] = (0.0, 0.0)
-    """Shares of the training speakers that become the validation and the test split instead, whole: for a corpus
-    without such subsets, as LibriSpeech's train-* alone."""
+    """Shares of the training speakers that are moved to the validation and the test split, each speaker as a whole: for
+    a corpus without such splits, such as LibriSpeech's train-* alone."""
     workers: int | None = None
-    """Number of workers, each on one core (with --device cuda, on one GPU); all of the cluster if not given. 0 does the
-    work in this process, without Ray."""
+    """Number of workers, each on one core (with --device cuda, one GPU); by default all of the cluster. 0 works in this
+    process, without Ray."""
     require_complete: bool = False
-    """Refuse a corpus whose own tables name files that are not there."""
+    """Refuse a corpus with missing files that its own metadata lists."""
     extend: bool = False
-    """Take what is new in the source into the dataset that is there, as further shards."""
+    """Add new files of the source to the existing dataset, as further shards."""
     retry_failed: bool = False
-    """Try what failed again, into further shards."""
+    """Retry failed files, into further shards."""
 
     @property
     def corpus_name(self) -> str:

@@ -27,85 +27,86 @@ class Config:
     """Options of `whisper-gpt train`."""
 
     datasets: Positional[tuple[UPath, ...]]
-    """Datasets that `preprocess` made: folders, or s3:// or gs:// prefixes; several are mixed by --weights."""
+    """Datasets made by `preprocess`: folders, or s3:// or gs:// prefixes; several are mixed by --weights."""
     out: Path
-    """Folder of the run: checkpoints, TensorBoard, the resolved options. With several machines one that all share."""
+    """Folder of the run: checkpoints, TensorBoard logs, resolved options. All machines of a cluster must share it."""
     weights: tuple[float, ...] = ()
-    """Share of the windows that each dataset gives; equal shares if not given."""
+    """Share of the windows from each dataset; equal shares if not given."""
     model: str = "hybrid-4m"
-    """A preset (hybrid-4m, hybrid-paper, gpt-4m or gpt-40m), or a JSON file with the fields of a configuration: those
-    that it leaves out keep their defaults, and `mel_bands` above 0 makes a hybrid."""
+    """A preset (hybrid-4m, hybrid-paper, gpt-4m or gpt-40m), or a JSON file with the fields of a configuration: missing
+    fields keep their defaults, and `mel_bands` above 0 makes a hybrid."""
     width: int | None = None
-    """Width of the decoder, instead of the model's own."""
+    """Width of the decoder; by default that of --model."""
     layers: int | None = None
-    """Number of decoder layers, instead of the model's own."""
+    """Number of decoder layers; by default that of --model."""
     heads: int | None = None
-    """Number of attention heads in each decoder layer, instead of the model's own."""
+    """Number of attention heads per decoder layer; by default that of --model."""
     mel: str | None = None
-    """Which of the datasets' mels it reads, such as audio or codes-8 (see preprocess --mel-of); else their first."""
+    """Mel variant that the model reads, such as audio or codes-8 (see preprocess --mel-of); by default the first."""
     input_codebooks: int = 1
-    """How many of a frame's codebooks it reads, coarsest first, their embeddings summed; it predicts the coarsest.
-    0: mel alone."""
+    """Number of codebooks per frame that the model reads, coarsest first, as a sum of embeddings; it predicts only the
+    coarsest. 0: it reads the mel alone."""
     steps: int = 5000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     minutes: float | None = None
-    """Stop after this many minutes if that is sooner; the learning rate then follows the clock."""
+    """Stop after this many minutes, if that comes before --steps; the learning-rate schedule then follows the clock."""
     batch: int = 8
-    """Windows that each worker takes at once."""
+    """Windows per batch on each worker."""
     accumulate: int = 1
-    """Batches whose gradients are added up for one step."""
+    """Batches whose gradients are accumulated for one step."""
     context: int = 512
-    """Frames a window: 512 are 6.8 s."""
+    """Frames per window: 512 are 6.8 s."""
     pack: bool = True
-    """Fill windows with several samples, each predicted as if it stood alone; else short ones are padded."""
+    """Pack several samples into a window, without attention between them; --no-pack pads short samples instead."""
     optimizer: Literal["adamw", "muon"] = "muon"
-    """muon takes the matrices of the blocks, adamw the rest."""
+    """Optimizer: adamw for all parameters, or muon for the matrices of the blocks and adamw for the rest."""
     learning_rate: float = 4e-3
-    """Its peak, after the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     warmup: float = 0.05
-    """Share of the run over which the learning rate rises; then it falls to a tenth along a cosine."""
+    """Share of the run over which the learning rate rises; then it decays to a tenth along a cosine."""
     weight_decay: float = 0.1
-    """Of the matrices; vectors are not decayed."""
+    """Weight decay of matrices; vectors are not decayed."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Norm to which larger gradients are clipped."""
     ema: float = 0.0
-    """Decay of a running average of the weights, such as 0.999, which is what is then scored and saved; 0: none."""
+    """Decay of an exponential moving average of the weights, such as 0.999; the average is then what is evaluated and
+    saved. 0: no average."""
     precision: PrecisionChoice = "fp32"
-    """Autocast precision; weights stay in fp32. auto takes bf16 on devices that compute in bfloat16, else fp32."""
+    """Autocast precision; master weights stay in fp32. auto: bf16 on devices that compute in bfloat16, else fp32."""
     device: DeviceChoice = "auto"
-    """auto takes a GPU where torch finds one."""
+    """Device to train on; auto takes a GPU if torch finds one."""
     compile: bool = False
-    """Compile the model (torch.compile): slow to start, then faster; a hybrid draws other random numbers with it."""
+    """Compile the model (torch.compile): slow to start, then faster; a hybrid then draws different random numbers."""
     deterministic: bool = False
-    """Only algorithms that give the same bits each time, on a GPU too, where that costs speed."""
+    """Use only deterministic algorithms, on a GPU too; this costs speed there."""
     seed: int = 0
-    """Of the initial weights, the noise and the order of the data."""
+    """Random seed of the initial weights, the noise and the order of the data."""
     eval_every: int = 500
-    """Steps between scores on the validation split."""
+    """Steps between evaluations on the validation split."""
     eval_batches: int = 16
-    """Batches of the validation split that each worker scores each time."""
+    """Batches of the validation split that each worker scores at an evaluation."""
     clip_s: float = 3.0
-    """Seconds that are generated at each evaluation, to listen to in TensorBoard; 0: none."""
+    """Seconds of audio to generate at each evaluation, for TensorBoard; 0: none."""
     codec_weights: Path | None = None
-    """File with the weights of the datasets' codec for those clips, if it is not found without."""
+    """File with the weights of the datasets' codec, for --clip-s; only if it is not found without this option."""
     save_every: int = 500
-    """Steps between checkpoints; the last step always makes one, and so does the best evaluation."""
+    """Steps between checkpoints; one is also saved at the last step and at the best evaluation."""
     keep: int = 2
-    """Newest checkpoints to keep, beside the best one."""
+    """Number of newest checkpoints to keep, in addition to the best one."""
     max_bad_steps: int = 5
-    """Steps in a row that may be skipped for a loss or gradient out of bounds, before the run stops."""
+    """Consecutive steps that may be skipped for a loss or gradient out of bounds before the run stops."""
     max_damaged: int = 16
-    """Samples that may be unreadable and are left out, before the run stops."""
+    """Unreadable samples that may be skipped before the run stops."""
     cache: Path | None = None
-    """Folder for shards of object stores; else $WHISPER_GPT_CACHE, else the user's cache folder."""
+    """Cache folder for shards from object stores; by default $WHISPER_GPT_CACHE, else the user's cache folder."""
     cache_gb: float = 20.0
-    """Its size; the shards that were longest not used go first."""
+    """Size of the shard cache in GB; the least recently used shards are evicted first."""
     workers: int = 1
-    """Processes that train side by side, each with its own core or GPU; more than one run under Ray."""
+    """Number of data-parallel training processes, each on its own core or GPU; more than one run under Ray."""
     ray_address: str | None = None
-    """A Ray cluster for the workers, as HOST:PORT or auto; else this machine, or $RAY_ADDRESS."""
+    """Address of a Ray cluster for the workers, as HOST:PORT or auto; by default $RAY_ADDRESS, else this machine."""
     resume: bool = False
-    """Go on from the newest checkpoint in --out, with the options it was started with unless they are given again."""
+    """Resume from the newest checkpoint in --out, with the saved options unless they are given again."""
 
     @property
     def shares(self) -> tuple[float, ...]:
