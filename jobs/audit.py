@@ -298,7 +298,7 @@ def judge(findings: list[Finding], control_reach: int = 0) -> tuple[str, bool]:
 
     `control_reach`: how many samples past its frame a labelled control is meant to see; 0 for anything else.
     """
-    if any(f.deaf for f in findings):
+    if any(f.ignores_input for f in findings):
         return "deaf", False
     ahead = max(f.samples_ahead for f in findings)
     if control_reach and not ahead:

@@ -1,11 +1,11 @@
-"""The leak audit of a feature extractor: the last input sample that a frame depends on, found by changing its future.
+"""The leak audit of a feature extractor: find the last input sample that a frame depends on by changing its future.
 
-Every sample from s on is replaced. If that changes nothing in frame t, then neither does any later s, so the last
-sample that the frame depends on is found by doubling and bisection. Other noise shows what a window or a convolution
-reaches; silence what only loudness would hide; and sound far louder than the clip what a maximum over it lets through
-(Whisper's clamp to 8 decades below the loudest) and what lies under the foot of a window.
+All samples from s on are replaced. If that does not change frame t, neither does any later s, so the last sample that
+the frame depends on is found by doubling and bisection. There are three replacements: other noise shows the reach of a
+window or a convolution; silence shows effects that loud audio would mask; and audio far louder than the clip shows
+effects of a maximum over the clip (Whisper's clamp to 8 decades below the maximum) and of a window's small edge values.
 
-A sample that is reported was seen to change the frame. One that was not may still matter in a way that these three
+A reported sample did change the frame. A sample that is not reported may still matter in a way that these three
 replacements do not show.
 """
 
@@ -20,21 +20,21 @@ from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 
 Stage = Callable[[np.ndarray], np.ndarray]
 
-# What the future is replaced by: the one that shows most first.
+# What the future is replaced by, the most sensitive first.
 REPLACEMENTS = ("loud", "noise", "silence")
 
-# Of full scale. The foot of a Hann window of 2048 is 2e-6, and a clamp is to rise above all that a quiet frame holds.
+# Relative to full scale. The edge of a 2048-sample Hann window is 2e-6, and a clamp must exceed all of a quiet frame.
 _LOUD = 1e4
-_LEAST_NOISE = 0.01  # of full scale, in the place of a silent clip
+_MIN_NOISE = 0.01  # relative to full scale, for a silent clip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one frame of a stage depends on, in samples from the clip's begin.
+    """What one frame of a stage depends on, in samples from the start of the clip.
 
-    `last_sample` is the last one that was seen to change the frame, None where none does. `changes` says of each
-    replacement (see `REPLACEMENTS`) how it changes the frame where all after `permitted_sample` is replaced: of
-    integers the share that changed, of floats the largest difference.
+    `last_sample` is the last one that changes the frame, or None if none does. `changes` is the change of the frame,
+    per replacement (see `REPLACEMENTS`), if all samples after `permitted_sample` are replaced: for integers the
+    fraction of values that changed, for floats the largest difference.
     """
 
     stage: str
@@ -45,44 +45,43 @@ class Finding:
 
     @property
     def samples_ahead(self) -> int:
-        """Samples past the permitted one that the frame sees; 0 where it sees none."""
+        """How many samples past the permitted one the frame depends on."""
         return 0 if self.last_sample is None else max(0, self.last_sample - self.permitted_sample)
 
     @property
-    def deaf(self) -> bool:
-        """Whether the frame depends on nothing, though something is permitted."""
+    def ignores_input(self) -> bool:
+        """Whether the frame depends on no sample although some are permitted."""
         return self.last_sample is None and self.permitted_sample >= 0
 
 
 def audit_stage(
     name: str, stage: Stage, wav: np.ndarray, frames: Iterable[int], permitted: Callable[[int], int]
 ) -> list[Finding]:
-    """What each of `frames` depends on, of the features `[T, …]` that `stage` makes of samples float32 `[N]`.
+    """Find what each of `frames` depends on, in the features `[T, …]` that `stage` computes from float32 `[N]`.
 
-    `permitted` says of a frame the last sample that it may depend on. A frame whose permitted sample is the clip's
-    last has no future to be changed: take frames before it. Raises `PipelineError` for a stage that gives other
-    values for the same samples, or another number of frames for as many of them, and `ValueError` for a frame that is
-    not there.
+    `permitted` maps a frame to the last sample that it may depend on. If that is the clip's last sample, there is no
+    future to change: choose earlier frames. Raises `PipelineError` if the stage is not deterministic, or if its number
+    of frames varies for the same number of samples, and `ValueError` if a frame does not exist.
     """
     before = stage(wav.copy())
     trial = _Trial(name, stage, wav, _replacements(wav), before)
     if _change(before, trial.features(wav.copy())):
-        raise PipelineError(f"{name}: gives other values for the same samples, so nothing can be told from a change")
+        raise PipelineError(f"{name}: not deterministic for the same samples, so a change would show nothing")
     findings = []
     for frame in frames:
         if not 0 <= frame < len(before):
-            raise ValueError(f"{name}: frame {frame} of {len(before)}")
+            raise ValueError(f"{name}: no frame {frame}, there are {len(before)}")
         findings.append(_audit_frame(trial, frame, permitted(frame)))
     return findings
 
 
 def frames_to_audit(frames: int) -> list[int]:
-    """The first two of so many frames, the middle one, and one of the last, with 8 frames of future (if there are)."""
+    """Choose from `frames` frames the first two, the middle one, and one with 8 frames of future (if there are)."""
     return sorted({0, min(1, frames - 1), frames // 2, max(0, frames - 9)})
 
 
 def made_clip(frames: int, seed: int = 0) -> np.ndarray:
-    """Tones and noise float32 `[frames · 320]`, peak about −6 dBFS, of a level that rises and falls by 40 dB."""
+    """Return a synthetic clip float32 `[frames · 320]`: tones and noise, peak about −6 dBFS, level varying by 40 dB."""
     time_s = np.arange(frames * HOP_SAMPLES) / SAMPLE_RATE
     tones = sum(np.sin(2 * np.pi * hz * time_s) / 4 for hz in (196, 523, 1976))
     noise = 0.1 * np.random.default_rng(seed).standard_normal(len(time_s))
@@ -90,17 +89,17 @@ def made_clip(frames: int, seed: int = 0) -> np.ndarray:
     return (0.5 * level * (tones + noise)).astype(np.float32)
 
 
-# Below the sound that was put in the future's place, in dB: plainly audible, the edge of audibility, any bit at all.
+# Level relative to the replaced future, in dB: clearly audible, barely audible, any changed bit.
 LOOKAHEAD_DB = (-40.0, -80.0, -np.inf)
-_CHANGED_FRAME = 36  # the first of those that the recording changes in: at 0.48 s, a whole sample at all usual rates
+_CHANGED_FRAME = 36  # the first frame that the recording changes in: at 0.48 s, a whole sample at all usual rates
 
 
 @dataclass(frozen=True)
 class ResamplerLookahead:
     """How far ahead a linear-phase resampler looks, measured from recordings at `source_rate`.
 
-    `samples` at 24 kHz, by level in dB (see `LOOKAHEAD_DB`): how long before a change in the recording its resampled
-    signal changes by more than that, relative to the peak of the change.
+    `samples` at 24 kHz, by level in dB (see `LOOKAHEAD_DB`): how long before a change in the recording the resampled
+    signal changes by more than that level, relative to the peak of the change.
     """
 
     source_rate: int
@@ -109,8 +108,11 @@ class ResamplerLookahead:
 
 @dataclass(frozen=True)
 class FramesAhead:
-    """How far ahead a stage looks through the resampler: `frames` frames that end before a change in the recording
-    change with it, to the last bit, and the last of them by `change`, in the unit of a `Finding`'s."""
+    """How far ahead a stage looks through the resampler.
+
+    A change in the recording changes at least one bit in `frames` frames that end before it, and the last of them by
+    `change`, in the unit of `Finding.changes`.
+    """
 
     frames: int
     change: float
@@ -118,7 +120,7 @@ class FramesAhead:
 
 def resampler_lookahead(resample: Stage, source_rate: int) -> ResamplerLookahead:
     """Measure the lookahead of `resample`, which maps samples `[N]` at `source_rate` to samples `[M]` at 24 kHz."""
-    first = _CHANGED_FRAME * HOP_SAMPLES  # the first resampled sample that lies in the replaced half
+    first = _CHANGED_FRAME * HOP_SAMPLES  # the first resampled sample in the replaced half
     samples = dict.fromkeys(LOOKAHEAD_DB, 0)
     for recording, changed in _changed_recordings(source_rate):
         changes = np.abs(resample(changed) - resample(recording))
@@ -131,27 +133,30 @@ def resampler_lookahead(resample: Stage, source_rate: int) -> ResamplerLookahead
 def frames_ahead(
     stage: Stage, resample: Stage, source_rate: int, most_frames: int, frames_back: int = 0
 ) -> FramesAhead:
-    """Measure how far ahead `stage` looks, from a recording at `source_rate`, `resample` of which it is given.
+    """Measure how far ahead `stage` looks in a recording at `source_rate`; its input is `resample` of the recording.
 
-    It is given `most_frames` frames at most, around the change; with `frames_back` 1 frame t of it may depend on the
-    frames before t only.
+    It gets at most `most_frames` frames, around the change. With `frames_back` 1, its frame t may depend only on frames
+    before t.
     """
     length = min(2 * _CHANGED_FRAME, most_frames)
     start = _CHANGED_FRAME - length // 2
     window = slice(start * HOP_SAMPLES, (start + length) * HOP_SAMPLES)
-    end = length // 2 + frames_back  # of the frames that may not see the replaced half
-    found = FramesAhead(0, 0.0)
+    end = length // 2 + frames_back  # end of the frames that must not depend on the replaced half
+    most = FramesAhead(0, 0.0)
     for recordings in _changed_recordings(source_rate):
         before, after = (stage(resample(recording)[window]) for recording in recordings)
         changes = [_change(before[frame], after[frame]) for frame in range(end)]
         frames = next((end - frame for frame, change in enumerate(changes) if change), 0)
-        found = FramesAhead(max(found.frames, frames), max(found.change, changes[-1]))
-    return found
+        most = FramesAhead(max(most.frames, frames), max(most.change, changes[-1]))
+    return most
 
 
 def _changed_recordings(source_rate: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Recordings `[N]` at `source_rate`, and each with another second half, which begins where a frame ends: loud noise
-    after silence, in which a little shows, loud noise after quiet noise, and silence after that."""
+    """Return recordings `[N]` at `source_rate`, each with a copy whose second half (from a frame's end) is replaced.
+
+    Silence becomes loud noise (small changes show in silence), quiet noise becomes loud noise, quiet noise becomes
+    silence.
+    """
     random = np.random.default_rng(2)
     samples = round(2 * _CHANGED_FRAME * HOP_SAMPLES * source_rate / SAMPLE_RATE)
     begin = -(-_CHANGED_FRAME * HOP_SAMPLES * source_rate // SAMPLE_RATE)
@@ -162,16 +167,16 @@ def _changed_recordings(source_rate: int) -> list[tuple[np.ndarray, np.ndarray]]
 
 
 def _replacements(wav: np.ndarray) -> dict[str, np.ndarray]:
-    """What stands in the place of samples of `wav`, each `[N]`."""
+    """Return the replacements for samples of `wav`, each `[N]`."""
     noise = np.random.default_rng(1).standard_normal(len(wav)).astype(np.float32)
-    level = max(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64)))), _LEAST_NOISE)
+    level = max(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64)))), _MIN_NOISE)
     signals = noise * np.float32(_LOUD), noise[::-1] * np.float32(level), np.zeros_like(noise)
     return dict(zip(REPLACEMENTS, signals, strict=True))
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A stage, and what it makes of `wav` as it is: `before` `[T, …]`."""
+    """A stage, and its features `before` `[T, …]` of the unchanged `wav`."""
 
     name: str
     stage: Stage
@@ -180,15 +185,15 @@ class _Trial:
     before: np.ndarray
 
     def features(self, wav: np.ndarray) -> np.ndarray:
-        """What the stage makes of other samples `[N]`. Raises `PipelineError` where that has another shape."""
+        """Return the stage's features of other samples `[N]`. Raises `PipelineError` if their shape differs."""
         features = self.stage(wav)
         if features.shape != self.before.shape:
             shapes = f"{self.before.shape} and {features.shape}"
-            raise PipelineError(f"{self.name}: gives {shapes} for two clips of {len(wav)} samples")
+            raise PipelineError(f"{self.name}: returns shapes {shapes} for two clips of {len(wav)} samples")
         return features
 
     def change(self, frame: int, which: str, begin: int) -> float:
-        """How the frame changes where the samples from `begin` on are replaced."""
+        """Return the change of the frame if the samples from `begin` on are replaced."""
         if begin >= len(self.wav):
             return 0.0
         after = self.features(np.concatenate([self.wav[:begin], self.replacements[which][begin:]]))
@@ -201,7 +206,7 @@ def _audit_frame(trial: _Trial, frame: int, permitted: int) -> Finding:
     last = None
     for which in [which for which in future if future[which]] or future:
         changed = partial(_above_zero, change, which)
-        if last is None or changed(last + 1):  # else it shows no more than those before it
+        if last is None or changed(last + 1):  # otherwise it finds no later sample than the previous ones
             last = _last_sample(changed, permitted if last is None else last, len(trial.wav))
     return Finding(trial.name, frame, permitted, last, future)
 
@@ -211,8 +216,8 @@ def _above_zero(change: Callable[[str, int], float], which: str, begin: int) -> 
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> float:
-    """0 only where both are equal to the last bit; else the share of integers that changed, or the largest
-    difference, infinite where it is no number."""
+    """Return 0 only if both are equal to the last bit; otherwise the fraction of integers that changed, or the largest
+    difference of floats, infinite if it is NaN."""
     if np.issubdtype(before.dtype, np.integer):
         return float(np.mean(before != after))
     differs = (before != after) & ~(np.isnan(before) & np.isnan(after))
@@ -223,23 +228,23 @@ def _change(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _last_sample(changed: Callable[[int], bool], near: int, samples: int) -> int | None:
-    """The last sample s for which `changed(s)`, sought from `near` outwards; None for none."""
+    """Return the last sample s for which `changed(s)`, searching outwards from `near`; None if there is none."""
     step = 1
     if changed(near + 1):
-        seen = near + 1
-        while seen + step < samples and changed(seen + step):
-            seen, step = seen + step, 2 * step
-        unseen = min(seen + step, samples)
+        low = near + 1  # changed(low) is True, changed(high) is False
+        while low + step < samples and changed(low + step):
+            low, step = low + step, 2 * step
+        high = min(low + step, samples)
     else:
-        unseen = near + 1
-        while (seen := max(0, unseen - step)) < unseen and not changed(seen):
-            unseen, step = seen, 2 * step
-        if unseen == 0:
+        high = near + 1
+        while (low := max(0, high - step)) < high and not changed(low):
+            high, step = low, 2 * step
+        if high == 0:
             return None
-    while unseen - seen > 1:
-        middle = (seen + unseen) // 2
+    while high - low > 1:
+        middle = (low + high) // 2
         if changed(middle):
-            seen = middle
+            low = middle
         else:
-            unseen = middle
-    return seen
+            high = middle
+    return low

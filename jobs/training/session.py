@@ -136,7 +136,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             seed=config.seed,
             shuffle=training,
             pack=training and config.pack,
-            view=config.mel,
+            mel_variant=config.mel,
             rank=ranks.rank,
             world=ranks.world,
             max_damaged=config.max_damaged,

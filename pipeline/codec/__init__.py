@@ -1,1 +1,1 @@
-"""EnCodec made exactly causal and streaming: architecture, weights, encoding, decoding, training."""
+"""EnCodec, exactly causal and streaming: architecture, weights, encoding, decoding, training."""

@@ -1,4 +1,4 @@
-"""The shape of an EnCodec-architecture codec, and the network built from it with the package's own layers."""
+"""The configuration of a codec with EnCodec's architecture, and its network, built from `encodec`'s layers."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,23 +17,23 @@ from whisper_gpt.pipeline.codec.encodec_import import (
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
-# 8 · 5 · 4 · 2 = 320 samples a frame: the one hop that shares its clock with the mel frames.
+# 8 · 5 · 4 · 2 = 320 samples per frame: the same hop as the mel frames.
 _RATIOS = [8, 5, 4, 2]
 
-# Of untrained networks: about the norm of the latents on speech, and how much of it each codebook leaves over.
+# For untrained networks: about the norm of latents of speech, and the factor from one codebook's residual to the next.
 _CODEWORD_NORM = 1.0
 _CODEWORD_NORM_RATIO = 0.9
-# The last layer's share of its usual deviation. A decoder that begins louder than the signal spends its first
-# hundreds of steps on getting quieter: after 300, SI-SDR was −8 dB with a share of 1 and 4 dB with this one.
+# Scale of the last layer's initial weights. A decoder that starts louder than the signal spends its first hundreds of
+# steps on reducing its output: after 300 steps SI-SDR was −8 dB with a scale of 1 and 4 dB with this one.
 _QUIET_START = 0.1
 
 
 @dataclass(frozen=True)
 class CodecArchitecture:
-    """What distinguishes one codec's network from another's; the defaults are the official 24 kHz model's.
+    """The configurable part of a codec's network; the defaults are those of the official 24 kHz model.
 
-    `width` is the channels at full rate (doubled at each of the four downsamplings), `latent` the channels that are
-    quantized, `codebooks` × `codebook_size` the residual quantizer.
+    `width` is the number of channels at full rate (doubled at each of the four downsamplings), `latent` that of the
+    quantized latents, `codebooks` × `codebook_size` the residual quantizer's size.
     """
 
     width: int = 32
@@ -53,13 +53,13 @@ class CodecArchitecture:
 
 
 def architecture_of(net: EncodecModel) -> CodecArchitecture:
-    """The architecture that `net` was built with."""
+    """Return the architecture that `net` was built with."""
     size, latent = codebooks(net)[0].shape
     return CodecArchitecture(net.encoder.n_filters, latent, len(codebooks(net)), size)
 
 
 def build_network(architecture: CodecArchitecture) -> EncodecModel:
-    """The causal mono 24 kHz network of `architecture`, its weights not yet set (no weight norm: weights are plain)."""
+    """Build the causal mono 24 kHz network of `architecture`, with unset weights and without weight norm."""
     shape: dict[str, Any] = {
         "dimension": architecture.latent,
         "n_filters": architecture.width,
@@ -73,7 +73,7 @@ def build_network(architecture: CodecArchitecture) -> EncodecModel:
             dimension=architecture.latent,
             n_q=architecture.codebooks,
             bins=architecture.codebook_size,
-            kmeans_init=False,  # the k-means of `codec.training` sees more than one batch
+            kmeans_init=False,  # the k-means in `codec.training` uses more than one batch
         ),
         target_bandwidths=[],
         sample_rate=SAMPLE_RATE,
@@ -82,11 +82,11 @@ def build_network(architecture: CodecArchitecture) -> EncodecModel:
 
 
 def seed_weights(net: EncodecModel, seed: int) -> None:
-    """Weights under which a signal survives all layers: variance 1/fan-in, zero biases; drawn by NumPy, so the same
-    on every platform. (With PyTorch's own initialisation the variation over time dies out within the network.)
+    """Set random weights that preserve the signal through all layers: variance 1/fan-in, zero biases.
 
-    Codewords share one norm, so that the direction of a latent decides between them; each codebook is smaller than
-    the one before, as the residuals are.
+    They are drawn by NumPy, so they are the same on every platform. (With PyTorch's initialisation the variation over
+    time vanishes within the network.) The codewords of a codebook have the same norm, so that the direction of a latent
+    decides between them; each codebook's norm is smaller than that of the one before, as the residuals are.
     """
     random = np.random.default_rng(seed)
 
@@ -97,9 +97,9 @@ def seed_weights(net: EncodecModel, seed: int) -> None:
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
-                # Each output of a transposed convolution is reached by kernel/stride taps of every input channel.
-                reach = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
-                draw(layer.weight, (layer.in_channels * layer.kernel_size[0] / reach) ** -0.5)
+                # Each output of a transposed convolution sums kernel/stride taps of every input channel.
+                stride = layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1
+                draw(layer.weight, (layer.in_channels * layer.kernel_size[0] / stride) ** -0.5)
             elif isinstance(layer, nn.LSTM):
                 for name, parameter in layer.named_parameters():
                     if "weight" in name:
@@ -115,5 +115,5 @@ def seed_weights(net: EncodecModel, seed: int) -> None:
 
 
 def codebooks(net: EncodecModel) -> list[torch.Tensor]:
-    """The codebooks of the residual quantizer, each `[codebook_size, latent]`: the tensors themselves, not copies."""
+    """Return the codebooks of the residual quantizer, each `[codebook_size, latent]`, not copied."""
     return [cast(torch.Tensor, layer.codebook) for layer in net.quantizer.vq.layers]

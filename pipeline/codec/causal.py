@@ -1,10 +1,10 @@
-"""EnCodec 24 kHz made exactly causal: codes of a signal and audio of codes, whole or in a stream.
+"""EnCodec 24 kHz made exactly causal: encode and decode, whole signals or streaming.
 
-Start and end policy (part of the fingerprint). EnCodec's codes 0–2 look ahead, because its innermost convolution pads
-by reflection. So 8 frames of zeros go before the signal and zeros after it to a whole frame; the codes of the 8 are
-dropped. Then every code t depends on samples < 320·(t+1) only, T = ceil(N / 320), and the state after the 8 frames is
-a constant. Decoding mirrors it: the 8 dropped codes are always the same, so they are decoded first and their audio is
-dropped, and every sample of frame t depends on codes ≤ t only.
+Start and end policy (part of the fingerprint): EnCodec's codes 0–2 look ahead, because its innermost convolution pads
+by reflection. So 8 frames of zeros are put before the signal, and zeros after it to a whole frame; the codes of the 8
+frames are dropped. Then every code t depends on samples < 320·(t+1) only, T = ceil(N / 320), and the state after the 8
+frames is a constant. Decoding does the same: the 8 dropped codes are always equal, so they are decoded first and their
+audio is dropped, and every sample of frame t depends on codes ≤ t only.
 """
 
 from dataclasses import dataclass
@@ -24,20 +24,18 @@ from whisper_gpt.pipeline.float32 import full_float32
 from whisper_gpt.pipeline.frames import frame_count
 
 PREROLL_FRAMES = 8
-# One second a step: its activations stay in cache, where a whole clip's are fetched from memory layer by layer.
+# One second per step: its activations stay in cache; those of a whole clip are fetched from memory layer by layer.
 CHUNK_FRAMES = 75
-
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A loaded codec, on the device its `net` is on.
+    """A loaded codec, on the device of its `net`.
 
-    `codebooks` is how many of the model's codebooks `encode` gives and `decode` takes at most. With the precision
-    `bf16` the network (not the quantizer) computes in bfloat16: faster where the CPU has instructions for it, and some
-    codes differ.
+    `codebooks` is the number of codebooks that `encode` returns and the maximum for `decode`. With precision `bf16` the
+    network (not the quantizer) computes in bfloat16: faster if the CPU has instructions for it, but some codes differ.
     """
 
     name: str
@@ -58,7 +56,7 @@ class Codec:
 
     @property
     def hop(self) -> int:
-        """Samples a frame."""
+        """Samples per frame."""
         return int(self.net.encoder.hop_length)
 
     @property
@@ -82,7 +80,7 @@ class Codec:
         )
 
     def encode(self, wav: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Codes int16 `[K, ceil(N / hop)]` of a mono 24 kHz signal `[N]`, or `[B, K, T]` of several, `[B, N]`."""
+        """Encode a mono 24 kHz signal `[N]` to codes int16 `[K, ceil(N / hop)]`, or several `[B, N]` to `[B, K, T]`."""
         signals = torch.as_tensor(wav, dtype=torch.float32, device=self.device).reshape(-1, wav.shape[-1])
         missing = frame_count(signals.shape[1]) * self.hop - signals.shape[1]
         signals = torch.nn.functional.pad(signals, (0, missing))
@@ -93,7 +91,7 @@ class Codec:
         return torch.cat(codes, dim=-1).reshape(*wav.shape[:-1], self.codebooks, -1).cpu().numpy()
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Audio float32 `[T · hop]` of codes `[K', T]`, K' from 1 to `codebooks`."""
+        """Decode codes `[K', T]`, K' from 1 to `codebooks`, to audio float32 `[T · hop]`."""
         tokens = torch.as_tensor(codes, device=self.device)[None]
         state, audio = self.decoder_start(tokens.shape[1]), []
         for chunk in tokens.split(CHUNK_FRAMES, dim=-1):
@@ -102,16 +100,16 @@ class Codec:
         return torch.cat(audio).cpu().numpy()
 
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        """The next `samples` `[B, n·hop]` → codes int16 `[B, K, n]` and the state after them.
+        """Encode the next `samples` `[B, n·hop]`; return codes int16 `[B, K, n]` and the next state.
 
-        Raises `ValueError` where they are not a whole number of frames.
+        Raises `ValueError` if they are not a whole number of frames.
         """
         if samples.shape[-1] % self.hop:
             raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {self.hop}-sample frames")
         return self._encode(state, samples)
 
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        """The next `codes` `[B, K', n]` → audio float32 `[B, n·hop]` and the state after them."""
+        """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state."""
         return self._decode(state, codes)
 
     @cached_property
@@ -120,14 +118,14 @@ class Codec:
         return self._preroll[1]
 
     def decoder_start(self, codebooks: int) -> StreamState:
-        """The decoder's state before a recording of which `codebooks` codebooks will be decoded (batch of one)."""
+        """Return the decoder's state before a recording, for decoding `codebooks` codebooks (batch of one)."""
         if not 1 <= codebooks <= self.codebooks:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
         return self._decode(None, self._preroll[0][:, :codebooks])[1]
 
     @property
     def preroll_codes(self) -> torch.Tensor:
-        """The codes int16 `[1, K, 8]` of the silence before every recording, which are dropped."""
+        """The codes int16 `[1, K, 8]` of the 8 frames of zeros before every recording, which are dropped."""
         return self._preroll[0]
 
     @cached_property
@@ -161,7 +159,7 @@ class Codec:
 
 
 def untrained_codec(architecture: CodecArchitecture, codebooks: int) -> Codec:
-    """A codec with seeded weights: as fast as a trained one of its shape, with codes that vary and mean nothing."""
+    """Return a codec with seeded random weights, as fast as a trained one; its codes vary, but mean nothing."""
     net = build_network(architecture)
     seed_weights(net, seed=0)
     return Codec("untrained", "", codebooks, net.eval().requires_grad_(False))

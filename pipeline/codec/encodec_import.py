@@ -1,8 +1,8 @@
-"""The one place that imports `encodec`, and what stands in for torchaudio while it does.
+"""The only module that imports `encodec`, with a placeholder for torchaudio if that cannot be loaded.
 
-`encodec` imports torchaudio at its top for helpers that this project never calls, and torchaudio's wheel cannot be
-loaded beside a CPU-only torch (it wants CUDA libraries). Where the real one loads, it is used; where it does not, an
-empty placeholder is there during the import and gone after it, so that no other library sees it.
+`encodec` imports torchaudio for helpers that this project never calls, and torchaudio's wheel cannot be loaded with a
+CPU-only torch (it needs CUDA libraries). If the real one cannot be loaded, an empty placeholder module exists during
+the import only, so that no other library sees it.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Where a codec's weights lie: official EnCodec 24 kHz, the small codec in this package, or one trained here."""
+"""Find a codec's weights file: official EnCodec 24 kHz, the small codec in this package, or one from `train-codec`."""
 
 import os
 from importlib.resources import files
@@ -16,28 +16,29 @@ NAMES = (OFFICIAL_NAME, SMALL_NAME)
 
 
 class WeightsUnavailable(PipelineError):
-    """The official weights are nowhere here, and could not be fetched."""
+    """The official weights are not on this machine and could not be downloaded."""
 
 
 def weights_file(name: str, weights: Path | None = None) -> Path:
-    """The absolute path of the file that holds the codec `name`, which may itself be the path of one trained here.
+    """Return the absolute path of the weights of codec `name`, which may be the path of a file from `train-codec`.
 
-    The official checkpoint is fetched into torch's hub cache if it is nowhere yet; `weights` is for that codec only.
-    Raises `WeightsUnavailable` where that fails, and `PipelineError` for other names and for files that are not there.
+    `weights` is for the official codec only; without it the checkpoint is downloaded into torch's hub cache, unless it
+    is there already. Raises `WeightsUnavailable` if that fails, and `PipelineError` if the name is unknown or the file
+    is missing.
     """
     if name == "encodec_48khz":
         raise PipelineError(
-            "codec encodec_48khz cannot be used: it is not causal and scales every segment by its own loudness, "
-            "so its codes look into the future; use encodec_24khz"
+            "codec encodec_48khz cannot be used: it is not causal and normalises the loudness of every segment, "
+            "so its codes depend on the future; use encodec_24khz"
         )
     if name == OFFICIAL_NAME:
         return _official_file(weights)
     if name != SMALL_NAME and not name.endswith(".safetensors"):
         raise PipelineError(
-            f"codec {name!r} is not known; use {', '.join(NAMES)} or the .safetensors file of a codec trained here"
+            f"codec {name!r} is not known; use {', '.join(NAMES)} or the .safetensors file of a run of train-codec"
         )
     if weights is not None:
-        raise PipelineError(f"--codec-weights {weights}: is for {OFFICIAL_NAME}; {name} comes with its own")
+        raise PipelineError(f"--codec-weights {weights}: only for {OFFICIAL_NAME}, not for {name}")
     if name == SMALL_NAME:
         return Path(str(files("whisper_gpt.pipeline.codec") / f"{SMALL_NAME}.safetensors"))
     if not Path(name).is_file():
@@ -61,13 +62,13 @@ def _official_file(weights: Path | None) -> Path:
             download_url_to_file(OFFICIAL_URL, str(cached), hash_prefix=OFFICIAL_SHA256_PREFIX, progress=False)
         except (OSError, RuntimeError) as error:
             raise WeightsUnavailable(
-                f"the EnCodec weights are not here and could not be fetched ({error}); get {OFFICIAL_URL} and pass it "
-                f"with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or use the small codec: --codec {SMALL_NAME}"
+                f"the EnCodec weights are missing and could not be downloaded ({error}); get {OFFICIAL_URL} and pass "
+                f"it with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or use the small codec: --codec {SMALL_NAME}"
             ) from error
     return cached.absolute()
 
 
 def _hub_folder() -> Path:
-    """Where torch.hub keeps what it fetched (`torch.hub.get_dir`, without importing torch)."""
+    """Return torch.hub's download folder, as `torch.hub.get_dir` does, but without importing torch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub"

@@ -1,4 +1,4 @@
-"""What tells one codec's codes from another's."""
+"""The fingerprint of a codec: everything that its codes depend on."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class CodecFingerprint:
-    """Two datasets with equal fingerprints hold the same codes for the same audio."""
+    """Codecs with equal fingerprints give the same codes for the same audio."""
 
     name: str
     weights_sha256: str

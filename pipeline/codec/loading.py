@@ -1,4 +1,4 @@
-"""Loading a codec by its name, or from its file."""
+"""Load a codec by its name, or from its file."""
 
 from pathlib import Path
 
@@ -18,19 +18,18 @@ def load_codec(
 ) -> Codec:
     """Load a codec with its first `codebooks` codebooks, ready to encode and decode on `device`.
 
-    `name` is one of `NAMES`, or the path of a file that `train-codec` wrote. `encodec_24khz` takes its weights from
-    `weights`, else `$WHISPER_GPT_CODEC_WEIGHTS`, else torch's hub cache, else the official address.
-    Raises `PipelineError` for another name, a missing or damaged file, one that holds another codec than a known
-    `name`, or codebooks the model does not have.
+    `name` is one of `NAMES`, or the path of a file that `train-codec` wrote. The weights of `encodec_24khz` come from
+    `weights`, else `$WHISPER_GPT_CODEC_WEIGHTS`, else torch's hub cache, else the official URL. Raises `PipelineError`
+    if the name is unknown, the file is missing, damaged or of another codec, or the model has fewer codebooks.
     """
     path = weights_file(name, weights)
     codec = read_codec(path, codebooks, precision, device)
     if name in NAMES and codec.name != name:
-        raise PipelineError(f"codec weights {path}: hold the codec {codec.name!r}, not {name}; pass it with --codec")
+        raise PipelineError(f"codec weights {path}: of the codec {codec.name!r}, not {name}; pass the file to --codec")
     return codec
 
 
 def read_codec(path: Path, codebooks: int, precision: Precision = "fp32", device: str = "cpu") -> Codec:
-    """Load the codec that the file `path` holds, whatever it is called."""
-    found = read_weights(path)
-    return Codec(found.name, found.sha256, codebooks, found.net.to(device), precision)
+    """Load the codec in the file `path`, whatever its name is."""
+    weights = read_weights(path)
+    return Codec(weights.name, weights.sha256, codebooks, weights.net.to(device), precision)

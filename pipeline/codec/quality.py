@@ -1,4 +1,4 @@
-"""How good a codec is on some recordings: distances of what it gives back, and of a control."""
+"""The quality of a codec on recordings: distances of its reconstructions, and of a control."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ class Distances:
 
 
 def reconstructions(codec: Codec, wavs: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Each of `wavs` `[N]` as its `codes` `[K', T]` give it back."""
-    return [codec.decode(own)[: len(wav)] for wav, own in zip(wavs, codes, strict=True)]
+    """Decode the `codes` `[K', T]` of each of `wavs` `[N]`, cut to the length of the original."""
+    return [codec.decode(wav_codes)[: len(wav)] for wav, wav_codes in zip(wavs, codes, strict=True)]
 
 
 def shifted(wavs: Sequence[np.ndarray], seconds: float = 0.5) -> list[np.ndarray]:
-    """A control that has everything of the signal but the moment: each of `wavs` `[N]` rotated by `seconds`."""
+    """Return a control with the same content at other times: each of `wavs` `[N]` rotated by `seconds`."""
     return [np.roll(wav, round(seconds * SAMPLE_RATE)) for wav in wavs]
 
 
 @torch.no_grad()
 def distances(wavs: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Distances:
-    """How far `others` are from `wavs`, pairs of signals `[N]` of at least 2048 samples."""
+    """Return the mean distances of `others` from `wavs`, pairs of signals `[N]` of at least 2048 samples."""
     log_mel = LogMelDistance()
     pairs = [
         (torch.from_numpy(wav)[None], torch.from_numpy(other)[None]) for wav, other in zip(wavs, others, strict=True)
@@ -43,11 +43,11 @@ def distances(wavs: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> Dista
 
 
 def peak_ratio(wav: np.ndarray, other: np.ndarray) -> float:
-    """Largest magnitude of `other` over that of `wav`, signals `[N]`; NaN where `wav` is digital silence."""
+    """Return the ratio of the peak of `other` to that of `wav`, signals `[N]`; NaN if `wav` is digital silence."""
     peak = np.abs(wav).max()
     return float(np.abs(other).max() / peak) if peak > 0 else np.nan
 
 
 def bitrate_kbps(codec: Codec, codebooks: int) -> float:
-    """Kilobits a second of `codebooks` codebooks."""
+    """Return the bitrate of `codebooks` codebooks in kilobits per second."""
     return codebooks * np.log2(codec.codebook_size) * codec.sample_rate / codec.hop / 1000

@@ -1,13 +1,13 @@
-"""EnCodec's SEANet in a stream: the same outputs as a whole-signal pass, a few frames at a time, and faster.
+"""Streaming for EnCodec's SEANet: the same outputs as for the whole signal, a few frames at a time, and faster.
 
 Every layer of the causal model needs only a bounded past: a convolution its last `kernel − stride` inputs, a transposed
-one the part of its last output that the next input adds to, an LSTM its (h, c). The stock package throws all of that
-away between calls; here it is carried in a `StreamState`, so that chunks of any whole number of frames give what one
-pass over the whole signal gives (to float rounding). A state is a value: stepping returns a new one.
+one the part of its last output that the next input adds to, an LSTM its (h, c). The `encodec` package discards all of
+that between calls; here it is passed on in a `StreamState`, so that chunks of any whole number of frames give the same
+as one pass over the whole signal (up to float rounding). States are immutable: a step returns a new one.
 
-The layers are taken from the package's network and run in its arithmetic, but on signals laid out `[B, T, C]`: there a
-strided convolution is a matrix product of overlapping rows, and so is a transposed one (docs/experiments.md has what
-each choice saved).
+The layers use the weights and the arithmetic of the package's network, but with signals as `[B, T, C]`: in that layout
+a strided convolution is a matrix product of overlapping rows, and so is a transposed one (docs/experiments.md has the
+savings of each choice).
 """
 
 import copy
@@ -21,13 +21,13 @@ from torch.nn import functional as F
 
 from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTranspose1d, SEANetResnetBlock
 
-# From this many input channels on, a product of matrices beats oneDNN's convolution.
+# From this many input channels on, a matrix product is faster than oneDNN's convolution.
 _MATRIX_CHANNELS = 256
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """What the layers carry over, in the order the signal meets them; each `[B, …]`."""
+    """The tensors that the layers carry over from chunk to chunk, in the order of the layers; each `[B, …]`."""
 
     carried: tuple[torch.Tensor, ...]
 
@@ -35,18 +35,18 @@ class StreamState:
         return len(self.carried[0])
 
     def __getitem__(self, rows: slice) -> "StreamState":
-        """The states of some of the batch's signals."""
+        """Return the state of some of the batch's signals."""
         return StreamState(tuple(tensor[rows] for tensor in self.carried))
 
 
 def join(states: list[StreamState]) -> StreamState:
-    """One state of the signals of all `states`, in their order."""
+    """Concatenate `states` along the batch dimension."""
     return StreamState(tuple(torch.cat(parts) for parts in zip(*(s.carried for s in states), strict=True)))
 
 
 @dataclass(frozen=True)
 class Conv:
-    """y[t] = bias + Σ_j weight[j] · x[stride · t + j], of ELU(x) where `elu` is set.
+    """y[t] = bias + Σ_j weight[j] · x[stride · t + j], with ELU(x) instead of x if `elu` is set.
 
     `weight` is a matrix `[out, kernel · in]`, or `[out, in, 1, kernel]` with channels last for oneDNN.
     """
@@ -65,7 +65,7 @@ class Conv:
         if self.weight.dim() == 4:
             return F.conv2d(x.mT[:, :, None], self.weight, self.bias, (1, self.stride))[:, :, 0].mT
         if self.kernel > 1:
-            # Row t holds the `kernel` inputs of output t one after another, as the memory does already.
+            # Row t is the `kernel` inputs of output t, which are already contiguous in memory.
             (batch, length, channels), x = x.shape, x.contiguous()
             rows = (length - self.kernel) // self.stride + 1
             x = x.as_strided((batch, rows, self.kernel * channels), (length * channels, self.stride * channels, 1))
@@ -74,7 +74,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class TransposedConv:
-    """ELU, then each input makes two strides of output: its own, and a share of the next.
+    """ELU, then a transposed convolution: each input adds to two strides of output, the current and the next.
 
     `weight` `[2 · stride · out, in]`.
     """
@@ -84,14 +84,15 @@ class TransposedConv:
     stride: int
 
     def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
-        own, next_share = F.linear(elu(x, torch.empty_like(x)), self.weight).chunk(2, dim=-1)  # [B, T, stride · out]
-        y = own + carry.delay(next_share)
+        # Each [B, T, stride · out].
+        current, following = F.linear(elu(x, torch.empty_like(x)), self.weight).chunk(2, dim=-1)
+        y = current + carry.delay(following)
         return y.unflatten(-1, (self.stride, -1)).flatten(1, 2) + self.bias
 
 
 @dataclass(frozen=True)
 class Residual:
-    """shortcut(x) + last(first(x)); `last`, of kernel 1 and after an ELU, is added up as a product of matrices."""
+    """shortcut(x) + last(ELU(first(x))); `last` has a kernel of 1, so it is added as a matrix product."""
 
     shortcut: Conv
     first: Conv
@@ -117,15 +118,17 @@ Layer = Conv | TransposedConv | Residual | Lstm
 
 
 class Carry:
-    """What one pass takes from the state before it (None at the start of a signal) and leaves for the next."""
+    """Passes state through the layers: reads the previous state (None at a signal's start), collects the next one."""
 
     def __init__(self, before: StreamState | None):
         self._before = before
         self.after: list[torch.Tensor] = []
 
     def prepend(self, x: torch.Tensor, length: int, activate: bool) -> torch.Tensor:
-        """`x` `[B, T, C]`, or ELU(x), after the last `length` of what came before it; at the start of a signal these
-        are its own first ones mirrored, as the stock layers pad."""
+        """Return `x` `[B, T, C]`, or ELU(x), preceded by the last `length` steps of the previous chunk.
+
+        At the start of a signal its first steps are mirrored instead, as the `encodec` package pads.
+        """
         before = self._take()
         both = x.new_empty(len(x), length + x.shape[1], x.shape[2])
         if activate:
@@ -137,45 +140,45 @@ class Carry:
         return both
 
     def delay(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` `[B, T, C]` one step later."""
+        """Return `x` `[B, T, C]` delayed by one step."""
         before = self._take()
         self.after.append(x[:, -1:].clone())
         return torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
 
     def through(self, lstm: nn.LSTM, x: torch.Tensor) -> torch.Tensor:
-        """`x` `[T, B, C]` through `lstm`; its h and c `[layers, B, C]` are carried as one `[B, 2, layers, C]`."""
+        """Apply `lstm` to `x` `[T, B, C]`; its h and c `[layers, B, C]` are carried as one `[B, 2, layers, C]`."""
         before = self._take()
         y, after = lstm(x, None if before is None else tuple(before.permute(1, 2, 0, 3).contiguous()))
         self.after.append(torch.stack(after).permute(2, 0, 1, 3).contiguous())
         return y
 
     def of_each(self, signals: int) -> list["Carry"]:
-        """A carry for each of the batch's signals, from here on; `merge` puts them together again."""
+        """Return a carry for each of the batch's signals, for the remaining layers; `merge` joins them again."""
         if self._before is None:
             return [Carry(None) for _ in range(signals)]
         rest = StreamState(self._before.carried[len(self.after) :])
         return [Carry(rest[i : i + 1]) for i in range(signals)]
 
     def merge(self, carries: list["Carry"]) -> None:
-        self.after.extend(torch.cat(parts) for parts in zip(*(own.after for own in carries), strict=True))
+        self.after.extend(torch.cat(parts) for parts in zip(*(carry.after for carry in carries), strict=True))
 
     def _take(self) -> torch.Tensor | None:
-        """What the layer in turn left at the last pass."""
+        """Return what the current layer carried over from the previous chunk."""
         return None if self._before is None else self._before.carried[len(self.after)]
 
 
 def elu(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """ELU(x) = max(x, exp(min(x, 0)) − 1) into `out`: torch's own takes expm1, which has no fast vector form."""
+    """Write ELU(x) = max(x, exp(min(x, 0)) − 1) to `out`; torch's ELU uses expm1, which is not vectorised well."""
     return torch.maximum(x, x.clamp(max=0).exp_().sub_(1), out=out)
 
 
 def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
-    """The layers of a SEANet encoder's or decoder's `model`, their weights as `dtype`, laid out for streaming."""
+    """Convert the `model` of a SEANet encoder or decoder to streaming layers, with weights of type `dtype`."""
     layers: list[Layer] = []
     activated = False
     for module in network:
         if isinstance(module, nn.ELU):
-            activated = True  # what follows takes it in
+            activated = True  # fused into the next layer
             continue
         if isinstance(module, SEANetResnetBlock):
             layers.append(_residual(module, dtype))
@@ -186,23 +189,23 @@ def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
         elif isinstance(module, SLSTM):
             layers.append(Lstm(copy.deepcopy(module.lstm).to(dtype)))
         else:
-            raise TypeError(f"no streaming form is known for {type(module).__name__} here")
+            raise TypeError(f"no streaming form for {type(module).__name__} here")
         activated = False
     return layers
 
 
 def run(layers: list[Layer], state: StreamState | None, x: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-    """Pass the next chunk `[B, T, C]` of some signals → its outputs `[B, T', C']` and the state after it.
+    """Run the layers on the next chunk `[B, T, C]`; return outputs `[B, T', C']` and the next state.
 
-    T is a whole number of frames. Without a state the signals begin here; T must then be, at the coarsest rate, longer
-    than the padding there (6).
+    T is a whole number of frames. Without a state the signals start here; then T must be more than 6 frames, the
+    padding at the coarsest rate.
     """
     carry = Carry(state)
     for is_lstm, group in itertools.groupby(layers, key=lambda layer: isinstance(layer, Lstm)):
         if is_lstm or len(x) == 1 or x.is_cuda:
             x = _pass(group, x, carry)
         else:
-            # On a CPU one signal after another: its activations stay in cache, where all signals' would not.
+            # On a CPU one signal at a time: its activations stay in cache, those of the whole batch would not.
             x = _pass_each(list(group), x, carry)
     return x, StreamState(tuple(carry.after))
 
@@ -215,7 +218,7 @@ def _pass(layers: Iterable[Layer], x: torch.Tensor, carry: Carry) -> torch.Tenso
 
 def _pass_each(layers: list[Layer], x: torch.Tensor, carry: Carry) -> torch.Tensor:
     carries = carry.of_each(len(x))
-    outputs = [_pass(layers, x[i : i + 1], own) for i, own in enumerate(carries)]
+    outputs = [_pass(layers, x[i : i + 1], signal_carry) for i, signal_carry in enumerate(carries)]
     carry.merge(carries)
     return torch.cat(outputs)
 
@@ -224,7 +227,7 @@ def _residual(block: SEANetResnetBlock, dtype: torch.dtype) -> Residual:
     _, first, _, second = block.block
     shortcut, last = _conv(block.shortcut, dtype, elu=False), _conv(second, dtype, elu=True)
     if last.kernel != 1:
-        raise TypeError("no streaming form is known for a residual block that does not end in a kernel of 1")
+        raise TypeError("no streaming form for a residual block that does not end in a kernel of 1")
     both = Conv(shortcut.weight, shortcut.bias + last.bias, shortcut.kernel, shortcut.stride, elu=False)
     return Residual(both, _conv(first, dtype, elu=True), last.weight)
 
@@ -233,7 +236,7 @@ def _conv(layer: nn.Module, dtype: torch.dtype, elu: bool) -> Conv:
     conv: nn.Conv1d = layer.conv.conv  # type: ignore[union-attr,assignment]
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     if conv.dilation[0] != 1 or conv.bias is None:
-        raise TypeError("no streaming form is known for a convolution with dilation or without bias")
+        raise TypeError("no streaming form for a convolution with dilation or without bias")
     weight, bias = conv.weight.mT.contiguous().to(dtype), conv.bias.to(dtype)  # [out, kernel, in]
     if kernel == 1 or conv.in_channels >= _MATRIX_CHANNELS:
         return Conv(weight.flatten(1), bias, kernel, stride, elu)
@@ -244,6 +247,6 @@ def _transposed(layer: SConvTranspose1d, dtype: torch.dtype) -> TransposedConv:
     convtr: nn.ConvTranspose1d = layer.convtr.convtr  # type: ignore[assignment]
     stride = convtr.stride[0]
     if convtr.kernel_size[0] != 2 * stride or convtr.bias is None:
-        raise TypeError("no streaming form is known for a transposed convolution that does not span two strides")
+        raise TypeError("no streaming form for a transposed convolution that does not span two strides")
     weight = convtr.weight.permute(2, 1, 0).flatten(0, 1).contiguous()
     return TransposedConv(weight.to(dtype), convtr.bias.to(dtype), stride)

@@ -1,4 +1,4 @@
-"""Codec weights on disk: our own safetensors files, which say what they hold, and the official model's two layouts."""
+"""Codec weights on disk: safetensors files of `train-codec`, and the official model in both of its layouts."""
 
 import hashlib
 import json
@@ -23,9 +23,9 @@ _ABOUT = "whisper_gpt_codec"
 
 @dataclass(frozen=True)
 class CodecWeights:
-    """A network with its weights, what it is called, and the sha256 of the tensors as the file held them.
+    """A network with its weights, its name, and the sha256 of the tensors as stored in the file.
 
-    (Of the tensors, not of the file: the official weights are the same ones in either of their two layouts.)
+    Of the tensors, not of the file, because the official weights are equal in both of their layouts.
     """
 
     name: str
@@ -34,13 +34,13 @@ class CodecWeights:
 
 
 def codec_tensors(net: EncodecModel) -> dict[str, torch.Tensor]:
-    """Everything that decides what a codec does, by name: the networks' parameters and the codebooks."""
+    """Return all tensors that define a codec, by name: the network's parameters and the codebooks."""
     tensors = {name: parameter.detach() for name, parameter in net.named_parameters()}
     return tensors | {f"quantizer.codebook.{k}": codebook for k, codebook in enumerate(codebooks(net))}
 
 
 def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The hash of names, types and values."""
+    """Return the SHA-256 of the tensors' names, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -49,17 +49,17 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def save_weights(path: Path, name: str, net: EncodecModel, about: str = "") -> None:
-    """Publish `net` as float16 safetensors with its architecture, name and a sentence about its origin and licence."""
+    """Write `net` as float16 safetensors with its architecture, name and a sentence about its origin and licence."""
     tensors = {key: value.half().cpu().contiguous() for key, value in codec_tensors(net).items()}
     content = {"name": name, "architecture": asdict(architecture_of(net)), "about": about}
     publish_bytes(path, save(tensors, metadata={_ABOUT: json.dumps(content, sort_keys=True)}))
 
 
 def read_weights(path: Path) -> CodecWeights:
-    """The codec that a file holds: one of ours, or the official one as `.th` or in Hugging Face's safetensors.
+    """Read a codec from a file of `train-codec`, or the official one from its `.th` or Hugging Face's safetensors.
 
-    Raises `PipelineError` for a file that is missing, damaged, or of another model. Nothing is ever unpickled but
-    tensors, and an official `.th` only if its sha256 is the official one.
+    Raises `PipelineError` if the file is missing, damaged, or of another model. Only tensors are ever unpickled, and
+    only from an official `.th` with the official sha256.
     """
     if not path.is_file():
         raise PipelineError(f"codec weights {path}: no such file")
@@ -70,41 +70,41 @@ def read_weights(path: Path) -> CodecWeights:
             about = (file.metadata() or {}).get(_ABOUT)
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise PipelineError(f"codec weights {path}: damaged, or no safetensors file ({error})") from error
+        raise PipelineError(f"codec weights {path}: damaged, or not a safetensors file ({error})") from error
     if about is None:
         return _official(_from_hugging_face(tensors), path)
     try:
         content = json.loads(about)
         name, architecture = content["name"], CodecArchitecture(**content["architecture"])
     except (ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"codec weights {path}: its metadata do not describe a codec ({error})") from error
+        raise PipelineError(f"codec weights {path}: its metadata does not describe a codec ({error})") from error
     net = _network(architecture, tensors, path)
     return CodecWeights(name, tensors_sha256(tensors), net)
 
 
 def _network(architecture: CodecArchitecture, tensors: Mapping[str, torch.Tensor], path: Path) -> EncodecModel:
-    """The network of `architecture` with the values of `tensors`, which must be exactly its own."""
+    """Build the network of `architecture` with the values of `tensors`, whose names and shapes must match exactly."""
     net = build_network(architecture)
-    own = codec_tensors(net)
-    odd = sorted(own.keys() ^ tensors.keys())
-    odd += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
-    if odd:
+    expected = codec_tensors(net)
+    mismatched = sorted(expected.keys() ^ tensors.keys())
+    mismatched += [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
+    if mismatched:
         raise PipelineError(
-            f"codec weights {path}: not the weights of a codec, {odd[0]} is missing, odd or misshapen; of a run of "
-            "train-codec pass codec.safetensors"
+            f"codec weights {path}: not the weights of a codec: {mismatched[0]} is missing, unexpected or of another "
+            "shape; from a run of train-codec, pass codec.safetensors"
         )
     with torch.no_grad():
-        for name, tensor in own.items():
+        for name, tensor in expected.items():
             tensor.copy_(tensors[name])
     return net.eval().requires_grad_(False)
 
 
 def _official(tensors: dict[str, torch.Tensor], path: Path) -> CodecWeights:
-    """The official model of tensors under the `encodec` package's names."""
+    """Build the official model from tensors with the `encodec` package's names."""
     tensors = {
         re.sub(r"quantizer\.vq\.layers\.(\d+)\._codebook\.embed$", r"quantizer.codebook.\1", name): tensor
         for name, tensor in tensors.items()
-        if not name.endswith(("cluster_size", "embed_avg", "inited"))  # of training only
+        if not name.endswith(("cluster_size", "embed_avg", "inited"))  # used only in training
     }
     net = _network(CodecArchitecture(), _without_weight_norm(tensors), path)
     return CodecWeights(OFFICIAL_NAME, tensors_sha256(tensors), net)
@@ -115,7 +115,7 @@ def _official_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if not digest.startswith(OFFICIAL_SHA256_PREFIX):
         raise PipelineError(
             f"codec weights {path}: sha256 {digest[:8]}… is not the official {OFFICIAL_SHA256_PREFIX}…; the file is "
-            f"damaged or another one, fetch {OFFICIAL_FILE} again"
+            f"damaged or a different one; download {OFFICIAL_FILE} again"
         )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -124,22 +124,22 @@ def _official_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _from_hugging_face(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of `facebook/encodec_24khz` under the names of the `encodec` package."""
+    """Rename the tensors of `facebook/encodec_24khz` as in the `encodec` package."""
 
-    def name(theirs: str) -> str:
-        theirs = theirs.replace("parametrizations.weight.original0", "weight_g")
-        theirs = theirs.replace("parametrizations.weight.original1", "weight_v")
-        theirs = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", theirs)
-        theirs = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", theirs)
-        # Upsampling layers sit at these places in the decoder; every other convolution is a plain one.
-        transposed = re.match(r"decoder\.model\.(3|6|9|12)\.conv\.", theirs)
-        return re.sub(r"\.conv\.(?=[^.]+$)", ".convtr.convtr." if transposed else ".conv.conv.", theirs)
+    def renamed(name: str) -> str:
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        name = name.replace("parametrizations.weight.original1", "weight_v")
+        name = re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
+        name = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
+        # These layers of the decoder are transposed convolutions; all others are plain ones.
+        transposed = re.match(r"decoder\.model\.(3|6|9|12)\.conv\.", name)
+        return re.sub(r"\.conv\.(?=[^.]+$)", ".convtr.convtr." if transposed else ".conv.conv.", name)
 
-    return {name(theirs): tensor for theirs, tensor in tensors.items()}
+    return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
 def _without_weight_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each weight norm (Salimans and Kingma 2016) multiplied out: w = g · v / |v|, over all axes but the first."""
+    """Replace weight norms (Salimans and Kingma 2016) by w = g · v / |v|, the norm over all axes but the first."""
     plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(("weight_g", "weight_v"))}
     for name, direction in tensors.items():
         if name.endswith("weight_v"):

@@ -1,1 +1,1 @@
-"""One corpus a file, each with the same function: `scan(root)` → its recordings, and what is odd about it."""
+"""One file per corpus, all with the same function: `scan(root)` returns the recordings, and warnings about them."""

@@ -1,4 +1,4 @@
-"""Any folder of audio: every file that libsndfile reads below it, split by a stable hash of its path."""
+"""Any folder of audio: every file below it that libsndfile can read, split by a stable hash of its path."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ TEST_SHARE = 0.05
 
 
 def scan(root: Location, corpus: str = "folder", exclude: Sequence[str] = ()) -> Scan:
-    """List the audio below `root` but for what `exclude` matches; a file keeps its split whatever else comes or goes.
+    """List the audio below `root`, except matches of `exclude`. A file's split does not depend on other files.
 
-    Raises `PipelineError` for no audio file, or a folder that cannot be read.
+    Raises `PipelineError` if there is no audio file, and `ManifestError` if a folder cannot be read.
     """
     source = list_source(root, exclude)
     paths = [path for path in source.files if is_audio(path)]
     if not paths:
-        others = f", but {in_words(source.unread)}: convert them to FLAC" if source.unread else ""
-        raise PipelineError(f"{root}: no audio file (.flac, .wav, .ogg, .mp3, …) in here or below{others}")
+        unread = f", but {in_words(source.unread)}: convert them to FLAC" if source.unread else ""
+        raise PipelineError(f"{root}: no audio file (.flac, .wav, .ogg, .mp3, …) in this folder or below{unread}")
     recordings = [Recording(id=make_id(corpus, path, path), split=_split(path), path=path) for path in paths]
     return Scan(corpus, sorted(recordings, key=lambda r: r.id), source.warnings)
 
 
 def matches(path: Path, patterns: Sequence[str]) -> bool:
-    """Whether `path` matches one of the shell `patterns`, in which * stands for slashes too."""
+    """Return whether `path` matches one of the shell `patterns`; * matches slashes too."""
     return any(fnmatch.fnmatch(str(path), pattern) for pattern in patterns)
 
 

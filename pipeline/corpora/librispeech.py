@@ -1,8 +1,8 @@
 """LibriSpeech (openslr.org/12): SUBSET/SPEAKER/CHAPTER/*.flac, transcripts, tables of speakers and chapters.
 
-Splits follow the subset's name: train-* → train, dev-* → validation, test-* → test. The audio may be in any format that
-libsndfile reads. A tree without tables or transcripts (an incomplete download) still works: those fields stay empty,
-and one warning says so.
+The subset's name gives the split: train-* train, dev-* validation, test-* test. The audio may be in any format that
+libsndfile reads. A folder without tables or transcripts (an incomplete download) still works: those fields stay empty,
+with one warning.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,16 +33,16 @@ class _Chapter:
 
 @dataclass
 class _ChapterFiles:
-    audio: dict[str, str] = field(default_factory=dict)  # by utterance
+    audio: dict[str, str] = field(default_factory=dict)  # path by utterance
     transcripts: list[str] = field(default_factory=list)
-    copies: int = 0  # of utterances, in further formats
+    copies: int = 0  # files with an utterance in a second format
 
 
 def scan(root: Location, corpus: str = "librispeech", exclude: Sequence[str] = ()) -> Scan:
-    """List the utterances below `root`, the folder that holds the subsets or the one that holds LibriSpeech/, but for
-    what `exclude` matches.
+    """List the utterances below `root`, except matches of `exclude`.
 
-    `corpus` begins every id. Raises `PipelineError` where there is no LibriSpeech subset.
+    `root` contains the subsets, or LibriSpeech/ with the subsets. Every id begins with `corpus`. Raises `PipelineError`
+    if there is no LibriSpeech subset.
     """
     source = list_source(root, exclude)
     listing = source.files
@@ -54,7 +54,7 @@ def scan(root: Location, corpus: str = "librispeech", exclude: Sequence[str] = (
         )
     speaker_table = _read_speakers(root, f"{within}SPEAKERS.TXT", listing)
     chapter_table = _read_chapters(root, f"{within}CHAPTERS.TXT", listing)
-    with ThreadPoolExecutor(_READERS) as pool:  # one small file a chapter: in an object store, mostly waiting
+    with ThreadPoolExecutor(_READERS) as pool:  # one small file per chapter: mostly latency in an object store
         transcripts = list(pool.map(lambda files: _read_transcripts(root, files.transcripts), chapters.values()))
     recordings: list[Recording] = []
     absent: dict[str, str] = {}
@@ -80,48 +80,48 @@ def scan(root: Location, corpus: str = "librispeech", exclude: Sequence[str] = (
             )
     warnings = source.warnings + _warnings(recordings)
     if copies := sum(files.copies for files in chapters.values()):
-        warnings.append(f"left out: {copies} files that hold an utterance in a second format")
+        warnings.append(f"left out: {copies} files with an utterance in a second format")
     return Scan(corpus, sorted(recordings, key=lambda r: r.id), warnings, absent)
 
 
 def transcript(audio: Path) -> str:
-    """Text of the utterance in the file `audio`, by the .trans.txt of its folder; "" where there is none."""
+    """Return the text of the utterance in the file `audio` from its folder's .trans.txt, or "" if there is none."""
     tables = [path.name for path in sorted(audio.parent.glob("[!.]*.trans.txt"))]
     return _read_transcripts(audio.parent, tables).get(audio.stem, "")
 
 
 def _chapter_folders(listing: Collection[str], within: str) -> dict[str, _ChapterFiles]:
-    """What lies in each SUBSET/SPEAKER/CHAPTER, by that path."""
-    found: dict[str, _ChapterFiles] = {}
-    taken = set(by_stem(listing).values())  # an utterance in several formats is one
+    """Return the files of each SUBSET/SPEAKER/CHAPTER, by that path."""
+    chapters: dict[str, _ChapterFiles] = {}
+    preferred = set(by_stem(listing).values())  # one file per utterance, if it exists in several formats
     for path in listing:
         folder, _, name = path.rpartition("/")
         parts = folder.removeprefix(within).split("/")
         if not path.startswith(within) or len(parts) != 3 or parts[0].partition("-")[0] not in _SPLIT_OF_PREFIX:
             continue
-        files = found.setdefault(folder, _ChapterFiles())
-        if path in taken:
+        files = chapters.setdefault(folder, _ChapterFiles())
+        if path in preferred:
             files.audio[name.rpartition(".")[0]] = path
         elif is_audio(name):
             files.copies += 1
         elif name.lower().endswith(".trans.txt"):
             files.transcripts.append(path)
-    return found
+    return chapters
 
 
 def _warnings(recordings: list[Recording]) -> list[str]:
-    """One line at most: which fields stay empty, and for how many utterances."""
+    """Return at most one warning: which fields stay empty, and for how many utterances."""
     gaps = {
         "speaker (SPEAKERS.TXT)": sum(not r.speaker_name for r in recordings),
         "chapter (CHAPTERS.TXT)": sum(not r.book and not r.title for r in recordings),
         "transcript (.trans.txt)": sum(not r.text for r in recordings),
     }
-    parts = [f"{count} without a {what}" for what, count in gaps.items() if count]
+    parts = [f"{count} without a {gap}" for gap, count in gaps.items() if count]
     return [f"of {len(recordings)} utterances, {', '.join(parts)}: those fields stay empty"] if parts else []
 
 
 def _read_speakers(root: Location, table: str, listing: Collection[str]) -> dict[str, _Speaker]:
-    # ID | SEX | SUBSET | MINUTES | NAME; the name may itself hold a bar.
+    # ID | SEX | SUBSET | MINUTES | NAME; the name may contain a bar.
     return {row[0]: _Speaker(sex=row[1], name=row[4]) for row in _read_table(root, table, listing, columns=5)}
 
 

@@ -1,4 +1,4 @@
-"""What every corpus recipe gives: recordings, and what the scan noticed."""
+"""The result of scanning a corpus: recordings, warnings, and files that are missing."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from whisper_gpt.pipeline.errors import PipelineError
 
 SPLITS = ("train", "validation", "test")
-MAX_ID = 74  # with segment number and extension a name stays within the sample contract's 90
+MAX_ID = 74  # with segment number and extension, a name has at most `sample.MAX_NAME` (90) characters
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Recording:
 
     id: str
     split: str
-    path: str  # below the root that was scanned, with forward slashes
+    path: str  # relative to the scanned root, with forward slashes
     speaker: str = ""
     speaker_name: str = ""
     sex: str = ""
@@ -31,8 +31,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class Scan:
-    """`recordings` sorted by id; `absent`, by path, the split of sources that the corpus' own tables name but that are
-    not there. Raises `PipelineError` where two recordings would have one id."""
+    """`recordings` are sorted by id. `absent` maps files that the corpus metadata lists but that do not exist to their
+    split. Raises `PipelineError` if two recordings have the same id."""
 
     corpus: str
     recordings: list[Recording]
@@ -42,13 +42,13 @@ class Scan:
     def __post_init__(self) -> None:
         by_id: dict[str, str] = {}
         for recording in self.recordings:
-            other = by_id.setdefault(recording.id, recording.path)
-            if other != recording.path:
-                raise PipelineError(f"{other} and {recording.path} would both be {recording.id}; rename one of them")
+            first = by_id.setdefault(recording.id, recording.path)
+            if first != recording.path:
+                raise PipelineError(f"{first} and {recording.path} have the same id {recording.id}; rename one of them")
 
 
 def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:
-    """Move whole speakers of the training split to the others: about these shares of them, by a hash of their names."""
+    """Move about these shares of the training split's speakers to validation and test, always whole, by a hash."""
 
     def split(recording: Recording) -> str:
         if recording.split != "train" or not recording.speaker:
@@ -62,13 +62,16 @@ def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:
 
 
 def stable_draw(data: bytes) -> float:
-    """A number in [0, 1) that `data` decides, whatever else there is."""
+    """Return a number in [0, 1) that depends on `data` only."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8]) / 2**64
 
 
 def make_id(corpus: str, name: str, path: str) -> str:
-    """An id that begins with `corpus`: `name` where that is short and `[A-Za-z0-9_-]`, else what can be kept of it and
-    a hash of `path`. Raises `PipelineError` for a path that is no UTF-8 (no manifest could hold it)."""
+    """Return an id that begins with `corpus` and then is `name`, if that is short and only `[A-Za-z0-9_-]`.
+
+    Otherwise other characters are replaced, and it is shortened and ends with a hash of `path`. Raises `PipelineError`
+    if `path` is not UTF-8, because a manifest could not store it.
+    """
     try:
         encoded = path.encode()
     except UnicodeEncodeError as error:

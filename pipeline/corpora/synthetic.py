@@ -1,7 +1,7 @@
-"""Made audio in the two corpora's own layouts: speech-like utterances and piano-like pieces.
+"""Synthetic audio in the layouts of LibriSpeech and MAESTRO: speech-like utterances and piano-like pieces.
 
-For a demo and for tests, where no data set is to be had. The same `SyntheticSize` gives the same audio. The sounds
-have what a language model can learn (syllables that come back, chords that follow one another) and no more meaning.
+For the demo and for tests, which have no real data. The same `SyntheticSize` gives the same audio. It has structure
+that a language model can learn (recurring syllables, chord progressions) and no other meaning.
 """
 
 import csv
@@ -26,7 +26,7 @@ PIANO_RATE = 44_100  # MAESTRO's, stereo
 
 @dataclass(frozen=True)
 class SyntheticSize:
-    """How much to make: utterances of about 6 s, pieces of `piece_s`, spread 8:1:1 over the splits."""
+    """How much to generate: utterances of about 6 s and pieces of `piece_s`, divided 8:1:1 among the splits."""
 
     utterances: int = 60
     pieces: int = 10
@@ -35,14 +35,14 @@ class SyntheticSize:
 
 
 def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ()) -> Scan:
-    """List the made corpora in `root`, but for what `exclude` matches; where nothing is, they are made first, at the
-    default size.
+    """List the synthetic corpora in `root`, except matches of `exclude`.
 
-    Raises `PipelineError` for a folder that holds anything else.
+    If `root` is missing or empty, they are generated first, at the default size. Raises `PipelineError` if it contains
+    anything else.
     """
     if not is_file(root / _MARKER):
         if is_remote(root):
-            raise PipelineError(f"{root}: made audio is made in a folder of this machine")
+            raise PipelineError(f"{root}: synthetic audio can only be generated in a local folder")
         write(root, SyntheticSize())
     scans = librispeech.scan(root, f"{corpus}-speech", exclude), maestro.scan(root, f"{corpus}-piano", exclude)
     recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)
@@ -52,28 +52,28 @@ def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ())
 
 
 def write(root: Path, size: SyntheticSize) -> None:
-    """Make `root`/LibriSpeech and `root`/maestro-v3.0.0, aside and renamed: they are whole, or not there.
+    """Write `root`/LibriSpeech and `root`/maestro-v3.0.0, atomically: to a temporary folder that is then renamed.
 
-    Raises `PipelineError` where `root` is not empty.
+    Raises `PipelineError` if `root` is not empty.
     """
     if root.exists() and any(root.iterdir()):
-        raise PipelineError(f"{root}: not empty, and not made by whisper-gpt; made audio goes to a folder of its own")
-    aside = root.with_name(f".{root.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    with naming_full_disk(aside):
-        _write_speech(aside / "LibriSpeech", size)
-        _write_piano(aside / _MAESTRO, size)
-        (aside / _MARKER).write_text(json.dumps(asdict(size)) + "\n")
+        raise PipelineError(f"{root}: contains other files; synthetic audio needs a new or empty folder")
+    temporary = root.with_name(f".{root.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with naming_full_disk(temporary):
+        _write_speech(temporary / "LibriSpeech", size)
+        _write_piano(temporary / _MAESTRO, size)
+        (temporary / _MARKER).write_text(json.dumps(asdict(size)) + "\n")
     if root.exists():
         root.rmdir()
-    aside.replace(root)
+    temporary.replace(root)
 
 
 def write_sound(path: Path, audio: np.ndarray, rate: int) -> None:
-    """Write `audio` `[n]` or `[n, channels]` as 16-bit samples. Raises `PipelineError` if there is no room for it."""
+    """Write `audio` `[n]` or `[n, channels]` as 16-bit samples. Raises `PipelineError` if it cannot be written."""
     try:
         soundfile.write(str(path), audio, rate, "PCM_16")
-    except soundfile.LibsndfileError as error:  # it has no words for a full disk
+    except soundfile.LibsndfileError as error:  # its message does not mention a full disk
         raise PipelineError(f"{path}: cannot be written ({error}); is the disk full?") from error
 
 
@@ -82,7 +82,7 @@ _MARKER = "synthetic.json"
 _SUBSETS = ["train-clean-100"] * 8 + ["dev-clean", "test-clean"]
 _SPLITS = ["train"] * 8 + ["validation", "test"]
 
-# The first three formants in Hz, of an average adult (Peterson and Barney 1952).
+# The first three formants of an average adult, in Hz (Peterson and Barney 1952).
 _VOWELS = {
     "A": (730, 1090, 2440),
     "E": (530, 1840, 2480),
@@ -134,7 +134,7 @@ def _write_speech(home: Path, size: SyntheticSize) -> None:
 
 
 def _speak(words: list[str], speaker: int, random: np.random.Generator) -> np.ndarray:
-    """Syllables as a pulse train through three resonators, consonants as bursts of band-passed noise → `[N]`."""
+    """Synthesise `[N]`: vowels are a pulse train through three resonators, consonants bursts of band-passed noise."""
     pitch = (210.0 if speaker % 2 == 0 else 115.0) * (1 + 0.02 * (speaker % 7))
     tract = (1.12 if speaker % 2 == 0 else 1.0) * (1 + 0.01 * (speaker % 5))
     parts = []
@@ -169,8 +169,8 @@ def _burst(centre: float, random: np.random.Generator) -> np.ndarray:
 
 
 def _resonate(x: np.ndarray, frequency: float, bandwidth: float) -> np.ndarray:
-    """A two-pole resonator."""
-    from scipy.signal import lfilter  # 60 MB, which listing a corpus does not need
+    """Apply a two-pole resonator."""
+    from scipy.signal import lfilter  # here, because it takes 60 MB that listing a corpus does not need
 
     radius = np.exp(-np.pi * bandwidth / SPEECH_RATE)
     return lfilter([1.0], [1.0, -2 * radius * np.cos(2 * np.pi * frequency / SPEECH_RATE), radius**2], x)
@@ -201,12 +201,12 @@ def _write_piano(home: Path, size: SyntheticSize) -> None:
             table.writerow((composer, f"Étude {number + 1}", split, year, f"{stem}.midi", f"{stem}.wav", size.piece_s))
 
 
-# Triads in semitones above C: a cadence that comes back.
+# Triads of a recurring cadence, in semitones above C.
 _CHORDS = ((0, 4, 7), (9, 12, 16), (5, 9, 12), (7, 11, 14))
 
 
 def _play(seconds: float, random: np.random.Generator) -> np.ndarray:
-    """Broken chords with a melody above, decaying harmonics, each note panned by its pitch → stereo `[N, 2]`."""
+    """Synthesise stereo `[N, 2]`: broken chords and a melody above, each note panned by its pitch."""
     samples = int(seconds * PIANO_RATE)
     out = np.zeros((samples + 3 * PIANO_RATE, 2), np.float32)
     beat = 0.22 + 0.06 * random.random()
@@ -225,7 +225,7 @@ def _play(seconds: float, random: np.random.Generator) -> np.ndarray:
 
 
 def _note(midi: int, velocity: float) -> np.ndarray:
-    """Eight slightly stretched harmonics of a struck string, higher ones fading sooner → float32 `[2.5 s]`."""
+    """Synthesise 2.5 s of a struck string, float32: eight slightly stretched harmonics; higher ones decay faster."""
     t = np.arange(int(2.5 * PIANO_RATE), dtype=np.float32) / PIANO_RATE
     fundamental = 440.0 * 2 ** ((midi - 69) / 12)
     sound = np.zeros_like(t)

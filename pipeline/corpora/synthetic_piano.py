@@ -1,6 +1,6 @@
-"""Synthetic piano-like pieces in many timbres, for training a codec where no music may be redistributed.
+"""Synthetic piano-like pieces in many timbres, for training a codec without music that may not be redistributed.
 
-Each piece draws its own instrument (brightness, inharmonicity, attack, decay, hammer noise, detuned strings), room,
+Each piece has a random instrument (brightness, inharmonicity, attack, decay, hammer noise, detuned strings), room,
 pedalling, texture and dynamics. The same random generator gives the same audio.
 """
 
@@ -33,7 +33,7 @@ class Instrument:
 
 @dataclass(frozen=True)
 class Note:
-    """One key press: MIDI number, beginning and end in seconds, loudness layer 0 … 3."""
+    """One key press: MIDI number, start and end in seconds, loudness layer 0 to 3."""
 
     midi: int
     start_s: float
@@ -42,7 +42,7 @@ class Note:
 
 
 def play(seconds: float, random: np.random.Generator) -> np.ndarray:
-    """Compose and synthesise one piece → float32 `[N]` at 24 kHz, peak 0.2 … 0.9."""
+    """Compose and synthesise one piece; return float32 `[N]` at 24 kHz with a peak of 0.2 to 0.9."""
     instrument = _draw_instrument(random)
     out = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
     sounds: dict[tuple[int, int], np.ndarray] = {}
@@ -51,12 +51,12 @@ def play(seconds: float, random: np.random.Generator) -> np.ndarray:
         if key not in sounds:
             sounds[key] = _sound(instrument, note.midi, note.layer, random)
         first = int(note.start_s * SAMPLE_RATE)
-        held = int((note.end_s - note.start_s) * SAMPLE_RATE)
+        pressed = int((note.end_s - note.start_s) * SAMPLE_RATE)
         sound = sounds[key][: len(out) - first].copy()
-        after = np.arange(max(0, len(sound) - held), dtype=np.float32) / SAMPLE_RATE
-        sound[len(sound) - len(after) :] *= np.exp(-instrument.release * after)
+        released_s = np.arange(max(0, len(sound) - pressed), dtype=np.float32) / SAMPLE_RATE
+        sound[len(sound) - len(released_s) :] *= np.exp(-instrument.release * released_s)
         out[first : first + len(sound)] += sound
-    out = _in_a_room(out, random) + 10 ** random.uniform(-4.5, -3) * random.standard_normal(len(out), np.float32)
+    out = _add_reverb(out, random) + 10 ** random.uniform(-4.5, -3) * random.standard_normal(len(out), np.float32)
     return (out * (random.uniform(0.2, 0.9) / np.abs(out).max())).astype(np.float32)
 
 
@@ -75,7 +75,7 @@ def _draw_instrument(random: np.random.Generator) -> Instrument:
 
 
 def _sound(instrument: Instrument, midi: int, layer: int, random: np.random.Generator) -> np.ndarray:
-    """One key held for as long as it sounds, float32 `[N]`."""
+    """Synthesise one key, pressed for as long as it sounds, float32 `[N]`."""
     fundamental = 440.0 * 2 ** ((midi - 69) / 12)
     decay = instrument.decay * 2 ** ((midi - 60) / 24)
     t = np.arange(int(min(6.0, 5.5 / (decay * instrument.second_decay)) * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
@@ -98,7 +98,7 @@ def _sound(instrument: Instrument, midi: int, layer: int, random: np.random.Gene
 
 
 def _compose(seconds: float, random: np.random.Generator) -> list[Note]:
-    """A bass line of chords and a melody over one scale; the pedal holds notes to its next change."""
+    """Compose chords in the bass and a melody in one scale; the pedal sustains notes until its next change."""
     beat = random.uniform(0.12, 0.5)
     scale, key = _SCALES[random.integers(len(_SCALES))], int(random.integers(36, 48))
     pedal = random.choice([0, 4, 8]) * beat
@@ -129,7 +129,7 @@ def _pitch(scale: tuple[int, ...], degree: int) -> int:
     return 12 * (degree // len(scale)) + scale[degree % len(scale)]
 
 
-def _in_a_room(signal: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _add_reverb(signal: np.ndarray, random: np.random.Generator) -> np.ndarray:
     decay_s = random.uniform(0.15, 1.2)
     t = np.arange(int(decay_s * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
     tail = random.standard_normal(len(t), dtype=np.float32) * np.exp(-6.9 * t / decay_s)

@@ -1,1 +1,1 @@
-"""Perceptual figures of audio: naturalness, words, voice, and closeness to an original. Needs the extra `judge`."""
+"""Perceptual measures of audio: naturalness, words, voice, similarity to an original. Needs the extra `judge`."""

@@ -1,4 +1,4 @@
-"""Naturalness of speech without a reference: DNSMOS P.835 and P.808, the models that the package speechmos ships."""
+"""Naturalness of speech without a reference: DNSMOS P.835 and P.808, with the models in the package speechmos."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dnsmos:
-    """Estimated mean opinion scores, 1 (bad) to 5: P.835's overall, signal and background, and P.808's one."""
+    """Estimated mean opinion scores, 1 (bad) to 5: overall, signal and background of P.835, and the score of P.808."""
 
     overall: float
     signal: float
@@ -24,7 +24,7 @@ class Dnsmos:
 
 
 def dnsmos(wav: np.ndarray) -> Dnsmos:
-    """Scores of 24 kHz speech `[N]`, N at least 1.
+    """Score 24 kHz speech `[N]`, N at least 1.
 
     Means over windows of 9.01 s that start every second; a shorter signal is repeated, as the reference code does.
     """
@@ -40,7 +40,7 @@ def _model() -> "DNSMOS":
     folder = Path(package.__file__).with_name("dnsmos_models")
     paths = folder / "sig_bak_ovr.onnx", folder / "model_v8.onnx"
     model = package.DNSMOS(*paths)
-    # By default every session keeps all cores spinning between calls, which beside other work costs more than it gains.
+    # By default every session busy-waits on all cores between calls, which slows other work more than it gains.
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     model.onnx_sess, model.p808_onnx_sess = (onnxruntime.InferenceSession(path, options) for path in paths)

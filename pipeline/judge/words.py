@@ -1,4 +1,4 @@
-"""Which words can be made out: the recognizer pocketsphinx, with the English model that its package ships."""
+"""Speech recognition by pocketsphinx, with the English model in its package, and word errors."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,30 +12,33 @@ if TYPE_CHECKING:
 
 
 def recognized_words(wav: np.ndarray) -> list[str]:
-    """Words of 24 kHz English speech `[N]`, in lower case. Takes a third of its duration, of distorted speech all."""
+    """Recognize the words of 24 kHz English speech `[N]`, in lower case.
+
+    Takes a third of the duration, and the whole duration for distorted speech.
+    """
     pcm = (at_judge_rate(wav) * 32_767).astype(np.int16)
     decoder = _decoder()
     decoder.start_utt()
-    # The whole utterance at once: its mean is taken off, not that of what was decoded before.
+    # The whole utterance at once: so the mean that is subtracted is its own, not that of earlier utterances.
     decoder.process_raw(pcm.tobytes(), full_utt=True)
     decoder.end_utt()
-    found = decoder.hyp()
-    return words(found.hypstr) if found else []
+    hypothesis = decoder.hyp()
+    return words(hypothesis.hypstr) if hypothesis else []
 
 
 def words(text: str) -> list[str]:
-    """Words of a transcript as the recognizer would write them: lower case, nothing but letters and apostrophes."""
-    kept = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower())
-    return kept.split()
+    """Split a transcript into words as the recognizer writes them: lower case, only alphanumerics and apostrophes."""
+    cleaned = "".join(c if c.isalnum() or c == "'" else " " for c in text.lower())
+    return cleaned.split()
 
 
-def word_errors(reference: list[str], found: list[str]) -> int:
-    """The fewest words to replace, insert and delete that make `found` of `reference`."""
-    row = list(range(len(found) + 1))
+def word_errors(reference: list[str], hypothesis: list[str]) -> int:
+    """Return the word edit distance: the fewest replacements, insertions and deletions."""
+    row = list(range(len(hypothesis) + 1))
     for i, word in enumerate(reference, start=1):
         diagonal, row[0] = row[0], i
-        for j, other in enumerate(found, start=1):
-            diagonal, row[j] = row[j], min(diagonal + (word != other), row[j] + 1, row[j - 1] + 1)
+        for j, recognized in enumerate(hypothesis, start=1):
+            diagonal, row[j] = row[j], min(diagonal + (word != recognized), row[j] + 1, row[j - 1] + 1)
     return row[-1]
 
 

@@ -1,1 +1,1 @@
-"""From shards to batches: the order of windows, reading, batching, the stream."""
+"""From shards to batches: the order of windows, reading, caching, batching, the stream."""

@@ -1,4 +1,4 @@
-"""Windows as padded batches; damaged samples are left out of them, counted and named."""
+"""Read windows as padded batches; damaged samples are left out, counted and logged."""
 
 import logging
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows padded on the right to one length.
+    """Windows padded on the right to the same length.
 
-    From a stream `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`; `mask` bool `[B, T]`, False where nothing is;
-    `segments` int64 `[B, T]`, which piece of a packed window a frame belongs to, or None where each window is one
-    piece; and of each window's pieces the samples' `keys` and the first frames, `starts`.
+    From a stream: `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool `[B, T]` (False at padding and at
+    damaged samples), and for packed windows `segments` int64 `[B, T]`, the index of a frame's piece in its window,
+    otherwise None. `keys` and `starts` list, for each window, the samples of its pieces and their first frames.
     """
 
     codes: torch.Tensor
@@ -32,7 +32,7 @@ class Batch:
     starts: list[tuple[int, ...]]
 
     def padded(self, frames: int) -> "Batch":
-        """The same with every window padded on the right to `frames` frames, of which it must not have more."""
+        """Return a copy with every window padded on the right to `frames` frames, at least the present length."""
         missing = frames - self.codes.shape[-1]
         return replace(
             self,
@@ -43,7 +43,7 @@ class Batch:
         )
 
     def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
-        """The same on `device`, with the coarsest `codebooks` or all."""
+        """Return a copy on `device`, with the coarsest `codebooks` or all of them."""
         return replace(
             self,
             codes=self.codes[:, :codebooks].to(device),
@@ -54,14 +54,14 @@ class Batch:
 
 
 class Damage:
-    """The samples that could not be read so far, by key, and why; one more than `limit` is an error."""
+    """Collects the samples that could not be read, by key, with the reason; more than `limit` are an error."""
 
     def __init__(self, limit: int):
         self.limit = limit
         self.samples: dict[str, str] = {}
 
     def add(self, key: str, error: PipelineError) -> None:
-        """Count a sample. Raises `PipelineError` past the limit."""
+        """Record a damaged sample. Raises `PipelineError` if there are more than `limit`."""
         if key in self.samples:
             return
         if len(self.samples) == self.limit:
@@ -72,7 +72,7 @@ class Damage:
 
 
 class BatchReader:
-    """Reads windows of a table from the shards of its dataset, one `WindowTable` and `ShardReader` for each dataset."""
+    """Reads windows from the shards of datasets, each with its `WindowTable` and `ShardReader`."""
 
     def __init__(
         self,
@@ -87,27 +87,26 @@ class BatchReader:
         self._damage = damage
 
     def read(self, windows: Sequence[tuple[int, int, int]]) -> Batch:
-        """Read `windows`, each a dataset, a window of its table and the offset of the cuts.
+        """Read `windows`, each given as dataset index, window index in its table and offset of the cuts.
 
-        Codes stay int16 and mel float16, as in the shards.
-
-        Raises `PipelineError` past the limit of damage, `ShardError` for a shard that cannot be read at all.
+        Codes stay int16 and mel float16, as in the shards. Raises `PipelineError` if too many samples are damaged, and
+        `ShardError` if a whole shard cannot be read.
         """
-        pieces = [self._datasets[dataset][0].pieces(window, offset) for dataset, window, offset in windows]
-        lengths = [sum(piece.frames for piece in own) for own in pieces]
+        pieces_per_window = [self._datasets[dataset][0].pieces(window, offset) for dataset, window, offset in windows]
+        lengths = [sum(piece.frames for piece in pieces) for pieces in pieces_per_window]
         count, longest = len(windows), max(lengths)
-        books, bands = self._datasets[0][1].shape
-        codes = np.empty((count, books, longest), np.int16)  # and zeros only where no piece is written
+        n_codebooks, bands = self._datasets[0][1].shape
+        codes = np.empty((count, n_codebooks, longest), np.int16)  # zeroed below where no piece is written
         mel = np.empty((count, longest, bands), np.float16)
         mask = np.zeros((count, longest), np.bool_)
         segments = np.zeros((count, longest), np.int64) if self._packed else None
         keys: list[tuple[str, ...]] = []
         starts: list[tuple[int, ...]] = []
         placed: list[tuple[int, slice, ShardReader, int]] = []
-        for i, ((dataset, *_), own) in enumerate(zip(windows, pieces, strict=True)):
+        for i, ((dataset, *_), pieces) in enumerate(zip(windows, pieces_per_window, strict=True)):
             reader = self._datasets[dataset][1]
             begin = 0
-            for number, (row, start, frames) in enumerate(own):
+            for number, (row, start, frames) in enumerate(pieces):
                 end = begin + frames
                 try:
                     piece_codes, piece_mel = reader.read(row, start, frames)
@@ -123,12 +122,13 @@ class BatchReader:
                 placed.append((i, slice(begin, end), reader, row))
                 begin = end
             codes[i, :, begin:], mel[i, begin:] = 0, 0
-            keys.append(tuple(reader.key(piece.sample) for piece in own))
-            starts.append(tuple(piece.start for piece in own))
-        if codes.view(np.uint16).max() >= self._codebook_size:  # below 0 too; of all at once, because it takes no time
+            keys.append(tuple(reader.key(piece.sample) for piece in pieces))
+            starts.append(tuple(piece.start for piece in pieces))
+        # As uint16, negative codes are too large as well. The whole batch is checked first, because that is fast.
+        if codes.view(np.uint16).max() >= self._codebook_size:
             for i, at, reader, row in placed:
                 if codes[i, :, at].view(np.uint16).max() >= self._codebook_size:
-                    self._damage.add(reader.key(row), reader.damaged(row, "codes: more than the codebook has"))
+                    self._damage.add(reader.key(row), reader.damaged(row, "codes: outside the codebook"))
                     codes[i, :, at], mel[i, at], mask[i, at] = 0, 0, False
         return Batch(
             torch.from_numpy(codes),

@@ -1,8 +1,8 @@
-"""How datasets take turns in a mixture: a pure function of (seed, position), like the order within each of them.
+"""The order of datasets in a mixture: a pure function of (seed, position), like the order within each dataset.
 
-The slots of the endless sequence come in blocks of 1,000. Every block gives each dataset the same number of slots, its
-weight, in an order of its own; so what a dataset has given before any slot is a product and a table look-up, and no
-draw ever strays far from the weights.
+The endless sequence of slots is divided into blocks of 1,000. In every block each dataset has the same number of slots,
+in proportion to its weight, in a random order per block. So the number of a dataset's windows before any slot is one
+product and a table look-up, and the proportions never deviate much from the weights.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ BLOCK = 1000
 
 
 class Mixture:
-    """Slots of a mixture → which dataset, and the how-manieth window of it. `weights` need not add up to one.
+    """Maps a mixture slot to (dataset index, index of the window within that dataset).
 
-    Raises `PipelineError` for a weight that is not above zero, or too small for a slot in a block.
+    `weights` need not sum to 1. Raises `PipelineError` if a weight is not above zero, or too small for one slot in a
+    block.
     """
 
     def __init__(self, weights: Sequence[float], seed: int):
@@ -27,7 +28,7 @@ class Mixture:
         self._block = lru_cache(maxsize=4)(self._draw_block)
 
     def place(self, slot: int) -> tuple[int, int]:
-        """The dataset at `slot`, and how many windows of it stand before."""
+        """Return the dataset at `slot`, and the number of its windows before `slot`."""
         if len(self._slots) == 1:
             return 0, slot
         block, within = divmod(slot, BLOCK)
@@ -36,7 +37,7 @@ class Mixture:
         return dataset, block * int(self._slots[dataset]) + int(ranks[within])
 
     def taken(self, slot: int) -> list[int]:
-        """How many windows of each dataset stand before `slot`."""
+        """Return the number of windows of each dataset before `slot`."""
         if len(self._slots) == 1:
             return [slot]
         block, within = divmod(slot, BLOCK)
@@ -44,7 +45,7 @@ class Mixture:
         return list(map(int, block * self._slots + np.bincount(datasets[:within], minlength=len(self._slots))))
 
     def _draw_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The dataset of each slot in `block`, and its rank among the block's slots of that dataset; each `[1000]`."""
+        """Return each slot's dataset in `block`, and its rank among the dataset's slots there; both `[1000]`."""
         datasets = np.repeat(np.arange(len(self._slots)), self._slots)
         datasets = np.random.default_rng((self._seed, block)).permutation(datasets)
         ranks = np.zeros(BLOCK, np.int64)
@@ -54,12 +55,12 @@ class Mixture:
 
 
 def block_slots(weights: Sequence[float]) -> np.ndarray:
-    """Slots of a block that each weight gets, int64 `[D]`: its share of 1,000, by the largest remainders."""
+    """Return the number of slots per block for each weight, int64 `[D]`: its share of 1,000, by largest remainders."""
     if not weights or not all(0 < weight < float("inf") for weight in weights):
-        raise PipelineError(f"the weights of a mixture must be above zero: {list(weights)}")
+        raise PipelineError(f"the weights of a mixture must be finite and above zero: {list(weights)}")
     shares = BLOCK * np.asarray(weights, np.float64) / np.sum(weights)
     slots = np.floor(shares).astype(np.int64)
     slots[np.argsort(slots - shares, kind="stable")[: BLOCK - slots.sum()]] += 1
     if slots.min() == 0:
-        raise PipelineError(f"the weights {list(weights)} leave one dataset less than a thousandth; leave it out")
+        raise PipelineError(f"weights {list(weights)}: a dataset has a share below 1/{BLOCK}; leave it out")
     return slots

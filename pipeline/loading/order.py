@@ -1,8 +1,8 @@
-"""The order of training windows as arithmetic: a pure function of (seed, epoch), so that a position is all its state.
+"""The order of training windows: a pure function of (seed, epoch), so that a position is its whole state.
 
-An epoch visits every window once: shards in a random order, windows shuffled within a group of neighbouring shards, so
-that reads stay local however large the corpus is. Nothing is buffered and nothing needs replaying: the window at
-position p of the endless sequence of epochs is computed from p alone.
+An epoch visits every window once: shards in random order, and windows shuffled within a group of consecutive shards,
+so that reads stay local however large the corpus is. Nothing is buffered or replayed: the window at position p of the
+endless sequence of epochs is computed from p alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Moved on with every change of what a position of a (seed, epoch) means: a run of another version cannot be resumed.
+# Increased whenever the window at a position of a (seed, epoch) changes: runs of another version cannot be resumed.
 ORDER_VERSION = 2
 
 
 class Piece(NamedTuple):
-    """Part of a sample in a window: `frames` frames from frame `start` of row `sample` of the manifest."""
+    """Part of a sample in a window: `frames` frames from frame `start` on of manifest row `sample`."""
 
     sample: int
     start: int
@@ -28,26 +28,25 @@ class Piece(NamedTuple):
 class WindowTable:
     """Windows of at most `context` frames that cover every sample once; int64 arrays, grouped by shard.
 
-    Each sample is cut by itself or, with `pack`, all samples of a shard laid end to end. Shard s has the windows
-    `shard_starts[s]` to `shard_starts[s + 1]`: their number does not depend on the offset that `pieces` moves the cuts
-    by.
+    Each sample is cut separately or, with `pack`, all samples of a shard are concatenated and then cut. Shard s has the
+    windows `shard_starts[s]` to `shard_starts[s + 1]` - 1, whatever `offset` is passed to `pieces`.
     """
 
     context: int
     pack: bool
-    begins: np.ndarray  # [N + 1] of every sample, on one line of all samples; the last is the line's end
-    shard_begins: np.ndarray  # [S + 1] of every shard's first sample, on the same line
-    shard_starts: np.ndarray  # [S + 1]
-    sample_starts: np.ndarray  # [N + 1] the windows of each sample without `pack`, as `shard_starts`
+    begins: np.ndarray  # [N + 1] each sample's first frame in the concatenation of all samples; the last is its end
+    shard_begins: np.ndarray  # [S + 1] the same for each shard's first sample
+    shard_starts: np.ndarray  # [S + 1] each shard's first window
+    sample_starts: np.ndarray  # [N + 1] each sample's first window without `pack`
 
     def __len__(self) -> int:
         return int(self.shard_starts[-1])
 
     def pieces(self, window: int, offset: int = 0) -> list[Piece]:
-        """The pieces of a window, if all cuts are moved by `offset` frames.
+        """Return the pieces of a window, with all cuts shifted by `offset` frames.
 
-        A shard's line is a ring: its last window holds the end and, after it, what lies before the first cut. Of a
-        sample cut by itself the first window becomes shorter.
+        With `pack` a shard wraps around: its last window holds its end, then the frames before its first cut. Without
+        `pack`, the shift makes a sample's first window shorter.
         """
         if not self.pack:
             return [self._of_one_sample(window, offset)]
@@ -57,9 +56,10 @@ class WindowTable:
         first = begin + (before + offset) % length
         frames = min(self.context, length - before)
         until_end = min(frames, end - first)
-        return [*self._on_line(first, first + until_end), *self._on_line(begin, begin + frames - until_end)]
+        return [*self._between(first, first + until_end), *self._between(begin, begin + frames - until_end)]
 
-    def _on_line(self, begin: int, end: int) -> Iterator[Piece]:
+    def _between(self, begin: int, end: int) -> Iterator[Piece]:
+        """Yield the pieces from frame `begin` to `end` of the concatenation of all samples."""
         sample = int(np.searchsorted(self.begins, begin, side="right")) - 1
         while begin < end:
             until = min(end, int(self.begins[sample + 1]))
@@ -69,7 +69,7 @@ class WindowTable:
     def _of_one_sample(self, window: int, offset: int) -> Piece:
         sample = int(np.searchsorted(self.sample_starts, window, side="right")) - 1
         frames = int(self.begins[sample + 1] - self.begins[sample])
-        shortest = frames % self.context or self.context  # a shorter first window would make one window more
+        shortest = frames % self.context or self.context  # a shorter first window would add a window
         first = self.context - offset % (self.context - shortest + 1)
         end = first + (window - int(self.sample_starts[sample])) * self.context
         start = max(0, end - self.context)
@@ -77,12 +77,12 @@ class WindowTable:
 
 
 def cut_windows(sample_frames: np.ndarray, sample_shards: np.ndarray, context: int, pack: bool = False) -> WindowTable:
-    """Cut samples of `sample_frames` `[N]` frames (at least one), in the order of their shards `[N]`, into windows.
+    """Cut samples of `sample_frames` `[N]` frames (at least 1), ordered by their shards `[N]`, into windows.
 
-    Each sample by itself, every `context` frames; or, to `pack`, all samples of a shard laid end to end.
+    Each sample is cut separately, every `context` frames; with `pack`, all samples of a shard are concatenated first.
     """
     if context < 1:
-        raise ValueError(f"a context of {context} frames")
+        raise ValueError(f"context must be at least 1 frame, not {context}")
     begins = np.concatenate(([0], np.cumsum(sample_frames)))
     first_samples = np.flatnonzero(np.append(True, sample_shards[1:] != sample_shards[:-1])[: len(sample_frames)])
     shard_begins = np.append(begins[first_samples], begins[-1])
@@ -95,9 +95,9 @@ def cut_windows(sample_frames: np.ndarray, sample_shards: np.ndarray, context: i
 
 
 class EpochOrder:
-    """The shuffled order of one epoch: `window_at(i)` for 0 ≤ i < number of windows, and the epoch's `offset` of cuts.
+    """The shuffled order of one epoch: `window_at(i)` for 0 ≤ i < number of windows, and the `offset` of its cuts.
 
-    `seed` is a sequence of numbers, so that the datasets of a mixture do not share their order.
+    `seed` is a sequence of numbers, so that the datasets of a mixture can have different orders.
     """
 
     def __init__(self, table: WindowTable, seed: Sequence[int], epoch: int, shards_per_group: int):
@@ -112,13 +112,13 @@ class EpochOrder:
         self._group_order = lru_cache(maxsize=2)(self._shuffle_group)
 
     def window_at(self, index: int) -> int:
-        """The row of the window table that stands at `index`."""
+        """Return the window of the table at position `index` of the epoch."""
         group = self._group_of(index)
         begin = int(self._group_ends[group - 1]) if group else 0
         return int(self._group_order(group)[index - begin])
 
     def group_at(self, index: int) -> tuple[np.ndarray, int]:
-        """The shards (counted as in `shard_starts`) that the window at `index` is shuffled with, and where they end."""
+        """Return the group of shards (as in `shard_starts`) of the window at `index`, and the position of its end."""
         group = self._group_of(index)
         return self._groups[group], int(self._group_ends[group])
 

@@ -1,8 +1,8 @@
-"""Shards of object stores on this machine's disk: fetched whole, checked against their hash, the least used dropped.
+"""A local disk cache for shards of object stores: whole shards, checked by hash, least recently used evicted first.
 
 Files are named after their content, so that ranks, runs and datasets share them. A lock file per shard lets one process
-fetch while the others wait for it, and keeps the shard there until it is mapped; once mapped, its bytes stay readable
-even when the file is dropped.
+fetch while the others wait, and protects the shard until it is mapped; a mapped shard stays readable even after its
+file is evicted.
 """
 
 import hashlib
@@ -22,14 +22,16 @@ _ATTEMPTS = 2
 
 
 def default_cache_folder() -> Path:
-    """`$WHISPER_GPT_CACHE`, or the user's own folder for such things."""
-    own = os.environ.get("WHISPER_GPT_CACHE")
-    return Path(own) if own else Path(platformdirs.user_cache_dir("whisper-gpt")) / "shards"
+    """Return `$WHISPER_GPT_CACHE`, or a folder in the user's cache folder."""
+    folder = os.environ.get("WHISPER_GPT_CACHE")
+    return Path(folder) if folder else Path(platformdirs.user_cache_dir("whisper-gpt")) / "shards"
 
 
 class ShardCache:
-    """A folder of about `limit_bytes` of shards: those being fetched come on top, and a dropped one's bytes stay on the
-    disk for as long as a reader has it mapped."""
+    """A folder with about `limit_bytes` of shards.
+
+    Shards being fetched come on top, and an evicted shard occupies the disk until no reader has it mapped.
+    """
 
     def __init__(self, folder: Path, limit_bytes: int):
         self._folder = folder
@@ -37,9 +39,9 @@ class ShardCache:
         folder.mkdir(parents=True, exist_ok=True)
 
     def map(self, shard: Location, sha256: str) -> memoryview:
-        """The bytes of `shard`, mapped into memory; fetched first where they are not here.
+        """Return the bytes of `shard`, memory-mapped; fetch the shard first if it is not in the cache.
 
-        Raises `ShardError` where the store does not give the bytes that `sha256` names, fetched twice.
+        Raises `ShardError` if the fetched bytes do not match `sha256` in two attempts.
         """
         path = self._folder / f"{sha256}.tar"
         with self._lock(path):
@@ -53,7 +55,7 @@ class ShardCache:
         return mapped
 
     def fetch(self, shard: Location, sha256: str) -> None:
-        """Have `shard` here for a later `map`. Raises as that one does."""
+        """Fetch `shard` into the cache for a later `map`. Raises as `map` does."""
         path = self._folder / f"{sha256}.tar"
         with self._lock(path):
             if not path.exists():
@@ -71,29 +73,29 @@ class ShardCache:
                 if attempt + 1 == _ATTEMPTS:
                     raise
         part.unlink()
-        raise ShardError(f"{shard}: not the bytes that its manifest names, fetched twice; run whisper-gpt verify")
+        raise ShardError(f"{shard}: the sha256 differs from the manifest's, fetched twice; run whisper-gpt verify")
 
     def _evict(self) -> None:
-        """Drop the shards that were longest not mapped, until the rest fits; those being fetched or mapped stay."""
+        """Delete the least recently mapped shards until the rest fits, except those being fetched or mapped."""
         files = [(path, _stat(path)) for path in self._folder.iterdir() if path.suffix in (".tar", ".part")]
-        there = sorted((stat.st_mtime_ns, stat.st_size, path) for path, stat in files if stat)
-        held = sum(size for _, size, _ in there)
-        for _, size, path in there:
-            if held <= self._limit:
+        oldest_first = sorted((stat.st_mtime_ns, stat.st_size, path) for path, stat in files if stat)
+        total = sum(size for _, size, _ in oldest_first)
+        for _, size, path in oldest_first:
+            if total <= self._limit:
                 return
             try:
                 with self._lock(path, wait=False):
                     path.unlink(missing_ok=True)
             except Timeout:
                 continue
-            held -= size
+            total -= size
 
     def _lock(self, path: Path, wait: bool = True) -> FileLock:
         return FileLock(path.with_suffix(".lock"), blocking=wait)
 
 
 def _copy(shard: Location, path: Path) -> str:
-    """Copy a shard to the local `path` → its SHA-256."""
+    """Copy a shard to the local `path`; return its SHA-256."""
     digest = hashlib.sha256()
     with naming_full_disk(path), shard.open("rb") as remote, path.open("wb") as file:
         while block := remote.read(_BLOCK):

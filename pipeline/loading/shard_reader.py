@@ -1,4 +1,4 @@
-"""Samples out of shards, by the offsets in the manifest: local ones memory-mapped, remote ones through a cache."""
+"""Read samples from shards by the offsets in the manifest: local shards memory-mapped, remote ones through a cache."""
 
 import hashlib
 import mmap
@@ -22,14 +22,14 @@ _CODES, _MEL = np.dtype(np.int16), np.dtype(np.float16)
 
 
 class ShardReader:
-    """Cuts pieces out of the samples in `rows` of a manifest (with `COLUMNS`); only a piece's own bytes are touched.
+    """Reads pieces of the samples in `rows` of a manifest (with `COLUMNS`); only a piece's own bytes are touched.
 
-    `view` is the place, of `views`, of the mel that is read. Shards in an object store come through `cache`; without
-    one, whole into memory.
+    `variant` is the index of the mel variant to read, of `variants`. Shards in an object store are read through
+    `cache`, or whole into memory if there is none.
     """
 
     def __init__(
-        self, dataset: Location, rows: pa.Table, cache: ShardCache | None = None, view: int = 0, views: int = 1
+        self, dataset: Location, rows: pa.Table, cache: ShardCache | None = None, variant: int = 0, variants: int = 1
     ):
         self._dataset = dataset
         self._cache = cache
@@ -37,10 +37,10 @@ class ShardReader:
         self.shard_of = rows["shard"].combine_chunks().dictionary_encode().indices.to_numpy()  # int32 [N]
         firsts = np.unique(self.shard_of, return_index=True)[1]
         self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
-        # The first view is a member by itself, the others lie in one together.
-        member = "mel_views" if view else "mel"
-        self._others: tuple[int, ...] = (views - 1,) if view else ()
-        self._at: tuple[int, ...] = (view - 1,) if view else ()
+        # The first variant is a member by itself; the others share one.
+        member = "mel_views" if variant else "mel"
+        self._leading_shape: tuple[int, ...] = (variants - 1,) if variant else ()
+        self._variant_index: tuple[int, ...] = (variant - 1,) if variant else ()
         names = (*_NUMBERS, f"{member}_offset", f"{member}_size")
         self._numbers = np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.int64)  # [N, 7]
         self.frames = self._numbers[:, 0]
@@ -48,37 +48,38 @@ class ShardReader:
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
 
     def samples_sha256(self) -> str:
-        """A hash of what places in the stream depend on: how long the samples are, and in which shards, in order."""
+        """Return a hash of what stream positions depend on: the samples' lengths and shards, in order."""
         return hashlib.sha256(self.frames.tobytes() + self.shard_of.tobytes()).hexdigest()
 
     def key(self, row: int) -> str:
-        """The key of the sample in that row."""
+        """Return the key of the sample in `row`."""
         return self._keys[row].as_py()
 
     def read(self, row: int, start: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames `start` to `start + frames` of a sample → codes int16 `[K, frames]`, mel float16 `[frames, M]`.
+        """Read `frames` frames from `start` on; return codes int16 `[K, frames]` and mel float16 `[frames, M]`.
 
-        Raises `PipelineError`, naming shard and sample, for what is not what the manifest says, and `ShardError` for a
-        shard that cannot be read at all.
+        Raises `PipelineError` with shard and key if the sample does not match the manifest, and `ShardError` if the
+        whole shard cannot be read.
         """
-        total, books, bands, codes_offset, codes_size, mel_offset, mel_size = self._numbers[row].tolist()
+        total, n_codebooks, bands, codes_offset, codes_size, mel_offset, mel_size = self._numbers[row].tolist()
         shard = int(self.shard_of[row])
         data, end, member = self._open(shard), start + frames, "codes"
         try:
-            codes = _array(data[codes_offset : codes_offset + codes_size], _CODES, (books, total))
+            codes = _array(data[codes_offset : codes_offset + codes_size], _CODES, (n_codebooks, total))
             member = "mel"
-            mel = _array(data[mel_offset : mel_offset + mel_size], _MEL, (*self._others, total, bands))[self._at]
+            mel_shape = (*self._leading_shape, total, bands)
+            mel = _array(data[mel_offset : mel_offset + mel_size], _MEL, mel_shape)[self._variant_index]
         except ValueError as error:
             raise self.damaged(row, f"{member}: {error}") from error
         return codes[:, start:end], mel[start:end]
 
     def damaged(self, row: int, why: str) -> PipelineError:
-        """The error that says what is wrong with a sample."""
+        """Return the error for a damaged sample, with the reason."""
         path = shard_path(self._dataset, *self._shards[self.shard_of[row]])
         return PipelineError(f"{path}: {self.key(row)} cannot be read ({why}); run whisper-gpt verify {self._dataset}")
 
     def fetch(self, shard: int) -> None:
-        """Have a remote shard in the cache for a later `read`."""
+        """Fetch a remote shard into the cache for a later `read`."""
         path = shard_path(self._dataset, *self._shards[shard])
         if self._cache is not None and is_remote(path):
             self._cache.fetch(path, self._sha256(shard))
@@ -102,5 +103,5 @@ class ShardReader:
 def _array(member: memoryview, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     array = npy_view(member)
     if array.dtype != dtype or array.shape != shape:
-        raise ValueError(f"{array.dtype} {array.shape} where the manifest has {dtype} {shape}")
+        raise ValueError(f"{array.dtype} {array.shape}, but {dtype} {shape} in the manifest")
     return array

@@ -1,7 +1,7 @@
-"""Batches from datasets' shards: a torchdata.nodes graph whose whole state is one number.
+"""Stream batches from the shards of datasets: a torchdata.nodes graph whose whole state is one number.
 
-`WindowOrder` says which windows, `FetchAhead` has the shards of object stores fetched before their turn, `BatchReader`
-cuts the windows out, and a prefetcher does that a few batches ahead of the training step.
+`WindowOrder` chooses the windows, `FetchAhead` fetches shards of object stores ahead of time, `BatchReader` reads the
+windows, and a prefetcher runs a few batches ahead of the training step.
 """
 
 import weakref
@@ -29,47 +29,47 @@ _PREFETCHED_BATCHES = 2
 _FETCHING_SHARDS = 4
 
 Datasets = Location | str | Sequence[tuple[Location | str, float]]
-Window = tuple[int, int, int]  # a dataset, counted from 0, a window of its table, and the offset of the cuts
+Window = tuple[int, int, int]  # dataset index, window index in its table, offset of the cuts
 
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Which windows come in which batch. `shuffle` gives an endless stream of epochs, else one pass in order.
+    """How windows are cut, ordered and batched. `shuffle` gives an endless stream of epochs, else one pass in order.
 
-    A sample longer than `context` frames is cut; what is shorter stands alone and is padded, or with `pack` windows
-    are filled with the samples of a shard one after another. `max_damaged` samples may be unreadable and are left out.
+    Samples longer than `context` frames are cut; shorter ones are padded or, with `pack`, windows are filled with the
+    samples of a shard one after another. Up to `max_damaged` samples may be unreadable; they are left out.
     """
 
     context: int  # frames
-    batch: int  # windows a rank
+    batch: int  # windows per rank
     seed: int = 0
     shuffle: bool = True
     pack: bool = False
-    view: str | None = None  # of the mel; the one that each sample holds as its mel where None
+    mel_variant: str | None = None  # None: the first, which is each sample's `mel`
     shards_per_group: int = 16
     rank: int = 0
     world: int = 1
     max_damaged: int = 0
-    cache_folder: Path | None = None  # of remote shards; the user's own where None
+    cache_folder: Path | None = None  # for remote shards; None: `default_cache_folder()`
     cache_gb: float = 20.0
 
 
 class Stream(BaseNode[Batch]):
-    """The end of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out so far, and why.
+    """The last node of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out, with reasons.
 
-    Raises the errors that come through the prefetcher as items, where the batch is asked for: one raised inside its
-    thread would come out with its whole traceback for a message.
+    Errors pass through the prefetcher as items and are raised when the batch is requested: an error raised in the
+    prefetcher's thread would arrive with its whole traceback as its message.
     """
 
     def __init__(self, source: Prefetcher[Batch | Exception], damage: Damage, samples_sha256: Sequence[str] = ()):
         super().__init__()
-        self.samples_sha256 = samples_sha256  # of each dataset: what a place in the stream depends on
+        self.samples_sha256 = samples_sha256  # per dataset: hash of what a position in the stream depends on
         self._source = source
         self.damaged = damage.samples
         self._finalizer = weakref.finalize(self, _stop_thread, source)
 
     def close(self) -> None:
-        """End the thread that reads ahead; happens by itself where nothing refers to the stream any more."""
+        """Stop the prefetch thread; also happens when the stream is garbage-collected."""
         self._finalizer()
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
@@ -80,7 +80,7 @@ class Stream(BaseNode[Batch]):
         item = next(self._source)
         if isinstance(item, Exception):
             raise item
-        # Widened here and not in the thread, which so has half as many bytes to hand over, and time to read ahead.
+        # Converted here, not in the thread: it then hands over half as many bytes, and has more time to read ahead.
         return replace(item, codes=item.codes.long(), mel=item.mel.float())
 
     def get_state(self) -> dict[str, Any]:
@@ -88,54 +88,56 @@ class Stream(BaseNode[Batch]):
 
 
 def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
-    """Batches of one split of a dataset, or of several, each with its weight: the share of windows it gives.
+    """Stream one split of a dataset, or of several with weights: the weight is a dataset's share of the windows.
 
-    The stream's place is the number of windows that all ranks together have taken: `reset(state)` continues exactly
-    there, on any number of ranks. In a mixture each dataset goes through epochs of its own.
-    Raises `ManifestError` for a dataset that is not one, `PipelineError` for datasets that do not belong together.
+    The stream's position is the number of windows that all ranks together have taken: `reset(state)` resumes exactly
+    there, on any number of ranks. In a mixture each dataset has its own epochs. Raises `ManifestError` if a folder is
+    not a dataset, and `PipelineError` if the datasets cannot be mixed.
     """
     weighted = [(datasets, 1.0)] if isinstance(datasets, Location | str) else list(datasets)
-    places = [location(dataset) for dataset, _ in weighted]
-    infos = [read_info(place) for place in places]
-    for place, info in zip(places, infos, strict=True):
-        require_like(infos[0], info, places[0], place)
-    cache = _cache(config) if any(is_remote(place) for place in places) else None
-    views = infos[0].mel["views"]
-    view = view_index(views, config.view, places[0])
+    folders = [location(dataset) for dataset, _ in weighted]
+    infos = [read_info(folder) for folder in folders]
+    for folder, info in zip(folders, infos, strict=True):
+        require_like(infos[0], info, folders[0], folder)
+    cache = _cache(config) if any(is_remote(folder) for folder in folders) else None
+    variants = infos[0].mel["views"]
+    variant = mel_variant_index(variants, config.mel_variant, folders[0])
     readers = [
-        ShardReader(place, read_split(place, info, split, COLUMNS), cache, view, len(views))
-        for place, info in zip(places, infos, strict=True)
+        ShardReader(folder, read_split(folder, info, split, COLUMNS), cache, variant, len(variants))
+        for folder, info in zip(folders, infos, strict=True)
     ]
     tables = [cut_windows(reader.frames, reader.shard_of, config.context, config.pack) for reader in readers]
     windows = WindowOrder(tables, [weight for _, weight in weighted], config)
     order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if cache else windows
     damage = Damage(config.max_damaged)
     reader = BatchReader(list(zip(tables, readers, strict=True)), infos[0].codec["codebook_size"], config.pack, damage)
-    read = Mapper(order, lambda chosen: _read_or_error(reader, chosen))
+    read = Mapper(order, lambda batch: _read_or_error(reader, batch))
     samples = [reader.samples_sha256() for reader in readers]
     return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage, samples)
 
 
-def view_index(views: Sequence[str], view: str | None, place: Location) -> int:
-    """The place of `view` among those of a dataset; of the first where it is None. Raises `PipelineError`."""
-    if view is None:
+def mel_variant_index(variants: Sequence[str], variant: str | None, dataset: Location) -> int:
+    """Return the index of `variant` among a dataset's mel variants (0 for None). Raises `PipelineError` if missing."""
+    if variant is None:
         return 0
-    if view not in views:
-        raise PipelineError(f"{place} has no mel of {view}, but of {', '.join(views)}; see preprocess --mel-of")
-    return views.index(view)
+    if variant not in variants:
+        available = ", ".join(variants)
+        raise PipelineError(f"{dataset} has no mel variant {variant}, only {available}; see preprocess --mel-of")
+    return variants.index(variant)
 
 
-def require_like(info: DatasetInfo, other: DatasetInfo, place: Location, other_place: Location) -> None:
-    """Raise `PipelineError`, naming what differs, where two datasets do not hold the same kind of codes and mel."""
+def require_like(info: DatasetInfo, other: DatasetInfo, dataset: Location, other_dataset: Location) -> None:
+    """Raise `PipelineError` with the differences if two datasets have different kinds of codes or mel."""
     if info.fingerprint != other.fingerprint:
-        what = "; ".join(differences(info.codec, info.mel, other.codec, other.mel))
-        raise PipelineError(f"{place} and {other_place} cannot be mixed: {what}")
+        different = "; ".join(differences(info.codec, info.mel, other.codec, other.mel))
+        raise PipelineError(f"{dataset} and {other_dataset} cannot be mixed: {different}")
 
 
 class WindowOrder(BaseNode[list[Window]]):
-    """The windows of each batch.
+    """Yields the windows of each batch.
 
-    State: `position`, the windows that all ranks together have taken. Rank r takes the r-th batch from there.
+    Its state is `position`, the number of windows that all ranks together have taken. Rank r takes the r-th batch from
+    there.
     """
 
     def __init__(self, tables: Sequence[WindowTable], weights: Sequence[float], config: StreamConfig):
@@ -164,12 +166,12 @@ class WindowOrder(BaseNode[list[Window]]):
         return {"position": self._position}
 
     def shards_ahead(self) -> list[tuple[int, int]]:
-        """The shards that the next windows come from, each a dataset and a shard of it, in the order of their turn."""
+        """Return the shards of the next windows in order, each as (dataset index, shard index)."""
         if not self._config.shuffle:
             return self._shards_in_order()
         ahead = []
         for dataset, taken in enumerate(self._mixture.taken(self._position)):
-            for _ in range(2):  # the group of shards that is being read, and the next
+            for _ in range(2):  # the current group of shards, and the next
                 epoch, index = divmod(taken, len(self._tables[dataset]))
                 shards, end = self._epoch(dataset, epoch).group_at(index)
                 ahead += [(dataset, int(shard)) for shard in shards]
@@ -198,17 +200,17 @@ class WindowOrder(BaseNode[list[Window]]):
 
 
 class FetchAhead(BaseNode[list[Window]]):
-    """Passes windows on, and has the shards of those that come later brought into the cache meanwhile.
+    """Passes windows through, and meanwhile fetches the shards of later ones into the cache.
 
-    What goes wrong is raised where the shard is read. State: that of the order.
+    Errors of fetching are raised when the shard is read. Its state is that of the order.
     """
 
     def __init__(self, order: WindowOrder, fetch: Callable[[int, int], None]):
         super().__init__()
         self._order = order
         self._fetch = fetch
-        self._asked: set[tuple[int, int]] = set()
-        self._running: list[Future[None]] = []  # no more than there are threads: a program that ends waits for them
+        self._requested: set[tuple[int, int]] = set()
+        self._running: list[Future[None]] = []  # at most one per thread: a program waits for all of them when it ends
         self._pool = ThreadPoolExecutor(_FETCHING_SHARDS, "fetch-ahead")
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
@@ -219,11 +221,11 @@ class FetchAhead(BaseNode[list[Window]]):
         windows = next(self._order)
         ahead = self._order.shards_ahead()
         self._running = [future for future in self._running if not future.done()]
-        self._asked &= set(ahead)
+        self._requested &= set(ahead)
         for shard in ahead:
-            if shard not in self._asked and len(self._running) < _FETCHING_SHARDS:
+            if shard not in self._requested and len(self._running) < _FETCHING_SHARDS:
                 self._running.append(self._pool.submit(self._fetch, *shard))
-                self._asked.add(shard)
+                self._requested.add(shard)
         return windows
 
     def get_state(self) -> dict[str, Any]:
@@ -231,21 +233,21 @@ class FetchAhead(BaseNode[list[Window]]):
 
 
 def batches(node: BaseNode[Batch]) -> Iterator[Batch]:
-    """The node's batches from its start, as a plain iterator."""
+    """Yield the node's batches from its start."""
     node.reset(None)
     yield from node
 
 
 def whole_split(
-    dataset: Location | str, split: str, context: int, batch: int, view: str | None = None
+    dataset: Location | str, split: str, context: int, batch: int, mel_variant: str | None = None
 ) -> Iterator[Batch]:
-    """Every frame of a split once, in order, in windows that hold one sample each; as `stream`."""
-    return batches(stream(dataset, split, StreamConfig(context, batch, shuffle=False, view=view)))
+    """Yield every frame of a split once, in order, in windows of one sample each. Raises as `stream` does."""
+    return batches(stream(dataset, split, StreamConfig(context, batch, shuffle=False, mel_variant=mel_variant)))
 
 
 def _stop_thread(prefetcher: Prefetcher) -> None:
-    """End the prefetcher's thread; one that still reads when the interpreter ends brings the process down (SIGABRT)."""
-    if prefetcher._it is not None:  # which torchdata 0.11 has no public way to end
+    """Stop the prefetcher's thread: if it still reads when the interpreter exits, the process aborts (SIGABRT)."""
+    if prefetcher._it is not None:  # torchdata 0.11 has no public way to stop it
         prefetcher._it._shutdown()
 
 
@@ -256,5 +258,5 @@ def _cache(config: StreamConfig) -> ShardCache:
 def _read_or_error(reader: BatchReader, windows: list[Window]) -> Batch | Exception:
     try:
         return reader.read(windows)
-    except Exception as error:  # of an object store's client, too
+    except Exception as error:  # includes those of an object store's client
         return error

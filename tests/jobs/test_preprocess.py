@@ -194,7 +194,7 @@ def test_maestro_needs_its_audio_only_when_asked(
         (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
         (["folder", "{made}", "--codec", "opus"], "is not known", 1),
         (["folder", "{made}", "--codec", "encodec_48khz"], "not causal", 1),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "comes with its own", 1),
+        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "--codec-weights x.th", 1),
         (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
     ],
 )

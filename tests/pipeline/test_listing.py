@@ -99,7 +99,7 @@ def test_odd_entries_stop_no_scan(tmp_path: Path) -> None:
     assert found.keys() == {"good.wav", "loop.wav", "gone.wav"}
     assert isinstance(found["good.wav"], AudioInfo)
     assert "Too many levels" in str(found["loop.wav"]) and "no such file" in str(found["gone.wav"])
-    assert [warning for warning in scan.warnings if r"4 pipes or devices, caf\udce9.wav" in warning] == scan.warnings
+    assert [warning for warning in scan.warnings if r"caf\udce9.wav" in warning] == scan.warnings
 
 
 NAMES = ["Mozart:/Requiem: Kyrie.wav", "live::take2.wav", "s3:x/a.wav", "file:b.wav", "what?/100%25#1.wav", "[a]*.wav"]

@@ -1,1 +1,1 @@
-"""What a codec is trained with: crops of audio, the quantizer's updates, losses."""
+"""Codec training: crops of audio, augmentation, quantizer updates, losses, the training step."""

@@ -1,7 +1,7 @@
-"""Augmentation of training crops: other sounds, rooms, equalisers, noise and clipping, drawn from a random generator.
+"""Augmentation of training crops: mixing, reverberation, equalisation, noise and clipping, from a random generator.
 
-A codec meets recordings unlike its training data; each effect is applied to a minority of the crops, so that most of
-the training stays on clean audio.
+It prepares a codec for recordings unlike its training data. Each effect is applied to a minority of the crops, so that
+most of the training uses clean audio.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _TINY = 1e-9
 
 
 def augment(crop: np.ndarray, draw_other: Callable[[], np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """Return a changed copy of `crop` float32 `[N]`, within −1 … 1; `draw_other` gives another crop `[N]` to mix in."""
+    """Return an augmented copy of `crop` float32 `[N]`, within ±1; `draw_other` returns a crop `[N]` to mix in."""
     if random.random() < _MIX:
         crop = add_at_snr(crop, draw_other(), snr_db=random.uniform(0.0, 15.0))
     if random.random() < _ROOM:
@@ -44,9 +44,9 @@ def add_at_snr(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def in_a_room(signal: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Add the reverberation of a synthetic room to `signal` `[N]`: exponentially decaying noise after the direct sound.
+    """Add synthetic reverberation to `signal` `[N]`: exponentially decaying noise after the direct sound.
 
-    The decay to −60 dB takes 0.1 to 0.7 s; the power of the direct sound is kept.
+    The decay to −60 dB takes 0.1 to 0.7 s; the power of the direct sound is unchanged.
     """
     decay_s = random.uniform(0.1, 0.7)
     t = np.arange(int(decay_s * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE

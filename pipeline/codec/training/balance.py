@@ -1,4 +1,4 @@
-"""The gradient of several losses at one tensor, each with a fixed share of it."""
+"""Combine the gradients of several losses at one tensor, each with a fixed share of the norm."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import torch
 
 
 def balanced_gradient(losses: Sequence[tuple[torch.Tensor, float]], at: torch.Tensor) -> torch.Tensor:
-    """The sum of the gradients of `losses` (each with its share) at the tensor `at`, each scaled to its share's norm.
+    """Sum the gradients of `losses` (pairs of loss and share) at the tensor `at`, each scaled to its share's norm.
 
-    So a share says how much a loss counts, whatever its unit (Défossez et al. 2022, arXiv 2210.13438, section 3.4,
-    without their running average: the norms are this step's own).
+    So a share determines the weight of a loss, whatever its unit (Défossez et al. 2022, arXiv 2210.13438, section 3.4,
+    but with the norms of this step only, not their running average).
     """
     total = torch.zeros_like(at)
     for loss, share in losses:

@@ -1,4 +1,4 @@
-"""Audio decoded once into one memory-mapped file, and random crops of it that are a pure function of seed and step."""
+"""Training audio, decoded once into one memory-mapped file, and random crops as a pure function of seed and step."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ _FULL_SCALE = 32767
 
 @dataclass(frozen=True)
 class AudioStore:
-    """24 kHz mono audio, all recordings one after another as int16; recording i is `samples[bounds[i]:bounds[i+1]]`."""
+    """24 kHz mono audio: all recordings concatenated as int16; recording i is `samples[bounds[i]:bounds[i+1]]`."""
 
     samples: np.ndarray
     bounds: np.ndarray
@@ -34,15 +34,15 @@ class AudioStore:
 def build_store(
     files: Sequence[Path], path: Path, threads: int, skipped: Callable[[Path, AudioError], None]
 ) -> AudioStore:
-    """Decode `files` into `path`.i16 and `path`.json, unless they hold the same files already.
+    """Decode `files` into `path`.i16 and `path`.json, unless these already contain the same files.
 
-    A file that cannot be decoded goes to `skipped`. Raises `PipelineError` where nothing is left.
+    `skipped` is called for a file that cannot be decoded. Raises `PipelineError` if no file could be decoded.
     """
     data, index = path.with_suffix(".i16"), path.with_suffix(".json")
     wanted = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     if not (data.is_file() and index.is_file() and json.loads(index.read_text())["wanted"] == wanted):
         bounds, names = [0], []
-        index.unlink(missing_ok=True)  # or a run that is killed now would leave it beside other data
+        index.unlink(missing_ok=True)  # otherwise a run that is killed now would leave an index of other data
         with publishing(data) as out, ThreadPoolExecutor(threads) as pool:
             for file, samples in zip(files, _in_order(pool, files, threads), strict=True):
                 if isinstance(samples, AudioError):
@@ -61,7 +61,7 @@ def build_store(
 def random_crops(store: AudioStore, batch: int, samples: int, seed: tuple[int, ...], step: int) -> torch.Tensor:
     """Draw `batch` augmented crops float32 `[B, samples]` for one training step, uniformly over all seconds of audio.
 
-    A recording shorter than a crop is followed by silence. The draw depends on `seed` and `step` alone.
+    A recording shorter than a crop is padded with silence. The crops depend only on `seed` and `step`.
     """
     random = np.random.default_rng((*seed, step))
 
@@ -82,13 +82,13 @@ def _random_crop(store: AudioStore, samples: int, random: np.random.Generator) -
 
 
 def _in_order(pool: ThreadPoolExecutor, files: Sequence[Path], ahead: int):
-    """Each file decoded, or its error; in order, with only a few in memory at a time."""
-    waiting = []
+    """Yield each file's samples, or its error, in order; only a few files are in memory at a time."""
+    pending = []
     for file in files:
-        waiting.append(pool.submit(_decode, file))
-        if len(waiting) > 2 * ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
+        pending.append(pool.submit(_decode, file))
+        if len(pending) > 2 * ahead:
+            yield pending.pop(0).result()
+    for future in pending:
         yield future.result()
 
 

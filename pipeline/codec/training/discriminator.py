@@ -1,6 +1,6 @@
 """The multi-scale STFT discriminator of EnCodec (Défossez et al. 2022, arXiv 2210.13438, section 3.4), and its losses.
 
-The `encodec` package has one "for reference", which needs torchaudio; this is the same shape on `torch.stft`.
+The `encodec` package has one "for reference" that needs torchaudio; this is the same architecture with `torch.stft`.
 """
 
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 _WINDOWS = (512, 1024, 2048)
-_CHANNELS = 16  # EnCodec has 32: three times the time of a training step on a CPU
+_CHANNELS = 16  # EnCodec has 32, with which a training step takes three times as long on a CPU
 _DILATIONS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one scale says of a batch: how real each place is `[B, 1, n, F']`, and what its layers saw on the way."""
+    """The output of one scale for a batch: `realness` logits `[B, 1, n, F']`, and its layers' `features`."""
 
     realness: torch.Tensor
     features: list[torch.Tensor]
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """One network for each STFT window, each looking at real and imaginary parts as an image."""
+    """One network per STFT window; its input is an image with real and imaginary part as channels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scales = nn.ModuleList(_Scale(window) for window in _WINDOWS)
 
     def forward(self, x: torch.Tensor, scales: Sequence[int] = range(len(_WINDOWS))) -> list[Judgement]:
-        """Signals `[B, N]` → the judgement at each of `scales`."""
+        """Return the judgement of signals `[B, N]` at each of `scales`."""
         return [self.scales[i](x) for i in scales]
 
 
@@ -66,22 +66,22 @@ def _conv(channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 
     return weight_norm(nn.Conv2d(channels, _CHANNELS, kernel, stride, padding, dilation))
 
 
-def discriminator_loss(real: list[Judgement], made: list[Judgement]) -> torch.Tensor:
-    """Hinge: 0 where real signals are judged above 1 and made ones below −1; the mean over scales."""
-    losses = [F.relu(1 - r.realness).mean() + F.relu(1 + m.realness).mean() for r, m in zip(real, made, strict=True)]
+def discriminator_loss(real: list[Judgement], fake: list[Judgement]) -> torch.Tensor:
+    """Return the discriminator's hinge loss, mean over scales: 0 if real signals score above 1 and fake below −1."""
+    losses = [F.relu(1 - r.realness).mean() + F.relu(1 + f.realness).mean() for r, f in zip(real, fake, strict=True)]
     return torch.stack(losses).mean()
 
 
-def adversarial_loss(made: list[Judgement]) -> torch.Tensor:
-    """Hinge of the other side: 0 where made signals are judged above 1; the mean over scales."""
-    return torch.stack([F.relu(1 - m.realness).mean() for m in made]).mean()
+def adversarial_loss(fake: list[Judgement]) -> torch.Tensor:
+    """Return the generator's hinge loss: 0 if fake signals score above 1; mean over scales."""
+    return torch.stack([F.relu(1 - f.realness).mean() for f in fake]).mean()
 
 
-def feature_loss(real: list[Judgement], made: list[Judgement]) -> torch.Tensor:
-    """Mean |difference| of what the layers saw, in units of its size for the real signals; the mean over layers."""
+def feature_loss(real: list[Judgement], fake: list[Judgement]) -> torch.Tensor:
+    """Return the feature matching loss, mean over layers: mean |difference| relative to real features' magnitude."""
     losses = [
         (a.detach() - b).abs().mean() / a.detach().abs().mean().clamp_min(1e-6)
-        for r, m in zip(real, made, strict=True)
-        for a, b in zip(r.features, m.features, strict=True)
+        for r, f in zip(real, fake, strict=True)
+        for a, b in zip(r.features, f.features, strict=True)
     ]
     return torch.stack(losses).mean()

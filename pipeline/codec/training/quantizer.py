@@ -1,9 +1,9 @@
-"""Training the residual quantizer: k-means start, moving averages, dead codewords replaced.
+"""Train the residual quantizer: k-means initialisation, moving averages, replacement of dead codewords.
 
-The `encodec` package has all three, but a dead codeword that it replaces is overwritten within the same call by its
-unchanged moving average, its threshold (2 of a batch) declares every codeword dead where a batch has fewer frames
-than the codebook entries, and its commitment loss has no gradient past the first codebook. So the network's own
-codebooks are trained here.
+The `encodec` package has all three, but a dead codeword that it replaces is overwritten in the same call by its
+unchanged moving average; its threshold (2 uses per batch) declares every codeword dead if a batch has fewer frames than
+the codebook has entries; and its commitment loss has no gradient past the first codebook. So this module trains the
+network's codebooks.
 """
 
 from dataclasses import dataclass
@@ -16,23 +16,26 @@ from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
 from whisper_gpt.pipeline.codec.quantizer import nearest
 
 _DECAY = 0.99
-# A codeword that gets less than this share of an even use is dead.
+# A codeword is dead if it is used less than this fraction of uniform use.
 _DEAD_SHARE = 0.05
 _KMEANS_ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Latents after quantization `[B, D, T]` (gradients pass straight through) and the commitment loss: the mean square
-    of what each codebook leaves over, the mean of all."""
+    """Quantized latents `[B, D, T]` (with a straight-through gradient) and the commitment loss: the mean square of the
+    residual, mean over codebooks."""
 
     latents: torch.Tensor
     commitment: torch.Tensor
 
 
 class QuantizerTrainer(nn.Module):
-    """The moving averages behind a network's codebooks: how much each codeword is used (`counts` `[K, size]`, 1 is an
-    even share) and the sum of what chose it (`sums` `[K, size, D]`); a codeword is sums / counts."""
+    """The moving averages behind a network's codebooks; a codeword is sums / counts.
+
+    `counts` `[K, size]`: how often each codeword is used, 1 is uniform use. `sums` `[K, size, D]`: the sum of the
+    vectors assigned to it.
+    """
 
     counts: torch.Tensor
     sums: torch.Tensor
@@ -40,19 +43,19 @@ class QuantizerTrainer(nn.Module):
 
     def __init__(self, net: EncodecModel) -> None:
         super().__init__()
-        books = torch.stack(codebooks(net))
-        self.register_buffer("counts", torch.ones(books.shape[:2]))
-        self.register_buffer("sums", books.clone())
+        stacked = torch.stack(codebooks(net))  # [K, size, D]
+        self.register_buffer("counts", torch.ones(stacked.shape[:2]))
+        self.register_buffer("sums", stacked.clone())
         self.register_buffer("has_started", torch.zeros(1, dtype=torch.uint8))
 
     @property
     def started(self) -> bool:
-        """Whether the codebooks were set by `start`, so that latents can be quantized."""
+        """Whether `start` has initialised the codebooks, so that latents can be quantized."""
         return bool(self.has_started)
 
     @torch.no_grad()
     def start(self, net: EncodecModel, frames: torch.Tensor) -> None:
-        """Set every codebook of `net` by k-means on latents `[n, D]`, each on what the ones before it leave over."""
+        """Initialise every codebook of `net` by k-means on the residual that the previous ones leave of `[n, D]`."""
         residual = frames
         for k, codebook in enumerate(codebooks(net)):
             codebook.copy_(_draw(residual, len(codebook)))
@@ -62,7 +65,7 @@ class QuantizerTrainer(nn.Module):
         self.has_started.fill_(1)
 
     def forward(self, net: EncodecModel, latents: torch.Tensor, depth: int) -> Quantized:
-        """Quantize latents `[B, D, T]` with the first `depth` codebooks of `net`, and move those to what chose them."""
+        """Quantize latents `[B, D, T]` with the first `depth` codebooks of `net`, and update those codebooks."""
         residual, commitment = latents.transpose(1, 2).flatten(0, 1), torch.zeros((), device=latents.device)
         for k, codebook in enumerate(codebooks(net)[:depth]):
             chosen = _nearest(residual.detach(), codebook)
@@ -75,7 +78,7 @@ class QuantizerTrainer(nn.Module):
 
     @torch.no_grad()
     def _move(self, k: int, codebook: torch.Tensor, vectors: torch.Tensor, chosen: torch.Tensor, decay: float) -> None:
-        """Move codebook k towards the means of the `vectors` `[n, D]` that chose each codeword."""
+        """Move each codeword of codebook k towards the mean of the `vectors` `[n, D]` assigned to it."""
         counts, sums = self.counts[k], self.sums[k]
         share = len(codebook) / len(vectors)
         used = torch.zeros_like(counts).index_add_(0, chosen, torch.full_like(vectors[:, 0], share))
@@ -83,7 +86,7 @@ class QuantizerTrainer(nn.Module):
         counts.lerp_(used, 1 - decay)
         sums.lerp_(total, 1 - decay)
         dead = (counts < _DEAD_SHARE).nonzero()[:, 0]
-        # A whole even share: long enough alive to be chosen before it can be found dead again.
+        # Reset to uniform use, so that a replaced codeword has time to be used before it can count as dead again.
         counts[dead] = 1.0
         sums[dead] = _draw(vectors, len(dead))
         codebook.copy_(sums / counts[:, None])
@@ -94,5 +97,5 @@ def _nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def _draw(vectors: torch.Tensor, count: int) -> torch.Tensor:
-    # Drawn on the CPU, whose random state a checkpoint holds.
+    # Drawn on the CPU, because checkpoints store the CPU's random state.
     return vectors[torch.randint(len(vectors), (count,)).to(vectors.device)]

@@ -139,9 +139,9 @@ def test_a_file_that_holds_another_codec_is_refused(tmp_path: Path) -> None:
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64))
     mine, checkpoint = tmp_path / "codec.safetensors", tmp_path / "checkpoint.safetensors"
     save_weights(mine, "mine", net)
-    with pytest.raises(PipelineError, match="hold the codec 'mine', not encodec_24khz"):
+    with pytest.raises(PipelineError, match="'mine', not encodec_24khz"):
         load_codec("encodec_24khz", mine, codebooks=3)
-    with pytest.raises(PipelineError, match="is for encodec_24khz"):
+    with pytest.raises(PipelineError, match=r"--codec-weights .*encodec_24khz"):
         load_codec(str(mine), mine)
     save_file({"optimizer/net/step": torch.tensor(3.0)}, checkpoint)
     with pytest.raises(PipelineError, match=r"pass codec\.safetensors"):
@@ -154,7 +154,7 @@ def test_tensors_of_another_architecture_are_refused(tmp_path: Path, monkeypatch
     other = CodecArchitecture(width=6, latent=16, codebooks=3, codebook_size=64)
     monkeypatch.setattr(weights, "architecture_of", lambda net: other)  # the file says what is not true
     save_weights(path, "mine", net)
-    with pytest.raises(PipelineError, match="missing, odd or misshapen"):
+    with pytest.raises(PipelineError, match=str(path)):
         load_codec(str(path))
 
 
@@ -163,7 +163,7 @@ def test_the_small_codec_ships(codec: Codec) -> None:
     assert (codec.sample_rate, codec.hop, codec.codebooks, codec.codebook_size) == (24_000, 320, 8, 1024)
     file = files.weights_file("encodec_24khz_small")
     assert file.stat().st_size < 8_000_000
-    with pytest.raises(PipelineError, match="comes with its own"):
+    with pytest.raises(PipelineError, match="--codec-weights"):
         load_codec("encodec_24khz_small", file)
 
 

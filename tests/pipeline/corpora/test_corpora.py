@@ -55,7 +55,7 @@ def test_librispeech_lists_what_its_transcripts_name_and_is_not_there(tree: Path
 def test_librispeech_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train-clean-100").mkdir()
     (tmp_path / "train-clean-100" / "not in a chapter.flac").touch()
-    with pytest.raises(PipelineError, match=r"no audio of a LibriSpeech subset"):
+    with pytest.raises(PipelineError, match="LibriSpeech"):
         librispeech.scan(tmp_path)
 
 
@@ -81,9 +81,9 @@ def test_maestro_lists_rows_without_audio(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a,b\n1,2\n", "no column canonical_composer"),
-        ("\xff\xfe broken", "no column"),
-        (None, "found none"),
+        ("a,b\n1,2\n", r"maestro-v3\.0\.0\.csv: .*canonical_composer"),
+        ("\xff\xfe broken", r"maestro-v3\.0\.0\.csv"),
+        (None, r"maestro-v\*\.csv"),
     ],
 )
 def test_maestro_with_a_wrong_csv(tree: Path, content: str | None, words: str) -> None:
@@ -105,7 +105,7 @@ def test_maestro_with_a_wrong_split(tree: Path) -> None:
 
 def test_maestro_in_bytes_that_are_no_text(tree: Path) -> None:
     (tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PipelineError, match="not a csv in UTF-8"):
+    with pytest.raises(PipelineError, match=r"maestro-v3\.0\.0\.csv"):
         maestro.scan(tree)
 
 
@@ -133,7 +133,7 @@ def test_odd_names_in_librispeech_get_safe_ids(tree: Path) -> None:
 
 
 def test_two_files_of_one_id_are_refused() -> None:
-    with pytest.raises(PipelineError, match=r"a\.wav and b\.wav would both be x"):
+    with pytest.raises(PipelineError, match=r"a\.wav and b\.wav"):
         Scan("c", [Recording("x", "train", "a.wav"), Recording("x", "train", "b.wav")])
 
 
@@ -156,7 +156,7 @@ def test_maestro_s_table_cannot_point_elsewhere(tree: Path, audio: str) -> None:
 def test_made_audio_is_never_mixed_with_other_files(made_corpora: Path, tmp_path: Path) -> None:
     shutil.copytree(made_corpora / "LibriSpeech", tmp_path / "LibriSpeech")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(PipelineError, match="not made by whisper-gpt"):
+    with pytest.raises(PipelineError, match=str(tmp_path)):
         synthetic.scan(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -126,9 +126,7 @@ def test_every_block_has_the_weights(shares: list[float]) -> None:
     assert Mixture(shares, 0).taken(2 * BLOCK) == [2 * n for n in slots]
 
 
-@pytest.mark.parametrize(
-    ("shares", "message"), [([], "above zero"), ([1.0, 0.0], "above zero"), ([1.0, 1e-9], "leave it out")]
-)
-def test_weights_that_mean_nothing_are_refused(shares: list[float], message: str) -> None:
-    with pytest.raises(PipelineError, match=message):
+@pytest.mark.parametrize("shares", [[], [1.0, 0.0], [1.0, 1e-9]])
+def test_weights_that_mean_nothing_are_refused(shares: list[float]) -> None:
+    with pytest.raises(PipelineError, match="weights"):
         Mixture(shares, 0)

@@ -58,7 +58,7 @@ def test_bytes_that_fail_their_hash_are_fetched_again_once(tmp_path: Path, wrong
     if wrong == 1:
         assert bytes(cache.map(shard, sha256(b"some bytes"))) == b"some bytes"
     else:
-        with pytest.raises(PipelineError, match=r"s3://bucket/train/train-000000.tar: not the bytes"):
+        with pytest.raises(PipelineError, match=r"s3://bucket/train/train-000000\.tar"):
             cache.map(shard, sha256(b"some bytes"))
         assert files(tmp_path / "cache") == []
     assert shard.times == 2
@@ -134,5 +134,5 @@ def test_a_shard_that_is_not_what_its_manifest_says_is_named(
         content[-1] ^= 1
         shard.write_bytes(bytes(content))
     config = StreamConfig(100, 4, shuffle=False, cache_folder=tmp_path / "cache", max_damaged=100)
-    with pytest.raises(PipelineError, match=r"s3://.*test-000000.tar: not the bytes that its manifest names"):
+    with pytest.raises(PipelineError, match=r"s3://.*test-000000\.tar: .*sha256"):
         next(stream(remote_dataset, "test", config))
