@@ -1,6 +1,6 @@
 """N-gram baselines over tokens: counts with modified Kneser-Ney smoothing.
 
-An n-gram is one int64: its tokens as digits in base V + 1, the oldest first. The digit V is the begin of a sequence.
+An n-gram is one int64: its tokens as digits in base V + 1, the oldest first. The digit V marks the start of a sequence.
 So the n-grams of one context are adjacent in a sorted array, and searchsorted finds them.
 """
 
@@ -69,8 +69,8 @@ def fit(counts: Counts, order: int) -> NGram:
     """Fit interpolated modified Kneser-Ney of `order`, at most that of the counts (Chen and Goodman 1998, TR-10-98).
 
     The highest order uses raw counts. A lower order uses continuation counts (how many different tokens precede the
-    n-gram), except for n-grams that start with the begin: nothing precedes it, so they keep their raw count. Order 1
-    falls back to 1/V. Raises `ModelError` if `order` was not counted.
+    n-gram), except for n-grams that begin with the start marker: nothing precedes it, so they keep their raw count.
+    Order 1 falls back to 1/V. Raises `ModelError` if `order` was not counted.
     """
     if not 1 <= order <= counts.order:
         raise ModelError(f"no model of order {order}: n-grams were counted up to order {counts.order}")
@@ -84,7 +84,7 @@ def fit(counts: Counts, order: int) -> NGram:
         if length < order:
             grams, times, continuations = _grouped(grams % base**length, times)
             adjusted = np.where(grams // base ** (length - 1) == begin, times, continuations)
-        # Padding carries no information: of the contexts that reach the begin, keep those with a single begin.
+        # Padding carries no information: of the contexts that reach the start, keep those with a single marker.
         informative = grams // base ** max(length - 2, 0) % base != begin
         levels.append(Level(grams[informative], adjusted[informative], _discounts(adjusted[informative])))
     return NGram(counts.vocab, tuple(reversed(levels)))
@@ -155,7 +155,7 @@ def _blocks(sequences: Iterable[np.ndarray], vocab: int, order: int) -> Iterator
 
 
 def _padded(sequences: list[np.ndarray], vocab: int, order: int) -> np.ndarray:
-    """Concatenate the sequences as int64, each after `order` - 1 begins."""
+    """Concatenate the sequences as int64, each after `order` - 1 start markers."""
     padding = np.full(order - 1, vocab)
     for sequence in sequences:
         if len(sequence) and not 0 <= sequence.min() <= sequence.max() < vocab:
@@ -165,7 +165,7 @@ def _padded(sequences: list[np.ndarray], vocab: int, order: int) -> np.ndarray:
 
 
 def _grams(padded: np.ndarray, vocab: int, order: int) -> np.ndarray:
-    """Return the n-gram that ends at each token (not at begins). The padding keeps it within one sequence."""
+    """Return the n-gram that ends at each token (not at markers). The padding keeps it within one sequence."""
     length = max(len(padded) - order + 1, 0)
     grams = np.zeros(length, np.int64)
     for digit in range(order):

@@ -10,7 +10,7 @@ class ShardError(PipelineError):
 
 
 class AudioError(PipelineError):
-    """One recording cannot be used; becomes a row in `failures/`, with the message.
+    """One recording cannot be used; this becomes a row in `failures/`, with the error's message.
 
     `stage` is one of `scan`, `decode`, `resample`, `encode`; `kind` is the error's name if no exception caused it.
     """

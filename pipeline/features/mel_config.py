@@ -7,7 +7,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 
 # Mel variants. `audio`: the mel of the audio. `codes-K`: the mel of the audio decoded from the coarsest K codebooks.
-# `centred-W`: the mel of the audio with a window of W samples centred on each frame's begin, the default of torch.stft
+# `centred-W`: the mel of the audio with a window of W samples centred on each frame's start, the default of torch.stft
 # and librosa.
 AUDIO = "audio"
 _DECODED = re.compile(r"codes-([1-9]\d*)")

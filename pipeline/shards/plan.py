@@ -126,12 +126,12 @@ def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
     ]
 
 
-def source_changes(plan: pa.Table, found: Sequence[Source]) -> SourceChanges:
+def source_changes(plan: pa.Table, sources: Sequence[Source]) -> SourceChanges:
     """Compare a listing with the plan's parts, in their order: if a source was planned twice, its later row counts."""
     columns = ["path", "content_id", *_DESCRIPTION]
     rows = zip(*(plan[c].to_pylist() for c in columns), strict=True)
     before = {path: (content, description) for path, content, *description in rows}
-    now = {s.recording.path: (s.content_id, [getattr(s.recording, c) for c in _DESCRIPTION]) for s in found}
+    now = {s.recording.path: (s.content_id, [getattr(s.recording, c) for c in _DESCRIPTION]) for s in sources}
     both = before.keys() & now.keys()
     return SourceChanges(
         added=sorted(now.keys() - before.keys()),
