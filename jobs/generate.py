@@ -63,9 +63,9 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Generate and write the WAV, the resolved options beside it → exit code 0."""
+    """Generate, write the WAV and the resolved options; return exit code 0."""
     try:
-        how = Sampling(config.temperature, config.top_k, config.top_p)
+        sampling = Sampling(config.temperature, config.top_k, config.top_p)
     except ModelError as error:
         raise UsageError(str(error)) from error
     require(config.out.suffix.lower() == ".wav", f"--out {config.out}: must end in .wav")
@@ -74,8 +74,11 @@ def run(config: Config) -> int:
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
     if not can_continue(model, state.data.view):
-        books, view = model.config.input_codebooks, state.data.view
-        raise JobError(f"{config.run}: reads {books} codebooks, mel of {view}; a continuation has one, and no future")
+        n_codebooks, variant = model.config.input_codebooks, state.data.view
+        raise JobError(
+            f"{config.run}: reads {n_codebooks} codebooks and the mel variant {variant}; generation has one codebook, "
+            "and no future"
+        )
     device = single_process(config.device).device
     model = model.to(device)
     codec = codec_of(config.run, state.data, config.codec_weights, device)
@@ -85,7 +88,7 @@ def run(config: Config) -> int:
     if config.prompt:
         prompt = read_prompt(config.prompt, model.config.context // 2, codec, log_mel.config, state.data.view)
     generator = torch.Generator().manual_seed(config.seed)
-    continuation = Continuation(model, codec, log_mel, prompt, how, config.mel, generator)
+    continuation = Continuation(model, codec, log_mel, prompt, sampling, config.mel, generator)
     console = status_console()
     with publishing(config.out) as file, wave.open(file, "wb") as sound:
         sound.setnchannels(1)
@@ -104,7 +107,7 @@ def run(config: Config) -> int:
 
 
 def _pcm16(audio: np.ndarray) -> bytes:
-    """`audio` float32 `[n]` as 16-bit samples, in memory: libsndfile would print what a file of Python's raises."""
+    """Convert `audio` float32 `[n]` to 16-bit PCM, in memory: libsndfile prints the errors of Python file objects."""
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, 1, "PCM_16", format="RAW")
     return buffer.getvalue()

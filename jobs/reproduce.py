@@ -21,9 +21,9 @@ from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
-from whisper_gpt.jobs.reproduction.results import RowResult, row_results, scored_besides
+from whisper_gpt.jobs.reproduction.results import RowResult, count_no_longer_chosen, row_results
 from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
-from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
+from whisper_gpt.jobs.reproduction.schedule import Log, afford, run_all
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
 from whisper_gpt.jobs.training.distributed import PrecisionChoice, choose_precision, single_process
@@ -72,7 +72,7 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Do the trials that are left, write table and figures → exit code 0."""
+    """Run the remaining trials, write the table and its figures; return exit code 0."""
     _check(config)
     console = status_console()
     results, datasets = config.out.absolute(), [location(dataset) for dataset in config.datasets]
@@ -86,25 +86,25 @@ def run(config: Config) -> int:
             save_config(config, results / "reproduce.yaml")
             run_all(domains, search, budget, results, config.workers != 0, console.print)
         _publish(domains, search, budget, results)
-    console.print(f"{results / 'table.md'}: the table; table.json and the curves lie beside it")
+    console.print(f"{results / 'table.md'}: the table; table.json and the plots are in the same folder")
     return 0
 
 
 @contextmanager
 def _places(config: Config) -> Iterator[int]:
-    """Start or join Ray, and yield how many trials run side by side; 0 without Ray."""
+    """Start or join Ray, and yield the number of parallel trials; 0 without Ray."""
     if config.workers == 0:
         yield 0
         return
     cores = config.workers and config.workers * config.threads
-    with cluster(config.ray_address, cores, config.device) as places:
-        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        require(config.threads <= most, f"--threads {config.threads}: the largest machine has {most} cores")
-        yield max(1, places // (1 if config.device == "cuda" else config.threads))
+    with cluster(config.ray_address, cores, config.device) as slots:
+        max_cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        require(config.threads <= max_cores, f"--threads {config.threads}: the largest machine has {max_cores} cores")
+        yield max(1, slots // (1 if config.device == "cuda" else config.threads))
 
 
 def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> None:
-    """Write the table and its pictures, of trials that are all done."""
+    """Write the table and its plots, once all trials are done."""
     rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
     note = [*_note(domains, search, budget, results), *_at_edges(rows_by_domain, search)]
     publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
@@ -117,10 +117,10 @@ def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results:
 def _check(config: Config) -> None:
     require(bool(config.datasets), "name at least one dataset")
     names = [location(dataset).name for dataset in config.datasets]
-    require(len(set(names)) == len(names), f"two datasets are called {', '.join(names)}; each names its table")
+    require(len(set(names)) == len(names), f"each dataset needs its own name: {', '.join(names)}")
     require(
         (config.tokens is None) != (config.budget is None),
-        "say how long each trial is: --tokens N, or --budget MINUTES",
+        "pass the length of each trial, either --tokens N, or --budget MINUTES",
     )
     least = {"tokens": 1, "seeds": 1, "context": 2, "batch": 1, "threads": 1}
     for name, bound in least.items():
@@ -128,24 +128,30 @@ def _check(config: Config) -> None:
         require(value is None or value >= bound, f"--{name} {value}: must be at least {bound}")
     require(config.budget is None or 0 < config.budget < math.inf, f"--budget {config.budget}: must be above zero")
     require(config.workers is None or config.workers >= 0, f"--workers {config.workers}: must not be negative")
-    require(not (config.workers and config.ray_address), "--workers: a cluster runs as many trials as it has room for")
+    require(
+        not (config.workers and config.ray_address),
+        "--workers is for this machine: not with --ray-address",
+    )
     rates = config.learning_rates
-    require(bool(rates) and all(0 < rate < math.inf for rate in rates), "--learning-rates: at least one, above zero")
-    require(len(set(rates)) == len(rates), "--learning-rates: each once")
+    require(
+        bool(rates) and all(0 < rate < math.inf for rate in rates),
+        "--learning-rates: at least one, all above zero",
+    )
+    require(len(set(rates)) == len(rates), "--learning-rates: pass each only once")
 
 
 def _domain(dataset: Location, rows: Sequence[str]) -> Domain:
-    """A dataset with its rows. Raises `JobError` where one of the three splits is empty."""
+    """Return a dataset with its rows. Raises `JobError` if one of the three splits is empty."""
     info = read_info(dataset)
     domain = Domain(dataset, info, rows_of(dataset.name, info, rows))
     for split in ("train", "validation", "test"):
         if split not in info.splits or not info.splits[split].samples:
-            raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one of whole speakers")
+            raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one from whole speakers")
     return domain
 
 
-def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, say: Say) -> Budget:
-    """The budget of all trials; with --budget in as many tokens as were planned before, or as the time allows here."""
+def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, log: Log) -> Budget:
+    """Return the budget of all trials; with --budget, its tokens are those planned before, or what the time allows."""
     budget = Budget(
         tokens=config.tokens or planned_tokens(results) or 0,
         context=config.context,
@@ -156,33 +162,33 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
         threads=config.threads,
     )
     if config.budget and not budget.tokens:
-        say(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
+        log(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
         budget = replace(budget, tokens=afford(domains, search, budget, config.budget, places, results))
-    say(f"{budget.tokens:,} tokens a trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
+    log(f"{budget.tokens:,} tokens per trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
 
 
 def _at_edges(rows_by_domain: dict[str, list[RowResult]], search: Search) -> list[str]:
-    """Which rows chose the lowest or the highest rate, so that one beyond it might have been better still."""
+    """Return a note on rows that chose the lowest or highest rate, as a rate beyond it might be better."""
     edges = {min(search.learning_rates), max(search.learning_rates)}
-    found = [
+    at_edge = [
         f"{row.row} ({name}, {row.learning_rate:g})"
         for name, rows in rows_by_domain.items()
         for row in rows
         if row.learning_rate in edges
     ]
     return (
-        [f"At an edge of the rates that were tried, and perhaps better beyond it: {', '.join(found)}."] if found else []
+        [f"At an edge of the rates that were tried, perhaps better beyond it: {', '.join(at_edge)}."] if at_edge else []
     )
 
 
 def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> list[str]:
-    """What the figures were measured on, for the legend."""
+    """Return the notes on budget, search and data for the report."""
     rates, seeds = ", ".join(f"{rate:g}" for rate in search.learning_rates), ", ".join(map(str, search.seeds))
     tokens = budget.steps * budget.batch * budget.context
     lines = [
-        f"Budget: {tokens:,} tokens a trial ({budget.steps} steps of {budget.batch} packed windows of {budget.context} "
-        f"frames, {budget.precision}), the same windows in the same order for each row.",
+        f"Budget: {tokens:,} tokens per trial ({budget.steps} steps of {budget.batch} packed windows of "
+        f"{budget.context} frames, {budget.precision}), the same windows in the same order for each row.",
         f"Learning rates {rates} tried with seed {search.seeds[0]}; the best on the validation split is trained with "
         f"seeds {seeds}. The test split is scored once, at the end.",
     ]
@@ -191,10 +197,10 @@ def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Pa
         hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
         lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
-        if absent := lacking(info):
-            how = "preprocess --mel-of both --leaky-control makes what they read"
-            lines.append(f"{domain.name} does not allow the rows of {', '.join(absent)}: {how}.")
-        if besides := scored_besides(domain, search, results):
-            models = f"{besides} models of rates that are not chosen now"
-            lines.append(f"{domain.name}: {models} were scored on the test split too, before the grid was widened.")
+        if missing := lacking(info):
+            remedy = "preprocess --mel-of both --leaky-control makes their input"
+            lines.append(f"{domain.name} does not allow the rows of {', '.join(missing)}: {remedy}.")
+        if count := count_no_longer_chosen(domain, search, results):
+            models = f"{count} models with rates that are no longer chosen"
+            lines.append(f"{domain.name}: {models} were also scored on the test split, before the grid was widened.")
     return lines

@@ -1,4 +1,4 @@
-"""The options that say what dataset is to be made, and what they resolve to: shared by `plan` and `preprocess`."""
+"""The options that define a dataset, and what they resolve to; shared by `plan` and `preprocess`."""
 
 import math
 import re
@@ -26,7 +26,7 @@ from whisper_gpt.pipeline.shards.plan import PlanSettings
 from whisper_gpt.pipeline.shards.source import Source
 from whisper_gpt.pipeline.shards.task import Device, ShardJob, WorkerSetup
 
-_DECODED_CODEBOOKS = (1, 2)  # of which the mel is made beside that of all, with --mel-of both
+_DECODED_CODEBOOKS = (1, 2)  # decoded for --mel-of both, in addition to all codebooks
 _LEAKY = "centred-2048"
 
 
@@ -95,8 +95,8 @@ class DatasetOptions:
 
 
 def check(options: DatasetOptions) -> None:
-    """Raise `UsageError` for values that make no sense, whatever the data."""
-    require(options.corpus in CORPORA, f"{options.corpus}: no such corpus; use one of {', '.join(CORPORA)}")
+    """Raise `UsageError` for option values that are invalid for any data."""
+    require(options.corpus in CORPORA, f"{options.corpus}: unknown corpus; use one of {', '.join(CORPORA)}")
     needs_source = options.corpus != "synthetic"
     require(options.source is not None or not needs_source, f"{options.corpus} needs the folder of the corpus")
     named = options.name is None or re.fullmatch(r"[A-Za-z0-9-]{1,32}", options.name) is not None
@@ -106,7 +106,7 @@ def check(options: DatasetOptions) -> None:
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     validation, test = options.hold_out
     shares = min(validation, test) >= 0 and validation + test < 1
-    require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers that leave some to train on")
+    require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers with a sum below 1")
     require(bool(options.splits), "--splits needs at least one of train, validation, test")
     require(options.workers is None or options.workers >= 0, f"--workers {options.workers}: must not be negative")
     require(options.codebooks >= 1, f"--codebooks {options.codebooks}: must be at least 1")
@@ -118,26 +118,26 @@ def check(options: DatasetOptions) -> None:
 
 @dataclass(frozen=True)
 class Survey:
-    """A corpus as it was found: what is in it, and how each of its files looks."""
+    """A scanned corpus: its recordings, and the properties of each file."""
 
     scan: Scan
     sources: list[Source]
 
 
 def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
-    """Scan the corpus, look at its files, and warn of what is odd. Raises `JobError` where there is nothing."""
+    """Scan the corpus, examine its files, and print warnings. Raises `JobError` if there are no recordings."""
     scan = scan_corpus(options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude)
     if scan.absent and options.require_complete:
-        raise JobError(f"{len(scan.absent)} files of the corpus are absent, {min(scan.absent)} among them; complete it")
+        raise JobError(f"{len(scan.absent)} files of the corpus are missing, such as {min(scan.absent)}; complete it")
     for warning in _warnings(scan, options):
         console.print(f"warning: {warning}")
     return Survey(scan, examine_all(scan, root))
 
 
 def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
-    """Begin to compute the codec's fingerprint; the function returned waits for it and gives the plan's settings.
+    """Start computing the codec's fingerprint; return a function that waits for it and returns the plan's settings.
 
-    Raises `PipelineError` for a codec that is not there.
+    Raises `PipelineError` if the codec is not found.
     """
     weights = weights_file(options.codec, options.codec_weights)
     if options.workers == 0:  # this process will load the codec anyway
@@ -148,15 +148,15 @@ def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
 
 
 def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
-    """What workers need to make the dataset's shards."""
+    """Return what workers need to make the dataset's shards."""
     job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames)
-    own = options.codec == SMALL_NAME  # which every node has, wherever it is installed there
-    weights = None if own else weights_file(options.codec, options.codec_weights)
+    included = options.codec == SMALL_NAME  # each node has it in its own installation
+    weights = None if included else weights_file(options.codec, options.codec_weights)
     return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
 
 
 def source_root(options: DatasetOptions) -> Location:
-    """Where the corpus lies. Raises `JobError` where there is nothing."""
+    """Return the folder of the corpus. Raises `JobError` if it does not exist."""
     if options.source is None:
         out = location(options.out)
         return out.with_name(f"{out.name}.source")
@@ -168,14 +168,14 @@ def source_root(options: DatasetOptions) -> Location:
 
 def _mel_config(options: DatasetOptions) -> MelConfig:
     decoded = sorted({min(count, options.codebooks) for count in _DECODED_CODEBOOKS} | {options.codebooks})
-    views = {
+    variants = {
         "audio": [AUDIO],
         "codes": [f"codes-{options.codebooks}"],
         "both": [AUDIO, *(f"codes-{count}" for count in decoded)],
     }[options.mel_of]
     if options.leaky_control:
-        views.append(_LEAKY)
-    return MelConfig(bands=options.mels, window_samples=options.mel_window, views=tuple(views))
+        variants.append(_LEAKY)
+    return MelConfig(bands=options.mels, window_samples=options.mel_window, views=tuple(variants))
 
 
 def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:
@@ -193,7 +193,7 @@ def _warnings(scan: Scan, options: DatasetOptions) -> list[str]:
     warnings = list(scan.warnings)
     if scan.absent:
         listed = options.out / ABSENT_FILE
-        warnings.append(f"{len(scan.absent)} files that the corpus' own tables name are not there (listed in {listed})")
+        warnings.append(f"{len(scan.absent)} files in the corpus metadata are missing (listed in {listed})")
     empty = [split for split in options.splits if all(recording.split != split for recording in scan.recordings)]
     if empty:
         warnings.append(f"no recordings in the splits {', '.join(empty)}")

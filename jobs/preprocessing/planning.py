@@ -1,4 +1,4 @@
-"""From a corpus to the plan of its dataset: scan, look at every file, and settle it with the plan that may be there."""
+"""Plan a dataset: scan the corpus, examine every file, and write the plan or compare it with the existing one."""
 
 import hashlib
 import os
@@ -43,7 +43,7 @@ ABSENT_FILE = "absent.txt"
 
 @dataclass(frozen=True)
 class PlanPart:
-    """A part of a dataset's plan as it is stored: the name and SHA-256 of its file, and its rows."""
+    """A stored part of a dataset's plan: name and SHA-256 of its file, and its rows."""
 
     name: str
     sha256: str
@@ -58,10 +58,10 @@ def scan_corpus(
     hold_out: tuple[float, float],
     exclude: Sequence[str] = (),
 ) -> Scan:
-    """The recordings of `splits` below `root`, shares of the training speakers held out for validation and test, but
-    for what `exclude` matches.
+    """Return the recordings of `splits` below `root`, except those that match `exclude`; `hold_out` are the shares of
+    training speakers moved to validation and test.
 
-    Raises `JobError` where there is none.
+    Raises `JobError` if there are none.
     """
     scan = CORPORA[corpus](root, name, exclude)
     if any(hold_out):
@@ -75,30 +75,31 @@ def scan_corpus(
         {path: split for path, split in scan.absent.items() if split in splits and not is_excluded(path, exclude)},
     )
     if not chosen.recordings:
-        others = len(scan.recordings)
-        raise JobError(f"{root}: no recording of the splits {', '.join(splits)}, but {others} of others; see --splits")
+        raise JobError(
+            f"{root}: no recording in the splits {', '.join(splits)}, {len(scan.recordings)} in others; see --splits"
+        )
     return chosen
 
 
 def examine_all(scan: Scan, root: Location) -> list[Source]:
-    """Look at every file, in a few threads: the disk or the network is what is waited for."""
+    """Examine every file, in a few threads, as disk or network are the bottleneck."""
     with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
         return list(pool.map(lambda recording: examine(root, recording), scan.recordings))
 
 
 def refuse_foreign_folder(dataset: Location) -> None:
-    """Raise `JobError` for a folder that holds anything but a dataset, begun or finished."""
+    """Raise `JobError` if the folder contains anything but a begun or finished dataset."""
     if is_file(dataset / PLAN_FILE):
         return
     names = {path.name for path in dataset.iterdir() if not is_system_name(path.name)} if is_folder(dataset) else set()
-    # A run that was killed while it wrote its first file left that aside.
-    own = {LOGS_FOLDER, *(name for name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))}
-    if is_file(dataset) or names - own:
+    # A run that was killed while writing its first file may have left a temporary one.
+    allowed = {LOGS_FOLDER, *(name for name in names if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX))}
+    if is_file(dataset) or names - allowed:
         raise JobError(f"{dataset}: not empty, and not a dataset; write to another --out")
 
 
 def read_parts(dataset: Location) -> list[PlanPart]:
-    """The parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` for one that is damaged."""
+    """Read the parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` if one is damaged."""
     parts: list[PlanPart] = []
     while is_file(path := dataset / part_name(len(parts))):
         data = path.read_bytes()
@@ -108,27 +109,26 @@ def read_parts(dataset: Location) -> list[PlanPart]:
 
 def settle_plan(
     dataset: Location,
-    found: Sequence[Source],
+    sources: Sequence[Source],
     settings: PlanSettings,
     extend: bool = False,
     retry_failed: bool = False,
 ) -> list[PlanPart]:
-    """The plan's parts after this: those that are stored, and where there is something new to plan, one more.
+    """Return the parts of the plan: those that are stored, and one more if there is anything new to plan.
 
-    A new dataset is planned from all that was `found`. Of one that is there, the settings must be the same, and so must
-    the source; with `extend` what is new in it is planned, with `retry_failed` what failed (once a run of the last plan
-    went to its end, so that one that was cut short and its repetition plan the same). Raises `JobError` where more has
-    changed.
+    A new dataset is planned from all `sources`. For an existing one, settings and source must be unchanged, except that
+    `extend` plans new sources, and `retry_failed` plans failed ones (only after a completed run of the last plan, so
+    that an interrupted run and its repetition plan the same). Raises `JobError` if anything else has changed.
     """
     parts = read_parts(dataset)
     if not parts:
-        return [_publish(dataset, 0, plan_table(found, settings))]
+        return [_publish(dataset, 0, plan_table(sources, settings))]
     if differences := [words for part in parts for words in settings_differences(part.rows, settings)]:
         raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
     planned = pa.concat_tables([part.rows for part in parts])
     failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
-    changes = source_changes(planned, found)
-    # What failed may have been mended since, or taken away.
+    changes = source_changes(planned, sources)
+    # Failed sources may have been repaired or removed since.
     changed, gone = ([path for path in paths if path not in failed] for paths in (changes.changed, changes.gone))
     changes = replace(changes, changed=changed, gone=gone)
     if extend:
@@ -136,24 +136,24 @@ def settle_plan(
     else:
         new = set()
     if words := changes.in_words():
-        advice = " --extend takes what is new, or write" if changes.added else " Write"
+        advice = " --extend adds what is new, or write" if changes.added else " Write"
         raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
-    chosen = [source for source in found if source.recording.path in new]
+    chosen = [source for source in sources if source.recording.path in new]
     if retry_failed and _is_described(dataset, parts):
-        again = [source for source in found if source.recording.path in failed]
-        chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in again]
+        retried = [source for source in sources if source.recording.path in failed]
+        chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in retried]
     if not chosen:
         return parts
     return [*parts, _publish(dataset, len(parts), plan_table(chosen, settings, next_shards(planned)))]
 
 
 def publish_absent(dataset: Location, absent: dict[str, str]) -> None:
-    """Write down what the corpus' own tables name and is not there."""
+    """Write `absent.txt`: the files that the corpus metadata lists, but that are missing."""
     publish_bytes(dataset / ABSENT_FILE, "".join(f"{path}\n" for path in sorted(absent)).encode())
 
 
 def shard_tasks(parts: Sequence[PlanPart], committed: set[str] | None = None) -> list[ShardTask]:
-    """A task for every planned shard, but those that are `committed`."""
+    """Return a task for every planned shard, except those that are `committed`."""
     return [
         ShardTask(part.name, part.sha256, row["split"], row["shard"], row["seconds_sum"])
         for part in parts
@@ -163,18 +163,18 @@ def shard_tasks(parts: Sequence[PlanPart], committed: set[str] | None = None) ->
 
 
 def load_rows(job: ShardJob, task: ShardTask) -> list[dict]:
-    """The plan's rows of a shard."""
+    """Read the plan's rows of a shard."""
     with open_for_seeking(job.dataset / task.plan) as file:
         return read_shard_rows(file, task.shard)
 
 
 def source_paths(job: ShardJob, task: ShardTask) -> list[str]:
-    """The paths of a shard's sources."""
+    """Return the paths of a shard's sources."""
     return [row["path"] for row in load_rows(job, task)]
 
 
 def _is_described(dataset: Location, parts: Sequence[PlanPart]) -> bool:
-    """Whether a run went to its end since the last part was planned."""
+    """Whether a run has completed since the last part was planned."""
     described = is_file(dataset / FILE_NAME) and read_info(dataset).plans_sha256
     return described == [part.sha256 for part in parts]
 

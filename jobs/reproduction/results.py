@@ -155,7 +155,7 @@ def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult
     return rows
 
 
-def scored_besides(domain: Domain, search: Search, results: Path) -> int:
+def count_no_longer_chosen(domain: Domain, search: Search, results: Path) -> int:
     """Count the models of a domain that were scored on the test split at a rate that is no longer chosen."""
     chosen = {trial.folder for row in domain.rows for trial in chosen_trials(results, domain, row, search)}
     return sum(

@@ -1,7 +1,7 @@
 """Run the trials of a table in phases: every learning rate with one seed, the best one with the other seeds, the test.
 
 Each trial is a Ray task, or a call in this process without Ray; finished ones stay in the results folder, so that a
-rerun resumes. With a budget in minutes a few timed steps of each row decide how many tokens a trial gets.
+rerun resumes. With a budget in minutes, timing a few steps of each row determines the tokens per trial.
 """
 
 import time
@@ -38,22 +38,22 @@ from whisper_gpt.jobs.training.session import open_session
 from whisper_gpt.model.config import PRESETS
 
 _WARM_UP, _TIMED = 2, 4
-# A token that is only scored is passed forward, not back.
+# Scoring a token costs a forward pass, but no backward pass.
 _SCORING_SHARE = 1 / 3
-# Starting processes, writing checkpoints, workers that are idle at the end of a phase.
-_USED = 0.85
+# The rest goes to starting processes, writing checkpoints, and workers that are idle at the end of a phase.
+_USED_SHARE = 0.85
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a trial: `start_s` (most of it compilation) and `token_s` for each token that is trained on."""
+    """Cost of a trial in seconds: `start_s` (mostly compilation), and `token_s` per training token."""
 
     start_s: float
     token_s: float
 
 
 def time_trial(trial: Trial, budget: Budget) -> Cost:
-    """Take a few steps of a trial, and leave nothing behind. In a process of its own."""
+    """Time a few steps of a trial, without writing anything. With Ray it runs in a separate process."""
     torch.set_num_threads(budget.threads)
     config = training_config(trial, budget)
     begun = time.monotonic()
@@ -70,48 +70,48 @@ def time_trial(trial: Trial, budget: Budget) -> Cost:
 
 
 def affordable_tokens(seconds: float, trials: Sequence[Cost], scored: Sequence[int], workers: int, phases: int) -> int:
-    """How many tokens each of `trials` may be trained on for all to be done in `seconds` on `workers` side by side.
+    """Return the training tokens per trial with which all `trials` finish in `seconds` on `workers` parallel workers.
 
-    `scored` are the tokens that each is scored on, on the way and at its end. In each of the `phases` the slowest one
-    must find the time, too. 0 or less where the time is too short.
+    `scored` are the tokens that each trial is scored on, while training and at its end. The slowest trial must also fit
+    into each of the `phases`. 0 or less if the time is too short.
     """
-    besides = [
+    fixed_costs = [
         cost.start_s + cost.token_s * _SCORING_SHARE * tokens for cost, tokens in zip(trials, scored, strict=True)
     ]
-    in_all = (seconds * _USED * workers - sum(besides)) / sum(cost.token_s for cost in trials)
-    in_turn = min(
-        (seconds * _USED / phases - fixed) / cost.token_s for cost, fixed in zip(trials, besides, strict=True)
+    by_total = (seconds * _USED_SHARE * workers - sum(fixed_costs)) / sum(cost.token_s for cost in trials)
+    by_phase = min(
+        (seconds * _USED_SHARE / phases - fixed) / cost.token_s for cost, fixed in zip(trials, fixed_costs, strict=True)
     )
-    return int(min(in_all, in_turn))
+    return int(min(by_total, by_phase))
 
 
-_RETRIES = 3  # of a task whose worker died; its run goes on from its checkpoint
+_RETRIES = 3  # of a task whose worker died; its run resumes from its checkpoint
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, with_ray: bool, say: Say) -> None:
-    """Do all trials that are not done yet, and score the chosen ones. Raises `JobError` if one fails."""
+def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, with_ray: bool, log: Log) -> None:
+    """Run all trials that are not done yet, and score the chosen ones. Raises `JobError` if one fails."""
     first, needs = search.seeds[0], _needs(budget)
     do = _do if with_ray else _do_here
     tried = [trial_of(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
-    grid = [*_floor_scoring(domains, budget, results), *_training(tried, budget)]
-    do("the floors, and every rate from the first seed", grid, say)
+    grid = [*_ngram_scoring(domains, budget, results), *_training(tried, budget)]
+    do("n-gram baselines, and every learning rate with the first seed", grid, log)
     chosen = [trial for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)]
-    do("the best rate from the other seeds", _training(chosen, budget), say)
+    do("best learning rate with the other seeds", _training(chosen, budget), log)
     for trial in chosen:
         if require_trained(trial).nats is None:
-            raise JobError(f"{trial.folder}: diverged from this seed; leave this rate out of --learning-rates")
+            raise JobError(f"{trial.folder}: diverged with this seed; remove this rate from --learning-rates")
     left = [trial for trial in chosen if read_scores(trial.folder) is None]
-    do("the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], say)
+    do("scoring the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], log)
 
 
 def afford(
     domains: Sequence[Domain], search: Search, budget: Budget, minutes: float, workers: int, results: Path
 ) -> int:
-    """Return how many tokens each trial may have for all to be done in `minutes` on `workers` side by side.
+    """Return the tokens per trial with which all trials finish in `minutes` on `workers` parallel workers.
 
-    With 0 workers the trials run in this process. Raises `JobError` if it is none.
+    With 0 workers the trials run in this process. Raises `JobError` if the time is too short.
     """
     rows = _rows(domains)
     trials = [trial_of(results, *row, 1e-3, 0) for row in rows]
@@ -119,14 +119,14 @@ def afford(
         timed = ray.get([_call.options(**_needs(budget)).remote(time_trial, (trial, budget)) for trial in trials])
     else:
         timed = [time_trial(trial, budget) for trial in trials]
-    times = len(search.learning_rates) + len(search.seeds) - 1
-    costs = [cost for cost in timed for _ in range(times)]
-    on_the_way = EVALUATIONS * budget.evaluated_windows * budget.context
-    scored = [domain.scored_frames + on_the_way for domain, _ in rows for _ in range(times)]
+    trials_per_row = len(search.learning_rates) + len(search.seeds) - 1
+    costs = [cost for cost in timed for _ in range(trials_per_row)]
+    evaluated = EVALUATIONS * budget.evaluated_windows * budget.context
+    scored = [domain.scored_frames + evaluated for domain, _ in rows for _ in range(trials_per_row)]
     phases = 1 + (len(search.seeds) > 1)
     tokens = affordable_tokens(60 * minutes, costs, scored, max(1, workers), phases)
     if tokens < budget.context * budget.batch:
-        raise JobError(f"--budget {minutes:g}: {len(costs)} trials take longer only to start and to be scored")
+        raise JobError(f"--budget {minutes:g}: {len(costs)} trials take longer just to start and to be scored")
     return tokens
 
 
@@ -144,14 +144,14 @@ class _Work(NamedTuple):
 
 
 def _training(trials: Iterable[Trial], budget: Budget) -> list[_Work]:
-    """Those that are not trained yet, the costliest first, so that no worker is left with one at the end."""
+    """Return the untrained trials, the costliest first, so that none of them is left for the end."""
     left = [trial for trial in trials if read_trained(trial) is None]
     left.sort(key=lambda trial: -PRESETS[trial.row.model].layers * PRESETS[trial.row.model].width)
     return [_Work(_train, (trial, budget), trial.folder, _needs(budget)) for trial in left]
 
 
-def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> list[_Work]:
-    """The floors of those domains that have not all of them yet: NumPy on one core, whatever the trials run on."""
+def _ngram_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> list[_Work]:
+    """Return the scoring of missing n-gram baselines: NumPy on one core, whatever the trials run on."""
     work = []
     for domain in domains:
         folders = ngram_folders(results, domain)
@@ -161,11 +161,11 @@ def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
     return work
 
 
-def _do(what: str, work: Sequence[_Work], say: Say) -> None:
-    """Run tasks side by side, as many as Ray has room for. Raises `JobError`, once all have ended, if any failed."""
+def _do(what: str, work: Sequence[_Work], log: Log) -> None:
+    """Run tasks in parallel, as many as Ray has room for. Raises `JobError` after all have ended if any failed."""
     if not work:
         return
-    say(f"{what}: {len(work)} to do")
+    log(f"{what}: {len(work)} to do")
     running = {
         _call.options(**call.needs, max_retries=_RETRIES).remote(call.function, call.arguments): call.folder
         for call in work
@@ -178,22 +178,22 @@ def _do(what: str, work: Sequence[_Work], say: Say) -> None:
             try:
                 outcome = ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                append_log(folder, f"{error}\n")  # with the lines of code that it passed
+                append_log(folder, f"{error}\n")  # with its traceback
                 outcome = f"{type(error.cause).__name__}: {error.cause} (more in its log.txt)"
                 failures.append(f"{folder}: {outcome}")
             except ray.exceptions.RayError as error:
                 outcome = f"{type(error).__name__}, {_RETRIES + 1} times"
                 failures.append(f"{folder}: {outcome}")
-            say(f"{total - len(running)} of {total} · {folder}: {outcome}")
+            log(f"{total - len(running)} of {total} · {folder}: {outcome}")
     if failures:
-        raise JobError(f"{len(failures)} of {total} failed; rerun to try them again: {'; '.join(failures)}")
+        raise JobError(f"{len(failures)} of {total} failed; rerun to retry them: {'; '.join(failures)}")
 
 
-def _do_here(what: str, work: Sequence[_Work], say: Say) -> None:
-    """Run calls one after another in this process. Raises `JobError`, once all have ended, if any failed."""
+def _do_here(what: str, work: Sequence[_Work], log: Log) -> None:
+    """Run calls one after another in this process. Raises `JobError` after all have ended if any failed."""
     if not work:
         return
-    say(f"{what}: {len(work)} to do")
+    log(f"{what}: {len(work)} to do")
     failures = []
     for done, call in enumerate(work, 1):
         try:
@@ -202,13 +202,13 @@ def _do_here(what: str, work: Sequence[_Work], say: Say) -> None:
             append_log(call.folder, traceback.format_exc())
             outcome = f"{type(error).__name__}: {error} (more in its log.txt)"
             failures.append(f"{call.folder}: {outcome}")
-        say(f"{done} of {len(work)} · {call.folder}: {outcome}")
+        log(f"{done} of {len(work)} · {call.folder}: {outcome}")
     if failures:
-        raise JobError(f"{len(failures)} of {len(work)} failed; rerun to try them again: {'; '.join(failures)}")
+        raise JobError(f"{len(failures)} of {len(work)} failed; rerun to retry them: {'; '.join(failures)}")
 
 
 def _needs(budget: Budget) -> dict[str, int]:
-    """What Ray is to keep for a trial."""
+    """Return the resources of a trial in Ray."""
     return {"num_cpus": budget.threads} | ({"num_gpus": 1} if budget.device == "cuda" else {})
 
 
@@ -218,10 +218,10 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _train(trial: Trial, budget: Budget) -> str:
-    found = train_trial(trial, budget)
-    if found.nats is None:
+    trained = train_trial(trial, budget)
+    if trained.nats is None:
         return "diverged"
-    return f"{found.nats:.3f} nats on the validation split, {found.wall_s / 60:.1f} min"
+    return f"{trained.nats:.3f} nats per token on the validation split, {trained.wall_s / 60:.1f} min"
 
 
 def _score(trial: Trial, budget: Budget) -> str:

@@ -151,7 +151,7 @@ def test_trained_rows_read_what_they_say(seen: Path, tmp_path: Path) -> None:
 def test_a_budget_in_minutes_becomes_tokens(seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["reproduce", str(seen), "--out", str(tmp_path), "--workers=0", *FAST[1:], "--rows=gpt-4m", "--seeds=1"]
     assert cli.main([*arguments, "--budget=1e-4"]) == 1
-    assert "take longer only to start" in capsys.readouterr().err
+    assert "--budget" in capsys.readouterr().err
     assert cli.main([*arguments, "--budget=0.4"]) == 0
     tokens = json.loads((tmp_path / "plan.json").read_text())["tokens"]
     assert cli.main([*arguments, "--budget=0.4"]) == 0  # the plan stands, whatever the machine does now
@@ -167,9 +167,9 @@ def test_what_it_cannot_do_is_said_before_anything_is_trained(
     assert reproduce(dataset, tmp_path / "a", "--rows", "hybrid-4m-codes-8") == 2
     assert "--mel-of both" in capsys.readouterr().err
     assert cli.main(["reproduce", str(seen), "--out", str(tmp_path / "b")]) == 2
-    assert "--tokens N, or --budget MINUTES" in capsys.readouterr().err
+    assert "--tokens" in capsys.readouterr().err
     assert cli.main(["reproduce", str(seen), str(seen), "--out", str(tmp_path / "c"), "--tokens=1"]) == 2
-    assert "are called" in capsys.readouterr().err
+    assert seen.name in capsys.readouterr().err
     assert not any((tmp_path / name).exists() for name in "abc")
 
 
@@ -203,7 +203,7 @@ def test_a_rate_that_diverges_is_not_chosen_and_ends_nothing(
 ) -> None:
     options = ["--rows=gpt-4m", "--seeds=1", "--tokens=1024", "--learning-rates", "1e30"]
     assert reproduce(seen, tmp_path, *options) == 1
-    assert "diverged at every learning rate" in capsys.readouterr().err
+    assert "--learning-rates" in capsys.readouterr().err
     assert reproduce(seen, tmp_path, *options, "1e-3") == 0
     trials = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("trials/**/trial.json")}
     assert trials["rate-1e+30-seed-0"]["nats"] is None and trials["rate-0.001-seed-0"]["nats"] > 0
