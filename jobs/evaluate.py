@@ -16,10 +16,15 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.inference.ngram_baselines import COUNTING_BYTES_PER_TOKEN, FLOORS, count_training, score_floor
+from whisper_gpt.jobs.inference.ngram_baselines import (
+    COUNTING_BYTES_PER_TOKEN,
+    NGRAM_ORDERS,
+    count_training,
+    score_ngram,
+)
 from whisper_gpt.jobs.inference.run_folder import load_run, require_same_data, trained_on
 from whisper_gpt.jobs.inference.scoring import Score, add_up, score_model
-from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
+from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.splits import require_samples
@@ -80,7 +85,7 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     dataset = location(config.dataset)
-    info, device = read_info(dataset), alone(config.device).device
+    info, device = read_info(dataset), single_process(config.device).device
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, _, state in loaded:
@@ -93,8 +98,8 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
         cost = f"{training_tokens:,} training tokens, about {gigabytes:.1f} GB of memory"
         log(f"counting n-grams of {cost} (--no-baselines skips this)")
         counts = count_training(dataset, context)
-        for name in FLOORS:
-            ngram, scores = score_floor(counts, name, dataset, config.split, context)
+        for name in NGRAM_ORDERS:
+            ngram, scores = score_ngram(counts, name, dataset, config.split, context)
             rows.append(_row(None, name, ngram.parameter_count(), config.split, context, add_up(scores)))
     for folder, model, state in loaded:
         shape = model.config

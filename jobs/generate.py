@@ -22,7 +22,7 @@ from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_run
-from whisper_gpt.jobs.training.distributed import DeviceChoice, alone
+from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
 from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.sampling import Sampling
@@ -76,7 +76,7 @@ def run(config: Config) -> int:
     if not can_continue(model, state.data.view):
         books, view = model.config.input_codebooks, state.data.view
         raise JobError(f"{config.run}: reads {books} codebooks, mel of {view}; a continuation has one, and no future")
-    device = alone(config.device).device
+    device = single_process(config.device).device
     model = model.to(device)
     codec = codec_of(config.run, state.data, config.codec_weights, device)
     log_mel = LogMel(MelConfig(**state.data.mel))

@@ -26,7 +26,7 @@ from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.jobs.reproduction.schedule import Say, afford, run_all
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
-from whisper_gpt.jobs.training.distributed import PrecisionChoice, alone, choose_precision
+from whisper_gpt.jobs.training.distributed import PrecisionChoice, choose_precision, single_process
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -150,7 +150,7 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
         tokens=config.tokens or planned_tokens(results) or 0,
         context=config.context,
         batch=config.batch,
-        precision=choose_precision(config.precision, alone(config.device).device),
+        precision=choose_precision(config.precision, single_process(config.device).device),
         device=config.device,
         compile=config.compile,
         threads=config.threads,

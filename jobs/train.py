@@ -7,20 +7,20 @@ from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint
 from whisper_gpt.jobs.training.config import CONFIG_FILE, Config, check
-from whisper_gpt.jobs.training.distributed import alone
+from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.jobs.training.rank import train_rank
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:
-    """With --resume, the options that the run was started with are the defaults of those on the line."""
+    """With --resume, use the run's saved options as defaults."""
     return resume_with_saved_options(arguments, CONFIG_FILE)
 
 
 def run(config: Config) -> int:
-    """Train, with checkpoints, TensorBoard and a progress bar → exit code 0."""
+    """Train, with checkpoints, TensorBoard and a progress bar; return exit code 0."""
     check(config)
     if not config.resume and checkpoints(config.out):
-        raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
+        raise JobError(f"{config.out} holds a training run; pass --resume to continue it, or another --out")
     console = status_console()
     with output_lock(config.out):
         if config.workers > 1 or config.ray_address:
@@ -28,8 +28,8 @@ def run(config: Config) -> int:
 
             finished = train_on_cluster(config, console)
         else:
-            finished = train_rank(config, alone(config.device), console, stop_signals())
+            finished = train_rank(config, single_process(config.device), console, stop_signals())
     console.print(f"{newest_checkpoint(config.out)}")
     if not finished:
-        raise JobError(f"stopped by a signal; whisper-gpt train --out {config.out} --resume goes on")
+        raise JobError(f"stopped by a signal; to continue: whisper-gpt train --out {config.out} --resume")
     return 0

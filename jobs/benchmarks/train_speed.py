@@ -26,7 +26,7 @@ from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import require
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.training.config import Config as TrainConfig
-from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision, alone
+from whisper_gpt.jobs.training.distributed import DeviceChoice, Precision, single_process
 from whisper_gpt.jobs.training.loop import train
 from whisper_gpt.jobs.training.monitor import Monitor
 from whisper_gpt.jobs.training.session import Session, open_session
@@ -156,7 +156,7 @@ def _ours(
         eval_every=10**9,
         save_every=10**9,
     )
-    session = open_session(options, alone(config.device), False, lambda _: None)
+    session = open_session(options, single_process(config.device), False, lambda _: None)
     shown = stack.enter_context(quiet_monitor(session))
 
     def run_round() -> tuple[float, float | None]:
@@ -180,7 +180,7 @@ def _plain(
     config: Config, tokens: np.ndarray, precision: Precision, compiled: bool
 ) -> Callable[[], tuple[float, float | None]]:
     shape = replace(PRESETS["gpt-4m"], vocab=int(tokens.max()) + 1, context=config.context)
-    step = plain_loop(shape, tokens, config.batch, precision, alone(config.device).device, compiled)
+    step = plain_loop(shape, tokens, config.batch, precision, single_process(config.device).device, compiled)
 
     def run_round() -> tuple[float, float | None]:
         for _ in range(_WARM_UP):

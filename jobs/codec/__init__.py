@@ -1,1 +1,1 @@
-"""What the codec verbs share: checkpoints of a codec's training, and figures by the judges."""
+"""Shared by the codec verbs: training checkpoints and quality metrics."""

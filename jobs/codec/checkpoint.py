@@ -1,4 +1,4 @@
-"""A codec training run's one checkpoint, `RUN/checkpoint.safetensors`: replaced as a whole, or not at all."""
+"""The checkpoint of a codec training run, `RUN/checkpoint.safetensors`, which is replaced atomically."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ _RANDOM = "random"
 
 @dataclass(frozen=True)
 class CodecProgress:
-    """Where a run stands, and what decides what comes next."""
+    """Progress of a run, and the settings that must not change on resume."""
 
     architecture: CodecArchitecture
     seed: int
@@ -30,7 +30,7 @@ class CodecProgress:
 
 
 def save_checkpoint(run: Path, training: Training, progress: CodecProgress) -> None:
-    """Publish the run's checkpoint: networks, codebooks and their averages, the optimizers' moments, random state."""
+    """Publish the run's checkpoint: networks, codebooks, averages, optimizer moments, random state."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(training).items()}
     for name, (parameter, optimizer) in _parameters(training).items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -40,29 +40,29 @@ def save_checkpoint(run: Path, training: Training, progress: CodecProgress) -> N
 
 
 def read_progress(run: Path) -> CodecProgress:
-    """Where the run stands. Raises `JobError` where there is no whole checkpoint."""
+    """Read the run's progress. Raises `JobError` if there is no valid checkpoint."""
     path = run / FILE_NAME
     try:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})[_STATE])
         return CodecProgress(architecture=CodecArchitecture(**content.pop("architecture")), **content)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise JobError(f"{path}: no checkpoint of train-codec ({error})") from error
+        raise JobError(f"{path}: not a checkpoint of train-codec ({error})") from error
 
 
 def restore(run: Path, training: Training) -> None:
-    """Put the run's checkpoint into a training of the same parts. Raises `JobError` where it is of other parts."""
+    """Load the run's checkpoint into `training`. Raises `JobError` if their tensors differ, as with --adversarial."""
     with safe_open(run / FILE_NAME, framework="pt") as file, torch.no_grad():
         stored = set(file.keys())
         wanted = _tensors(training)
         if wanted.keys() != {name for name in stored if not name.startswith("optimizer/") and name != _RANDOM}:
-            raise JobError(f"{run / FILE_NAME}: with another --adversarial; pass the options the run was started with")
+            raise JobError(f"{run / FILE_NAME}: saved with another --adversarial; pass the run's original options")
         for name, tensor in wanted.items():
             tensor.copy_(file.get_tensor(name))
         for name, (parameter, optimizer) in _parameters(training).items():
-            own = {key: f"optimizer/{name}/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
-            if own["step"] in stored:
-                moments = {key: file.get_tensor(where) for key, where in own.items()}
+            keys = {key: f"optimizer/{name}/{key}" for key in ("step", "exp_avg", "exp_avg_sq")}
+            if keys["step"] in stored:
+                moments = {key: file.get_tensor(stored_key) for key, stored_key in keys.items()}
                 optimizer.state[parameter] = {
                     key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
                 }
@@ -70,7 +70,7 @@ def restore(run: Path, training: Training) -> None:
 
 
 def _parameters(training: Training) -> dict[str, tuple[nn.Parameter, torch.optim.Optimizer]]:
-    """Every parameter that is trained, by name, and the optimizer that moves it."""
+    """Every trained parameter by name, with its optimizer."""
     named = {f"net/{name}": (parameter, training.optimizer) for name, parameter in training.net.named_parameters()}
     if training.critic is not None:
         critic = training.critic

@@ -1,4 +1,4 @@
-"""Figures of audio by each measure whose package is installed, and their means over recordings with intervals."""
+"""Speech metrics of each installed package, and their means over recordings with intervals."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ import numpy as np
 from whisper_gpt.jobs.reproduction.statistics import ratio_interval
 from whisper_gpt.pipeline.judge import closeness, dnsmos, speaker, words
 
-# none: no measure that needs the extra; fast: without the recognizer, which takes most of the time.
+# none: no metric of the extra; fast: all but the recognizer, which takes most of the time.
 Judges = Literal["none", "fast", "all"]
 
 
 class Share(NamedTuple):
-    """What one piece of audio adds to a mean: a value and its weight; nothing if the value is NaN."""
+    """The contribution of one piece of audio to a mean: value and weight; ignored if the value is NaN."""
 
     value: float
     weight: float = 1.0
@@ -25,7 +25,7 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A mean over recordings with its 95 % interval (None for one recording), and the largest value of a piece."""
+    """Mean over recordings with its 95 % interval (None for one recording), and the largest value of any piece."""
 
     mean: float
     low: float | None
@@ -36,24 +36,24 @@ class Figure:
 
 @dataclass
 class Scores:
-    """Collects what pieces of recordings score."""
+    """Collects the scores of pieces of recordings."""
 
     _shares: dict[str, dict[int, list[Share]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def add(self, recording: int, shares: Mapping[str, Share]) -> None:
-        """Count a piece of the recording that has this number."""
+        """Add the scores of a piece of recording number `recording`."""
         for name, share in shares.items():
             if np.isfinite(share.value):
                 self._shares[name][recording].append(share)
 
     def figures(self) -> dict[str, Figure]:
-        """Each measure's figure, in the order in which they came; pieces of a recording stand or fall together."""
+        """Return the figure of each metric, in order of first use; intervals treat a recording's pieces as one unit."""
         return {name: _figure(list(groups.values())) for name, groups in self._shares.items()}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What judged audio should have been: 24 kHz audio `[N]` and its transcript, "" where there is none."""
+    """The original of judged audio: 24 kHz audio `[N]` and its transcript, "" if there is none."""
 
     wav: np.ndarray
     text: str = ""
@@ -68,10 +68,10 @@ class Reference:
 
 
 def judged(wav: np.ndarray, reference: Reference, judges: Judges) -> dict[str, Share]:
-    """Scores of 24 kHz audio `[N]`, as long as the reference.
+    """Return the scores of 24 kHz audio `[N]`, of the reference's length.
 
-    Measures that cannot be taken are left out: the package is missing, or there is no transcript. So are those of the
-    closeness of a reference to itself; its voice's two halves are compared with each other instead.
+    Metrics whose package or transcript is missing are omitted. If `wav` is the reference itself, so are those that
+    compare the two; instead, the voices of its two halves are compared.
     """
     shares: dict[str, Share] = {}
     if judges == "none":

@@ -1,1 +1,1 @@
-"""What every verb uses: options from files, errors, progress, locks, signals, the event log."""
+"""What all verbs share: option files, errors, progress, locks, signals, the event log."""

@@ -1,4 +1,4 @@
-"""YAML beside the command line: a verb's options read from a file, and the resolved ones saved beside a result."""
+"""YAML option files: read a verb's options with `--config`, and save the resolved options with a result."""
 
 import dataclasses
 import itertools
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T | None, list[str]]:
-    """Take `--config FILE` out of `arguments` → the dataclass it describes (None without one), and the rest.
+    """Remove `--config FILE` from `arguments`; return the dataclass it describes (None without it), and the rest.
 
-    Required options that the file leaves out stay required on the command line. Raises `UsageError` for a file that
-    cannot be read, for names in it that the verb does not have, and for values of another type.
+    Required options that are missing in the file stay required on the command line. Raises `UsageError` if the file
+    cannot be read, has unknown options, or has values of a wrong type.
     """
     rest = list(arguments)
     at = next((i for i, word in enumerate(rest) if word == "--config" or word.startswith("--config=")), None)
@@ -41,7 +41,7 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
         raise UsageError(f"--config {path}: expected `option: value` lines")
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     unknown = sorted(set(content) - set(fields))
-    require(not unknown, f"--config {path}: no option {', '.join(unknown)}; there are {', '.join(fields)}")
+    require(not unknown, f"--config {path}: no option {', '.join(unknown)}; the options are {', '.join(fields)}")
     hints = typing.get_type_hints(config_type)
     values = {name: _validated(value, hints[name], f"--config {path}: {name}") for name, value in content.items()}
     missing = {
@@ -53,20 +53,20 @@ def default_from_file(config_type: type[T], arguments: Sequence[str]) -> tuple[T
 
 
 def local_word(word: str) -> str:
-    """A word of a command line or a YAML file with `file:///folder`, also behind `--option=`, as `/folder`."""
+    """Replace `file:///folder` by `/folder` in a word of a command line or YAML file, also after `--option=`."""
     option, address = re.match(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups("")  # type: ignore[union-attr]
     return f"{option}{UPath(address).path}" if address.startswith("file://") else word
 
 
 def local_path(word: str) -> Path:
-    """The path of a file or folder of this machine. Raises `ValueError` for an object store's."""
+    """Return `word` as a local path. Raises `ValueError` if it is an object store's address."""
     if "://" in word:
-        raise ValueError(f"{word}: must lie on this machine")
+        raise ValueError(f"{word}: must be a local path")
     return Path(word)
 
 
 def resume_with_saved_options(arguments: list[str], file_name: str) -> list[str]:
-    """`arguments`, and where --resume is one of them `--config` with the file `file_name` in the folder of --out."""
+    """Return `arguments`; if --resume is among them, append `--config` with the file `file_name` in --out."""
     given = dict(itertools.pairwise(arguments))
     given |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
     saved = Path(given.get("--out", "")) / file_name
@@ -76,7 +76,7 @@ def resume_with_saved_options(arguments: list[str], file_name: str) -> list[str]
 
 
 def save_config(config: Any, path: Location, without: Sequence[str] = ()) -> None:
-    """Write the resolved options of a verb, but those in `without`, as YAML that `--config` reads back anywhere."""
+    """Write the resolved options of a verb, except those in `without`, as YAML for `--config`; paths are absolute."""
     plain = {name: _plain(value) for name, value in dataclasses.asdict(config).items() if name not in without}
     publish_bytes(path, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
@@ -88,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 
 def _validated(value: Any, hint: Any, where: str) -> Any:
-    """YAML's `value` as the type that the dataclass declares: text as a path, a list as a tuple."""
+    """Convert a YAML `value` to the type that the dataclass declares: text to a path, a list to a tuple."""
     listed = value if isinstance(value, list) else [value]
     words = [local_word(word) if isinstance(word, str) else word for word in listed]
     try:

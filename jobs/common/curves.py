@@ -1,4 +1,4 @@
-"""TensorBoard's curves of a run."""
+"""TensorBoard curves of a run."""
 
 import contextlib
 import threading
@@ -12,9 +12,9 @@ from whisper_gpt.manifests.full_disk import naming_full_disk
 
 @contextlib.contextmanager
 def curves(run: Path, first_step: int) -> Iterator[SummaryWriter]:
-    """A writer into `run`/tensorboard, whose curves continue from `first_step`. Raises `ManifestError` for a full disk.
+    """Yield a writer to `run`/tensorboard that continues from `first_step`. Raises `ManifestError` if the disk is full.
 
-    The writer's own thread hands what goes wrong in it to whoever writes next; its traceback is not printed as well.
+    An error in the writer's thread is raised by the next write; here its traceback is not printed as well.
     """
     folder = run / "tensorboard"
     before = threading.excepthook

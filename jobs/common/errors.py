@@ -1,4 +1,4 @@
-"""Errors of the jobs that are a user's to mend."""
+"""Errors of the jobs that a user can fix."""
 
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.model.errors import ModelError
@@ -6,18 +6,18 @@ from whisper_gpt.pipeline.errors import PipelineError
 
 
 class JobError(Exception):
-    """A command cannot do what was asked of it: the message says what, which file, and what to do."""
+    """A command failed; the message says what is wrong, in which file, and what to do."""
 
 
 class Diverged(JobError):
-    """A training run whose numbers went out of bounds and stayed there: the same run would end the same way again."""
+    """A training run diverged; the same run would diverge again."""
 
 
 class UsageError(JobError):
-    """An option or its value makes no sense, whatever the data: exit code 2."""
+    """An option or its value is invalid for any data: exit code 2."""
 
 
-# What every part of the project raises for a user to mend.
+# The errors of all parts of the project that a user can fix.
 USERS_ERRORS = (JobError, PipelineError, ManifestError, ModelError)
 
 

@@ -1,4 +1,4 @@
-"""One run at a time on one dataset, and the litter of killed runs swept before work begins."""
+"""A lock for one run at a time per dataset; also removes stale temporary files of killed runs."""
 
 import contextlib
 import fcntl
@@ -26,12 +26,12 @@ _STALE_AFTER_S = 20.0
 
 @contextlib.contextmanager
 def output_lock(dataset: Location) -> Iterator[Callable[[], None]]:
-    """Hold `dataset` for the length of a block; temporary files of killed runs and workers are removed around it.
+    """Lock `dataset` for the length of a block; remove stale temporary files of killed runs and workers around it.
 
-    Raises `JobError` where a living run holds it. In a folder the lock is the operating system's (flock): it ends with
-    its process, however that ends. In an object store it is an object that its run renews every few seconds; one that
-    is watched for 20 s and does not change is a dead run's. Yields a function that raises `JobError` where the lock was
-    lost to another run, which took this one for dead: to be called before anything that cannot be done twice.
+    Raises `JobError` if a live run holds the lock. In a folder it is the operating system's (flock), and is released
+    when its process ends, in whatever way. In an object store it is an object that its run renews every few seconds; if
+    it does not change within 20 s, its run is taken for dead. Yields a function that raises `JobError` if the lock was
+    lost to another run, which took this one for dead; call it before anything that must not be done twice.
     """
     with _lease(dataset / LOCK_FILE, dataset) if is_remote(dataset) else _flock(dataset) as require_held:
         yield require_held
@@ -49,33 +49,33 @@ def _flock(dataset: Path) -> Iterator[Callable[[], None]]:
             raise _held(dataset, file.read().strip() or "unknown") from error
         file.truncate(0)
         with naming_full_disk(path):
-            os.write(file.fileno(), f"{_own_name()}\n".encode())
-        _sweep(dataset)
+            os.write(file.fileno(), f"{_process_name()}\n".encode())
+        _clean_up(dataset)
         try:
             yield lambda: None
         finally:
-            _sweep(dataset)
+            _clean_up(dataset)
 
 
-def _sweep(dataset: Path) -> None:
-    for litter in dataset.rglob(f".*{TEMPORARY_SUFFIX}"):
-        litter.unlink(missing_ok=True)
+def _clean_up(dataset: Path) -> None:
+    for stale in dataset.rglob(f".*{TEMPORARY_SUFFIX}"):
+        stale.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _lease(path: UPath, dataset: UPath) -> Iterator[Callable[[], None]]:
-    own = uuid.uuid4().hex
-    _take(path, dataset, own)
+    lease_id = uuid.uuid4().hex
+    _acquire(path, dataset, lease_id)
     released, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
         renewed = time.monotonic()
         while not released.wait(_RENEWED_EVERY_S):
-            with contextlib.suppress(Exception):  # a store that does not answer now may do so the next time
-                if _holder(path).get("id") != own:
+            with contextlib.suppress(Exception):  # a store that does not answer now may answer next time
+                if _holder(path).get("id") != lease_id:
                     lost.set()
                     return
-                path.write_bytes(_content(own))
+                path.write_bytes(_content(lease_id))
                 renewed = time.monotonic()
             if time.monotonic() - renewed > _STALE_AFTER_S - _RENEWED_EVERY_S:
                 lost.set()
@@ -83,7 +83,7 @@ def _lease(path: UPath, dataset: UPath) -> Iterator[Callable[[], None]]:
 
     def require_held() -> None:
         if lost.is_set():
-            raise JobError(f"{dataset}: the lock was lost to another run, or to a store that did not answer; rerun")
+            raise JobError(f"{dataset}: the lock was lost, to another run or because the store did not answer; rerun")
 
     renewal = threading.Thread(target=renew, daemon=True)
     renewal.start()
@@ -92,24 +92,24 @@ def _lease(path: UPath, dataset: UPath) -> Iterator[Callable[[], None]]:
     finally:
         released.set()
         renewal.join()
-        if _holder(path).get("id") == own:
+        if _holder(path).get("id") == lease_id:
             path.unlink(missing_ok=True)
 
 
-def _take(path: UPath, dataset: UPath, own: str) -> None:
-    """Create the lock object, which only one of several runs can; a dead run's is removed first."""
+def _acquire(path: UPath, dataset: UPath, lease_id: str) -> None:
+    """Create the lock object, which succeeds for only one of several runs; remove a dead run's first."""
     if holder := _holder(path):
-        # Watched, not held against a clock: clocks of different machines differ.
+        # Watch for changes instead of comparing times: clocks of different machines differ.
         until = time.monotonic() + _STALE_AFTER_S
         while time.monotonic() < until:
             time.sleep(1)
-            if (now := _holder(path)) and now != holder:
-                raise _held(dataset, now["who"])
-        if _holder(path) != holder:  # another run, watching too, was quicker
-            raise _held(dataset, "begun just now")
+            if (current := _holder(path)) and current != holder:
+                raise _held(dataset, current["who"])
+        if _holder(path) != holder:  # another run, watching too, was faster
+            raise _held(dataset, "started just now")
         path.unlink(missing_ok=True)
     try:
-        path.fs.pipe_file(path.path, _content(own), mode="create")
+        path.fs.pipe_file(path.path, _content(lease_id), mode="create")
     except FileExistsError as error:
         raise _held(dataset, _holder(path).get("who", "unknown")) from error
 
@@ -121,11 +121,11 @@ def _holder(path: UPath) -> dict:
         return {}
 
 
-def _content(own: str) -> bytes:
-    return json.dumps({"id": own, "who": _own_name(), "renewed": uuid.uuid4().hex}).encode()
+def _content(lease_id: str) -> bytes:
+    return json.dumps({"id": lease_id, "who": _process_name(), "renewed": uuid.uuid4().hex}).encode()
 
 
-def _own_name() -> str:
+def _process_name() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
 

@@ -1,6 +1,6 @@
-"""What a verb shows while it runs: bars over hours of audio or training steps, with speed and ETA.
+"""Progress bars over hours of audio or training steps, with speed and ETA.
 
-Where there is no terminal, a plain line now and then takes the bar's place.
+Without a terminal, a plain line once a minute takes the bar's place.
 """
 
 import time
@@ -16,18 +16,18 @@ _PLAIN_LINE_EVERY_S = 60
 
 
 def status_console(log: TextIO | None = None) -> Console:
-    """Where verbs say how they fare: stderr (or a log), text as it is, lines as long as they are."""
+    """Return a console for progress messages: stderr or a log file, no markup, no wrapping."""
     return Console(file=log, stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Advance(Protocol):
-    """Counts seconds of audio as done; `resumed` ones were an earlier run's and do not count for the speed."""
+    """Advances the bar by seconds of audio; those of an earlier run (`resumed`) do not count for the speed."""
 
     def __call__(self, seconds: float, resumed: bool = False) -> None: ...
 
 
 class ShowStep(Protocol):
-    """Shows a training step: its number, nats per token, accuracy, tokens/s, share of time waited, seconds left."""
+    """Shows a training step: number, nats per token, accuracy, tokens/s, share of time waiting for data, ETA."""
 
     def __call__(
         self, step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float, eta_s: float
@@ -36,15 +36,15 @@ class ShowStep(Protocol):
 
 @contextmanager
 def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
-    """A bar over `total_s` seconds of audio, and what it ended with."""
-    started, done, own = time.monotonic(), 0.0, 0.0
+    """Show a bar over `total_s` seconds of audio, then print a summary."""
+    started, done, done_here = time.monotonic(), 0.0, 0.0
     with progress_line(console, total_s) as show:
 
         def advance(seconds: float, resumed: bool = False) -> None:
-            nonlocal done, own
+            nonlocal done, done_here
             done += seconds
-            own += 0.0 if resumed else seconds
-            speed = own / max(1e-9, time.monotonic() - started)
+            done_here += 0.0 if resumed else seconds
+            speed = done_here / max(1e-9, time.monotonic() - started)
             show(
                 done,
                 f"{_audio(done)} of {_audio(total_s)} · {speed:.1f}× real time",
@@ -53,29 +53,29 @@ def audio_progress(console: Console, total_s: float) -> Iterator[Advance]:
 
         yield advance
     elapsed = time.monotonic() - started
-    if own:
-        console.print(f"{_audio(own)} of audio in {elapsed:.1f} s, {own / elapsed:.1f}× real time")
+    if done_here:
+        console.print(f"{_audio(done_here)} of audio in {elapsed:.1f} s, {done_here / elapsed:.1f}× real time")
 
 
 @contextmanager
 def training_progress(console: Console, steps: int, first: int) -> Iterator[ShowStep]:
-    """A bar over training steps, and what it ended with."""
-    last, shown = first, ""
+    """Show a bar over training steps, then print the last step."""
+    last, text = first, ""
     with progress_line(console, steps) as line:
 
         def show(step: int, nats: float, accuracy: float, tokens_per_s: float, wait_share: float, eta_s: float) -> None:
-            nonlocal last, shown
+            nonlocal last, text
             last = step
-            shown = f"{nats:.3f} nats · {accuracy:.1%} right · {tokens_per_s:,.0f} tokens/s"
-            line(step, f"step {step} of {steps} · {shown}", eta_s)
-            shown += f" · {wait_share:.1%} waiting for data"
+            text = f"{nats:.3f} nats · accuracy {accuracy:.1%} · {tokens_per_s:,.0f} tokens/s"
+            line(step, f"step {step} of {steps} · {text}", eta_s)
+            text += f" · {wait_share:.1%} waiting for data"
 
         yield show
-    console.print(f"step {last}: {shown}" if shown else f"nothing to do: step {last} of {steps}")
+    console.print(f"step {last}: {text}" if text else f"nothing to do: step {last} of {steps}")
 
 
 def share_done(step: int, steps: int, elapsed_s: float, minutes: float | None) -> float:
-    """Which share of a training run is done: by steps, or by the clock where that is further on."""
+    """Return the share of a training run that is done: by steps or by the clock, whichever is larger."""
     by_clock = elapsed_s / (60 * minutes) if minutes else 0.0
     return max(step / steps, by_clock)
 
@@ -86,7 +86,7 @@ class Show(Protocol):
 
 @contextmanager
 def progress_line(console: Console, total: float) -> Iterator[Show]:
-    """A bar with a text and an ETA; without a terminal, the text once a minute."""
+    """Show a bar with a text and an ETA; without a terminal, print the text once a minute."""
     columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=12), TextColumn("ETA {task.fields[eta]}"))
     printed = time.monotonic()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

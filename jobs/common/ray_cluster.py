@@ -1,4 +1,4 @@
-"""Ray for the length of a block: started on this machine, or the cluster at an address; and waiting on its results."""
+"""Start Ray or connect to a cluster for the length of a block, and wait for results."""
 
 import logging
 import os
@@ -12,33 +12,33 @@ import ray
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.pipeline.shards.task import Device
 
-_ASK_EVERY_S = 0.5
+_POLL_S = 0.5
 
 
 @contextmanager
 def cluster(address: str | None, workers: int | None, device: Device = "cpu") -> Iterator[int]:
-    """Ray for the length of a block → how many workers to run: one a core, or one a GPU, if `workers` does not say.
+    """Use Ray for the length of a block; yield the number of workers: `workers`, or else one per core or GPU.
 
-    Uses the cluster at `address` (or at `$RAY_ADDRESS`, as under `ray job submit`), else starts Ray on this machine.
-    A Ray that this process is connected to already is used, and left as it is. Raises `JobError` where none answers.
+    Connects to the cluster at `address` (or `$RAY_ADDRESS`, as under `ray job submit`), else starts Ray here.
+    An existing connection of this process is used, and left open. Raises `JobError` if no cluster answers.
     """
     started_here = not ray.is_initialized()
     if started_here:
         _start(address or os.environ.get("RAY_ADDRESS"), workers)
     try:
-        found = int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
-        if device == "cuda" and found == 0:
-            raise JobError("--device cuda: Ray knows of no GPU; take --device cpu, or machines that have one")
-        yield workers or max(1, found)
+        slots = int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
+        if device == "cuda" and slots == 0:
+            raise JobError("--device cuda: Ray finds no GPU; use --device cpu, or machines with GPUs")
+        yield workers or max(1, slots)
     finally:
         if started_here:
             ray.shutdown()
 
 
 def refuse_dead_address(address: str | None) -> None:
-    """Raise `JobError` where nothing listens at HOST:PORT: Ray itself would try for minutes before it says so."""
+    """Raise `JobError` if nothing listens at HOST:PORT; Ray itself would retry for minutes."""
     if (address or "").startswith("ray://"):
-        raise JobError(f"--ray-address {address}: Ray Client is not used here; run on a node, or with ray job submit")
+        raise JobError(f"--ray-address {address}: Ray Client is not supported; run on a node, or with ray job submit")
     host, _, port = (address or "").rpartition(":")
     if not (host and port.isdecimal()):
         return
@@ -53,8 +53,8 @@ def _start(address: str | None, workers: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        # What passes through the object store are tasks and numbers; the shards are written by the workers.
-        # "local": one of its own, even where another Ray runs on this machine.
+        # A small object store: only tasks and numbers pass through it, the workers write the shards.
+        # "local": a new instance, even if another Ray runs on this machine.
         ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200_000_000, **quiet)
         return
     try:
@@ -64,13 +64,14 @@ def _start(address: str | None, workers: int | None) -> None:
 
 
 def first_ready(running: Iterable[Any], stopped: Callable[[], bool]) -> Any:
-    """The first of some of Ray's objects or streams that has something; raises `KeyboardInterrupt` once `stopped`.
+    """Return the first of Ray's objects or streams that is ready; raise `KeyboardInterrupt` once `stopped`.
 
-    Asked, and not raised by the signal itself: an exception that comes up while Ray lets go of an object is lost.
+    `stopped` is polled instead of raising in the signal handler: an exception raised while Ray releases an object is
+    lost.
     """
     waiting = list(running)
     while not stopped():
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=_ASK_EVERY_S)
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=_POLL_S)
         if ready:
             return ready[0]
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that a loop asks between two steps."""
+"""SIGINT and SIGTERM as a flag that a loop polls between steps."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """For the length of a block: a function that says whether SIGINT or SIGTERM came. A second one ends at once."""
-    came: list[int] = []
+    """Yield a function that tells whether SIGINT or SIGTERM came; a second signal raises `KeyboardInterrupt`."""
+    received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if came:
+        if received:
             raise KeyboardInterrupt
-        came.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

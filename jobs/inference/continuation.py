@@ -1,4 +1,4 @@
-"""Continuing audio with a trained model: a prompt in, then one frame of sound after another.
+"""Continue audio with a trained model, frame by frame.
 
 Each sampled token is decoded at once to its 320 samples, and their mel frame is the model's next input (decode and
 re-analyse), so the mel input always matches the audio that was actually generated.
@@ -24,13 +24,13 @@ from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig, decoded_c
 
 MelSource = Literal["decode", "predict", "none"]
 
-_READ_FRAMES = 750  # at a time; only the end is kept
+_READ_FRAMES = 750  # per segment; only the end of the prompt is kept
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Frames to continue from: `tokens` int64 `[n]` of codebook 0, and their `mel` float32 `[n, M]` as datasets hold
-    it, of the view that the model was trained on."""
+    """Frames to continue from: `tokens` int64 `[n]` of codebook 0, and their `mel` float32 `[n, M]` as in datasets (not
+    normalised), of the mel variant that the model was trained on."""
 
     tokens: torch.Tensor
     mel: torch.Tensor
@@ -42,15 +42,15 @@ def empty_prompt(log_mel: LogMel) -> Prompt:
 
 
 def can_continue(model: HybridLM, view: str) -> bool:
-    """Whether a continuation, which has one codebook and no future, holds all that a model reads."""
+    """Whether a model's inputs are available in generation, which has one codebook and no future."""
     return model.config.input_codebooks == 1 and (view == AUDIO or decoded_codebooks(view) == 1)
 
 
 def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, view: str) -> Prompt:
     """Return the last `frames` whole frames of the audio in `path`, as `preprocess` would encode the whole recording.
 
-    The codec has heard all that comes before; memory does not grow with the recording. Raises `JobError` for a file
-    that is no audio, or shorter than a frame.
+    The codec's state is that after all earlier audio; memory does not grow with the recording. Raises `JobError` if the
+    file is not audio, or is shorter than a frame.
     """
     log_mel = LogMel(replace(mel, views=(view,)))
     tokens, mels, samples = np.zeros(0, np.int16), np.zeros((0, mel.bands), np.float16), 0
@@ -73,10 +73,10 @@ def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, view: str
 class Continuation:
     """A continuation of `prompt`: `prompt_audio` float32 `[n · hop]` is the prompt decoded, `step` adds a frame to it.
 
-    Model and codec compute on the devices they are on; tokens are sampled, and mel frames analysed, on the CPU.
+    Model and codec compute on their own devices; tokens are sampled and mel frames computed on the CPU.
 
-    It may go on for ever: memory and time per frame are constant. Of the history `tokens` and `mel` hold half a context
-    of the model, and once the cache is full, a new one begins with them.
+    It may be endless: memory and time per frame are constant. `tokens` and `mel` hold the last half context of the
+    history; once the cache is full, a new one is filled from them.
     """
 
     @torch.no_grad()
@@ -93,23 +93,23 @@ class Continuation:
         self._model, self._codec, self._log_mel = model, codec, log_mel
         self._sampling, self._mel_source, self._generator = sampling, mel_source, generator
         self._decoder, self._mel_context = codec.decoder_start(codebooks=1), log_mel.start()
-        self._kept = max(1, model.config.context // 2)
+        self._history_frames = max(1, model.config.context // 2)
         self.prompt_audio = torch.zeros(0)
         if len(prompt.tokens):
             self.prompt_audio = self._decode(prompt.tokens)
             _, self._mel_context = log_mel.step(self._mel_context, self.prompt_audio)
-        self.tokens = prompt.tokens[-self._kept :]
-        self.mel = _normalise(model, prompt.mel[-self._kept :])
+        self.tokens = prompt.tokens[-self._history_frames :]
+        self.mel = _normalise(model, prompt.mel[-self._history_frames :])
         self._cache, self._prediction = prefill(model, self.tokens, self.mel, mel_source)
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
-        """Sample the next token, and return its samples float32 `[hop]`."""
+        """Sample the next token, and return its audio float32 `[hop]`."""
         token = sample(self._prediction.logits[:, -1].cpu(), self._sampling, self._generator)  # [1]
         audio = self._decode(token)
         mel = self._next_mel(audio)
-        self.tokens = torch.cat([self.tokens, token])[-self._kept :]
-        self.mel = torch.cat([self.mel, mel])[-self._kept :]
+        self.tokens = torch.cat([self.tokens, token])[-self._history_frames :]
+        self.mel = torch.cat([self.mel, mel])[-self._history_frames :]
         if self._cache.position == self._cache.capacity:
             self._cache, self._prediction = prefill(self._model, self.tokens, self.mel, self._mel_source)
         else:
@@ -117,12 +117,12 @@ class Continuation:
         return audio
 
     def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens `[n]` → the next samples `[n · hop]` of the stream."""
+        """Decode tokens `[n]` to the next samples `[n · hop]` of the stream."""
         decoded, self._decoder = self._codec.decode_chunk(self._decoder, tokens[None, None].to(self._codec.device))
         return decoded[0].cpu()
 
     def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
-        """The normalised mel `[1, M]` of the frame that was generated last."""
+        """Return the normalised mel `[1, M]` of the last generated frame."""
         if self._mel_source == "predict" and self._prediction.mel_location is not None:
             return self._prediction.mel_location[0, -1:].cpu()
         if self._mel_source == "decode" and self._model.config.hybrid:
@@ -134,7 +134,7 @@ class Continuation:
 def prefill(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource
 ) -> tuple[Cache, Prediction]:
-    """Begin a window with frames `tokens` `[n]` and normalised `mel` `[n, M]` → its cache, and the predictions of
+    """Fill a new cache with frames `tokens` `[n]` and normalised `mel` `[n, M]`; return it, and the predictions of
     frames 0 to n."""
     cache = empty_cache(model.config, batch=1, device=model.device)
     tokens = torch.cat([torch.tensor([model.begin_token]), tokens])  # [1 + n]
@@ -145,14 +145,14 @@ def prefill(
 def _predict(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
 ) -> Prediction:
-    """The predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
+    """Return the predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
     tokens, mel = tokens[None, None].to(model.device), mel.to(model.device)  # [1, 1, n], [n, M]
-    present = tokens[:, 0] != model.begin_token
+    mel_mask = tokens[:, 0] != model.begin_token
     if not model.config.hybrid:
-        return model.predict_next(tokens, None, present, cache)
+        return model.predict_next(tokens, None, mel_mask, cache)
     if mel_source == "none":
-        present = torch.zeros_like(present)
-    return model.predict_next(tokens, mel[None], present, cache)
+        mel_mask = torch.zeros_like(mel_mask)
+    return model.predict_next(tokens, mel[None], mel_mask, cache)
 
 
 def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The codec whose tokens a run was trained on, or a dataset holds."""
+"""The codec of a run or a dataset."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from whisper_gpt.pipeline.codec.loading import read_codec
 
 
 def codec_of(owner: Location, data: TrainedOn, weights: Path | None, device: torch.device | str = "cpu") -> Codec:
-    """The codec of `data`, from the file `weights` or from where its name says; `owner` is the run or the dataset.
+    """Load the codec of `data` from the file `weights`, or by its name; `owner` is the run or dataset, for messages.
 
-    Raises `JobError` where it cannot be found without a file, or the file holds another one; `PipelineError` where
-    there is none.
+    Raises `JobError` if its name is not known and no file is given, or if the weights are not those of `data`;
+    `PipelineError` if the weights are not found.
     """
     wanted = CodecFingerprint(**data.codec)
     if weights is None and wanted.name not in NAMES:
-        raise JobError(f"{owner}: its tokens are of the codec {wanted.name!r}; pass its file: --codec-weights")
+        raise JobError(f"{owner}: its codec is {wanted.name!r}; pass its file with --codec-weights")
     codec = read_codec(weights or weights_file(wanted.name), wanted.codebooks, wanted.precision, str(device))
     if codec.fingerprint != wanted:
-        raise JobError(f"{owner}: its tokens are of other codec weights than were found now; pass its own")
+        raise JobError(f"{owner}: encoded with other codec weights than those found; pass --codec-weights")
     return codec

@@ -1,4 +1,4 @@
-"""Reading the folder of a training run: its checkpoints, their state and model, and the data it was trained on."""
+"""Read the folder of a training run: checkpoints, their state and model, and the data it was trained on."""
 
 import json
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ STATE_FILE = "state.json"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Which data a run was trained on: the datasets' fingerprint, what went into it, and which view of the mel."""
+    """The data a run was trained on: the datasets' fingerprint, its codec and mel settings, and the mel variant."""
 
     fingerprint: str
     codec: dict[str, Any]
@@ -27,7 +27,7 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class Best:
-    """The best score on the validation split, nats per token, and the step that had it."""
+    """The best validation score, in nats per token, and its step."""
 
     step: int
     nats: float
@@ -35,49 +35,49 @@ class Best:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands, beside its tensors."""
+    """The state of a run, without its tensors."""
 
     step: int
     elapsed_s: float
-    stream: dict[str, Any] | None  # None: at its start
-    order: dict[str, Any]  # what the stream's order depends on
+    stream: dict[str, Any] | None  # None: at the start
+    order: dict[str, Any]  # what the order of the stream depends on
     data: TrainedOn
     optimizer: str
     best: Best | None = None
     skipped: int = 0  # steps whose numbers were out of bounds
     unscored: bool = False  # whether this step's evaluation is still to be done
-    damaged: dict[str, str] = field(default_factory=dict)  # samples that the leader left out, and why
+    damaged: dict[str, str] = field(default_factory=dict)  # unreadable samples that rank 0 skipped, and why
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the checkpoint's other files
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the path of a step's checkpoint."""
     return run / _FOLDER / f"step-{step:08d}"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of `run`, oldest first."""
+    """Return the checkpoints of `run`, oldest first."""
     return sorted((run / _FOLDER).glob("step-*"))
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of `run`. Raises `JobError` where there is none."""
-    found = checkpoints(run)
-    if not found:
-        raise JobError(f"{run}: no checkpoints in here; is this the --out of a training run?")
-    return found[-1]
+    """Return the newest checkpoint of `run`. Raises `JobError` if there is none."""
+    folders = checkpoints(run)
+    if not folders:
+        raise JobError(f"{run}: no checkpoints; is this the --out of a training run?")
+    return folders[-1]
 
 
 def require_whole(folder: Path) -> None:
-    """Raise `JobError`, naming the file, unless a checkpoint's files are what its state says."""
+    """Raise `JobError` if a file of a checkpoint does not match the hash in its state."""
     for name, sha256 in read_state(folder).files.items():
         path = folder / name
-        if not path.is_file() or file_sha256(path) != sha256:  # what cannot be read at all is another matter
-            raise JobError(f"{path}: damaged, not the file that was written")
+        if not path.is_file() or file_sha256(path) != sha256:  # read errors propagate
+            raise JobError(f"{path}: damaged, differs from what was written")
 
 
 def chosen_checkpoint(path: Path, best: bool) -> Path:
-    """The newest or the best checkpoint of the run at `path`, or `path` itself where it is a checkpoint."""
+    """Return the newest or best checkpoint of the run at `path`, or `path` itself if it is a checkpoint."""
     if (path / STATE_FILE).is_file():
         return path
     newest = newest_checkpoint(path)
@@ -85,18 +85,18 @@ def chosen_checkpoint(path: Path, best: bool) -> Path:
     if not best:
         return newest
     if state.best is None or not checkpoint_folder(path, state.best.step).is_dir():
-        raise JobError(f"{path}: has no best checkpoint; nothing was scored while it was trained, or it was damaged")
+        raise JobError(f"{path}: has no best checkpoint; none was scored in training, or it was damaged")
     return checkpoint_folder(path, state.best.step)
 
 
 def load_run(path: Path, best: bool = False) -> tuple[HybridLM, TrainingState]:
-    """The newest (or best) model of a run, or that of a checkpoint, ready to evaluate, and where the run stood."""
+    """Load the newest (or best) model of a run, or that of a checkpoint, in evaluation mode, and its state."""
     folder = chosen_checkpoint(path, best)
     return HybridLM.from_pretrained(folder), read_state(folder)
 
 
 def read_state(folder: Path) -> TrainingState:
-    """The `state.json` of a checkpoint."""
+    """Read the `state.json` of a checkpoint. Raises `JobError` if it is missing or invalid."""
     path = folder / STATE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -107,12 +107,12 @@ def read_state(folder: Path) -> TrainingState:
 
 
 def trained_on(info: DatasetInfo, view: str | None = None) -> TrainedOn:
-    """The data of a dataset, read with a view of its mel: the first where none is named."""
+    """Return the data of a dataset read with a mel variant, the first by default."""
     return TrainedOn(info.fingerprint, info.codec, info.mel, view or info.mel["views"][0])
 
 
 def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Location) -> None:
-    """Raise `JobError`, naming what differs, where a run and a dataset do not belong together."""
+    """Raise `JobError` if a run was trained on other data than a dataset's; the message says what differs."""
     if (data.fingerprint, data.view) == (other.fingerprint, other.view):
         return
     views = [] if data.view == other.view else [f"mel of {data.view} / {other.view}"]

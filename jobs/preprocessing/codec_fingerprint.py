@@ -1,4 +1,4 @@
-"""The fingerprint of a codec, for a process that should not load the codec: computed once per file, and remembered."""
+"""Compute a codec's fingerprint without loading the codec in this process; cached per file."""
 
 import hashlib
 import json
@@ -15,38 +15,38 @@ from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 
 
 def begin_fingerprint(weights: Path, codebooks: int, precision: Precision) -> Callable[[], CodecFingerprint]:
-    """Begin to compute the fingerprint of the codec in `weights`; the function returned waits for it.
+    """Start computing the fingerprint of the codec in `weights`; return a function that waits for it.
 
-    It is computed in a process of its own, because torch and the codec are three quarters of what this one would then
-    hold. A file of the same path, size and time of change is not loaded again.
+    It is computed in a separate process, because torch and the codec would be three quarters of this one's memory.
+    Results are cached by path, size and modification time.
     """
-    remembered = _memory(weights, codebooks, precision)
+    cache_file = _cache_file(weights, codebooks, precision)
     try:
-        found = CodecFingerprint(**json.loads(remembered.read_text()))
-        return lambda: found
+        cached = CodecFingerprint(**json.loads(cache_file.read_text()))
+        return lambda: cached
     except (OSError, ValueError, TypeError):
-        pass  # not there yet, or of another version
+        pass  # not cached yet, or by another version
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     computing = pool.submit(compute_fingerprint, weights, codebooks, precision)
     pool.shutdown(wait=False)
 
     def wait() -> CodecFingerprint:
         fingerprint = computing.result()
-        publish_bytes(remembered, (json.dumps(asdict(fingerprint)) + "\n").encode())
+        publish_bytes(cache_file, (json.dumps(asdict(fingerprint)) + "\n").encode())
         return fingerprint
 
     return wait
 
 
 def compute_fingerprint(weights: Path, codebooks: int, precision: Precision) -> CodecFingerprint:
-    """Load the codec in the file `weights` for its fingerprint alone."""
+    """Load the codec in the file `weights`, and return its fingerprint."""
     from whisper_gpt.pipeline.codec.loading import read_codec
 
     return read_codec(weights, codebooks, precision).fingerprint
 
 
-def _memory(weights: Path, codebooks: int, precision: Precision) -> Path:
-    found = weights.stat()
+def _cache_file(weights: Path, codebooks: int, precision: Precision) -> Path:
+    stat = weights.stat()
     fields = sorted(CodecFingerprint.__dataclass_fields__)
-    key = json.dumps([str(weights.resolve()), found.st_size, found.st_mtime_ns, codebooks, precision, fields])
+    key = json.dumps([str(weights.resolve()), stat.st_size, stat.st_mtime_ns, codebooks, precision, fields])
     return user_cache_path("whisper-gpt") / "fingerprints" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -1,4 +1,4 @@
-"""How long a plan will take, from a few seconds of its own work on this machine."""
+"""Estimate how long a plan will take, by doing a few seconds of its work on this machine."""
 
 import multiprocessing
 import os
@@ -13,40 +13,40 @@ import numpy as np
 from whisper_gpt.pipeline.shards.source_reader import SourceReader
 from whisper_gpt.pipeline.shards.task import WorkerSetup
 
-_MOST_SOURCES = 2_000  # of each process: more than it can encode
+_MAX_SOURCES = 2_000  # per process: more than it can encode in the time
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of audio that one worker encodes in a second, while `workers` of them do so side by side."""
+    """Seconds of audio that one worker encodes per second while `workers` of them run in parallel."""
 
     speed: float
     workers: int
 
 
 def own_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: float) -> Measured | None:
-    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as there will be workers here.
+    """Read and encode sources of a plan's `rows` for `seconds`, in as many processes as this machine will run workers.
 
-    None where none of them can be encoded, or one ends the process that tries.
+    Return None if none of them can be encoded, or if one crashes its process.
     """
-    shares = [list(rows[i::workers][:_MOST_SOURCES]) for i in range(workers)]
+    shares = [list(rows[i::workers][:_MAX_SOURCES]) for i in range(workers)]
     shares = [share for share in shares if share]
     with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
         try:
-            found = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
+            results = list(pool.map(_encode_for, [setup] * len(shares), shares, [seconds] * len(shares)))
         except BrokenProcessPool:
             return None
-    audio_s, took_s = (sum(column) for column in zip(*found, strict=True))
+    audio_s, took_s = (sum(column) for column in zip(*results, strict=True))
     return Measured(audio_s / took_s, len(shares)) if audio_s else None
 
 
 def _encode_for(setup: WorkerSetup, rows: list[dict], seconds: float) -> tuple[float, float]:
-    """Seconds of audio encoded, and seconds that took; the audio ends with the time, what was begun is finished."""
+    """Return the seconds of audio encoded and the time taken; all audio that is read within `seconds` is encoded."""
     from whisper_gpt.pipeline.shards.encoder import dry_encode, load_encoder
 
     codec, log_mel = load_encoder(setup)

@@ -1,4 +1,4 @@
-"""Making shards in this process, without Ray: for debugging, small jobs and tests (`--workers 0`)."""
+"""Make shards in this process, without Ray: for debugging, small jobs and tests (`--workers 0`)."""
 
 from collections.abc import Callable, Generator
 
@@ -13,7 +13,7 @@ from whisper_gpt.pipeline.shards.task import WorkerSetup
 def make_shards(
     queue: ShardQueue, setup: WorkerSetup, log: RunLog, stopped: Callable[[], bool]
 ) -> Generator[float, None, None]:
-    """Do all the work of `queue`, yielding the seconds of audio done with.
+    """Do all the work of `queue`; yield the seconds of audio that are done.
 
     A file that crashes the process ends the run. Raises `KeyboardInterrupt` once `stopped`.
     """

@@ -1,4 +1,4 @@
-"""A pool of Ray actors that hold a codec and make shards, a bounded number in flight."""
+"""A pool of Ray actors that hold a codec and make shards, with a bounded number of tasks in flight."""
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import ray
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import RunLog
 from whisper_gpt.jobs.common.ray_cluster import first_ready
-from whisper_gpt.jobs.preprocessing.shard_queue import Make, ShardQueue, Try, Work
+from whisper_gpt.jobs.preprocessing.shard_queue import BuildShard, Probe, ShardQueue, Work
 from whisper_gpt.pipeline.shards.task import ShardTask, WorkerSetup
 
-# What Ray says of a worker, or a whole node, that is no more.
-_DEATHS = (
+# Ray's errors for a dead worker or node.
+_DEATH_ERRORS = (
     ray.exceptions.RayActorError,
     ray.exceptions.WorkerCrashedError,
     ray.exceptions.NodeDiedError,
@@ -21,13 +21,13 @@ _DEATHS = (
     ray.exceptions.OutOfMemoryError,
 )
 _NODE_GONE = "its node is gone"
-_STILLBORN = 5  # beyond one of each worker: how many in a row may die before they begin anything
+_MAX_STARTUP_DEATHS = 5  # consecutive start-up failures tolerated beyond one per worker
 
 
 class ShardWorker:
-    """Holds the codec and the mel transform; one thread, so that a machine runs one worker a core.
+    """Holds the codec and the mel transform; single-threaded, as a machine runs one worker per core.
 
-    Never restarted by Ray: who died over what is the driver's to know.
+    Ray never restarts it: the driver has to know which work a worker died on.
     """
 
     def __init__(self, setup: WorkerSetup):
@@ -36,7 +36,7 @@ class ShardWorker:
 
     @ray.method(num_returns="streaming")
     def make(self, task: ShardTask) -> Iterator[float]:
-        """Make one shard, yielding 0 once it is begun and then the seconds of each source as it is done with."""
+        """Make one shard; yield 0 when it is begun, then the seconds of each finished source."""
         from whisper_gpt.jobs.preprocessing.planning import load_rows
         from whisper_gpt.pipeline.shards.make import make_shard
 
@@ -47,7 +47,7 @@ class ShardWorker:
 
     @ray.method(num_returns="streaming")
     def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[float]:
-        """Encode some sources of a shard for nothing, yielding 0 once that is begun."""
+        """Encode some sources of a shard and discard the result; yield 0 when that is begun."""
         from whisper_gpt.jobs.preprocessing.planning import load_rows
         from whisper_gpt.pipeline.shards.make import try_sources
 
@@ -57,7 +57,7 @@ class ShardWorker:
         try_sources(job, rows, codec, log_mel)
 
     def _load(self) -> tuple[Any, Any]:
-        """The codec and the mel transform; here and not at the start, so that what goes wrong has words."""
+        """Load codec and mel transform; not in __init__, so that an error reaches the driver with its message."""
         from whisper_gpt.pipeline.shards.encoder import load_encoder
 
         self._loaded = self._loaded or load_encoder(self._setup)
@@ -70,22 +70,22 @@ WorkerActor = ray.remote(num_cpus=1)(ShardWorker)
 def make_shards(
     queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog, stopped: Callable[[], bool]
 ) -> Generator[float, None, None]:
-    """Do all the work of `queue` on up to `workers` actors, one piece in flight on each.
+    """Do all the work of `queue` on up to `workers` actors, with one task in flight on each.
 
-    Yields the seconds of audio done with; less than 0 where a worker died and what it had done of a shard is lost.
-    Raises `JobError` where workers cannot be kept alive long enough to begin, `KeyboardInterrupt` once `stopped`.
+    Yields the seconds of audio that are done; negative if a worker died and its part of a shard is lost. Raises
+    `JobError` if workers keep dying at start-up, `KeyboardInterrupt` once `stopped`.
     """
     worker_class = WorkerActor.options(num_gpus=int(setup.device == "cuda"))
     idle: list[Any] = []
     running: dict[Any, _Running] = {}  # by the stream of what the worker yields
-    stillborn = 0
+    startup_deaths = 0
     try:
         while queue or running:
             while queue and len(running) < workers:
                 worker = idle.pop() if idle else worker_class.remote(setup)
                 current = _begin(worker, queue.take())
                 running[current.stream] = current
-                del worker, current  # a handle left over would keep a worker's core, when it has nothing more to do
+                del worker, current  # a leftover handle would keep an idle worker's core
             stream = first_ready(running, stopped)
             current = running[stream]
             try:
@@ -94,17 +94,17 @@ def make_shards(
                 del running[stream]
                 queue.done(current.work)
                 log.write("done", **current.described())
-                if queue:  # else the last handle goes, and frees the core that a worker not yet placed may wait for
+                if queue:  # else drop the handle, which frees the core for a worker that is not placed yet
                     idle.append(current.worker)
-            except _DEATHS as error:
+            except _DEATH_ERRORS as error:
                 del running[stream]
                 reason = _why(error)
                 log.write("died", **current.described(), reason=reason)
-                stillborn = 0 if current.begun else stillborn + 1
-                if stillborn > workers + _STILLBORN:
-                    raise JobError(f"Ray workers die before they begin ({reason}); rerun to go on") from error
+                startup_deaths = 0 if current.begun else startup_deaths + 1
+                if startup_deaths > workers + _MAX_STARTUP_DEATHS:
+                    raise JobError(f"Ray workers die at start-up ({reason}); rerun to resume") from error
                 if getattr(error, "actor_init_failed", False):
-                    raise JobError(f"a Ray worker cannot be made: {_last_line(error)}") from error
+                    raise JobError(f"a Ray worker cannot be started: {_last_line(error)}") from error
                 if reason == _NODE_GONE:
                     queue.node_lost(current.work)
                 elif current.begun:
@@ -115,18 +115,18 @@ def make_shards(
             else:
                 if not current.begun:
                     log.write("begun", **current.described())
-                    current.begun, stillborn = True, 0
+                    current.begun, startup_deaths = True, 0
                 current.seconds += seconds
                 yield seconds
             del current
     finally:
-        for left in running.values():
-            ray.kill(left.worker)
+        for unfinished in running.values():
+            ray.kill(unfinished.worker)
 
 
 @dataclass
 class _Running:
-    """A piece of work on its worker: whether that has begun it, and the seconds of audio it is done with."""
+    """A task on its worker: whether it has begun, and the seconds of audio that are done."""
 
     work: Work
     worker: Any
@@ -135,18 +135,18 @@ class _Running:
     seconds: float = 0.0
 
     def described(self) -> dict[str, Any]:
-        tried = {"sources": self.work.sources} if isinstance(self.work, Try) else {}
-        return {"shard": self.work.task.shard, **tried}
+        probed = {"sources": self.work.sources} if isinstance(self.work, Probe) else {}
+        return {"shard": self.work.task.shard, **probed}
 
 
 def _begin(worker: Any, work: Work) -> _Running:
-    if isinstance(work, Make):
+    if isinstance(work, BuildShard):
         return _Running(work, worker, worker.make.remote(work.task))
     return _Running(work, worker, worker.try_sources.remote(work.task, work.sources))
 
 
 def _why(error: Exception) -> str:
-    """Ray's explanation of a death, which is a page, in two or three words."""
+    """Summarise Ray's explanation of a death, which is a page long, in a few words."""
     text = str(error)
     if "running low on memory" in text or isinstance(error, ray.exceptions.OutOfMemoryError):
         return "out of memory"

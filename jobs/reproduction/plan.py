@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.inference.ngram_baselines import FLOORS
+from whisper_gpt.jobs.inference.ngram_baselines import NGRAM_ORDERS
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, recipe, require_trained
 from whisper_gpt.manifests.dataset_info import DatasetInfo
@@ -63,9 +63,9 @@ def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> li
     return [trial_of(results, domain, row, best.learning_rate, seed) for seed in search.seeds]
 
 
-def floor_folders(results: Path, domain: Domain) -> dict[str, Path]:
+def ngram_folders(results: Path, domain: Domain) -> dict[str, Path]:
     """Where the scores of each floor of a domain lie."""
-    return {name: results / "trials" / domain.name / name for name in FLOORS}
+    return {name: results / "trials" / domain.name / name for name in NGRAM_ORDERS}
 
 
 _FILE_NAME = "plan.json"

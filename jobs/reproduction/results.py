@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.inference.ngram_baselines import FLOORS, count_training, score_floor
+from whisper_gpt.jobs.inference.ngram_baselines import NGRAM_ORDERS, count_training, score_ngram
 from whisper_gpt.jobs.inference.scoring import WindowScore, model_scores
-from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, floor_folders
+from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, ngram_folders
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, require_trained, windows
-from whisper_gpt.jobs.training.distributed import alone
+from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -85,17 +85,17 @@ class Scores:
 def score_trial(trial: Trial, budget: Budget) -> None:
     """Score a trained trial on the test split, in fp32 however it was trained. In a process of its own."""
     torch.set_num_threads(budget.threads)
-    device = alone(budget.device).device
+    device = single_process(budget.device).device
     model = HybridLM.from_pretrained(trial.folder).to(device)
     scores = model_scores(model, windows(trial, budget, "test", device))
     _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
 
 
-def score_floors(dataset: Location, folders: dict[str, Path], budget: Budget) -> None:
+def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) -> None:
     """Count the training split, and score each floor on the test split, into its folder."""
     counts = count_training(dataset, budget.context)
     for name, folder in folders.items():
-        ngram, scores = score_floor(counts, name, dataset, "test", budget.context)
+        ngram, scores = score_ngram(counts, name, dataset, "test", budget.context)
         _publish(folder, _add_up(scores, dataset, budget.context, ngram.parameter_count()))
 
 
@@ -133,7 +133,7 @@ def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, para
         recording, frames = recording_of[score.key], len(score.nats)
         tokens[recording] += frames
         nats[recording] += float(score.nats.sum())
-        hits[recording] += int(score.hits.sum())
+        hits[recording] += int(score.correct.sum())
         position_nats[:frames] += score.nats
         position_tokens[:frames] += 1
     names = sorted(tokens)
@@ -145,7 +145,7 @@ def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult
     """The results of the floors and all rows of a domain, once all is done. Raises `JobError` where they are of other
     tokens, as when the dataset was made anew meanwhile."""
     groups = groups_of(domain.dataset)
-    floors = floor_folders(results, domain)
+    floors = ngram_folders(results, domain)
     found = [_floor_result(name, folder, domain, groups) for name, folder in floors.items()]
     found += [_row_result(row, chosen_trials(results, domain, row, search), groups) for row in domain.rows]
     for row in found[1:]:
@@ -188,7 +188,7 @@ def _floor_result(name: str, folder: Path, domain: Domain, groups: dict[str, str
     return RowResult(
         row=name,
         tag="floor",
-        description=f"counts, order {FLOORS[name]}",
+        description=f"counts, order {NGRAM_ORDERS[name]}",
         parameters=scores.parameters,
         flops_per_token=0.0,
         learning_rate=None,

@@ -18,8 +18,8 @@ from upath import UPath
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.ray_cluster import first_ready
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, floor_folders, trial_of
-from whisper_gpt.jobs.reproduction.results import read_scores, score_floors, score_trial
+from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, ngram_folders, trial_of
+from whisper_gpt.jobs.reproduction.results import read_scores, score_ngrams, score_trial
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import (
     EVALUATIONS,
@@ -31,7 +31,7 @@ from whisper_gpt.jobs.reproduction.trials import (
     train_trial,
     training_config,
 )
-from whisper_gpt.jobs.training.distributed import alone
+from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.jobs.training.loop import take_step
 from whisper_gpt.jobs.training.monitor import Clock
 from whisper_gpt.jobs.training.session import open_session
@@ -57,7 +57,7 @@ def time_trial(trial: Trial, budget: Budget) -> Cost:
     torch.set_num_threads(budget.threads)
     config = training_config(trial, budget)
     begun = time.monotonic()
-    session = open_session(config, alone(budget.device), False, lambda text: None)
+    session = open_session(config, single_process(budget.device), False, lambda text: None)
     try:
         for _ in range(_WARM_UP):
             take_step(session, config.learning_rate, Clock(0.0))
@@ -154,7 +154,7 @@ def _floor_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
     """The floors of those domains that have not all of them yet: NumPy on one core, whatever the trials run on."""
     work = []
     for domain in domains:
-        folders = floor_folders(results, domain)
+        folders = ngram_folders(results, domain)
         if any(read_scores(folder) is None for folder in folders.values()):
             arguments = domain.dataset, folders, budget
             work.append(_Work(_count_and_score, arguments, results / "trials" / domain.name, {"num_cpus": 1}))
@@ -230,5 +230,5 @@ def _score(trial: Trial, budget: Budget) -> str:
 
 
 def _count_and_score(dataset: UPath, folders: dict[str, Path], budget: Budget) -> str:
-    score_floors(dataset, folders, budget)
+    score_ngrams(dataset, folders, budget)
     return f"{', '.join(folders)} scored"

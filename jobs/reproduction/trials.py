@@ -24,7 +24,7 @@ from whisper_gpt.jobs.inference.scoring import score_model
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.training.checkpoints import save_state, sync_files
 from whisper_gpt.jobs.training.config import Config
-from whisper_gpt.jobs.training.distributed import Precision, alone, autocast
+from whisper_gpt.jobs.training.distributed import Precision, autocast, single_process
 from whisper_gpt.jobs.training.rank import train_rank
 from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location
@@ -100,7 +100,7 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     """Train a trial, or go on with it, and score it on the whole validation split. In a process of its own."""
     torch.set_num_threads(budget.threads)
     trial.folder.mkdir(parents=True, exist_ok=True)
-    config, ranks = training_config(trial, budget), alone(budget.device)
+    config, ranks = training_config(trial, budget), single_process(budget.device)
     try:
         path = trial.folder / _LOG_FILE
         with naming_full_disk(path), path.open("a", encoding="utf-8") as log:

@@ -1,1 +1,1 @@
-"""Training, piece by piece: options, ranks, optimizers, one step, the loop, checkpoints, what is shown meanwhile."""
+"""Training: options, ranks, optimizers, one step, the loop, checkpoints, logging."""

@@ -1,11 +1,11 @@
-"""A training run on disk: `RUN/checkpoints/step-NNNNNNNN/`, each written aside and renamed.
+"""Write and restore checkpoints: `RUN/checkpoints/step-NNNNNNNN/`, each written to a temporary folder and renamed.
 
-config.json, model.safetensors  the model, by itself enough to evaluate and generate
-training.safetensors            the optimizers' moments, and the raw weights where the model is their running average
-state.json                      step, place in the stream, time spent, the data it was trained on, the best score, and
-                                the hashes of the other files
+config.json, model.safetensors  the model, sufficient to evaluate and generate
+training.safetensors            the optimizers' moments, and the raw weights if the model is their average
+state.json                      step, position in the stream, time spent, the data it was trained on, the best score,
+                                and the hashes of the other files
 
-Random numbers need no state: those of a step are seeded by the step's number.
+Random numbers need no state: each step is seeded by its number.
 """
 
 import json
@@ -36,9 +36,9 @@ from whisper_gpt.model.checkpoint import load_safetensors, save_model
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM
 
-_ASIDE = ".writing-"
+_WRITING = ".writing-"
 _TRAINING_FILE = "training.safetensors"
-_RAW = "raw/"  # before the names of weights that are not the averaged ones
+_RAW = "raw/"  # name prefix of the weights that are not averaged
 
 
 def save_checkpoint(
@@ -51,16 +51,16 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `state.step`, then remove all but the newest `keep` and the best.
 
-    Raises `JobError` if it cannot be written, as on a full disk; those before it stay.
+    Raises `JobError` if it cannot be written, as on a full disk; earlier checkpoints stay.
     """
     folder = checkpoint_folder(run, state.step)
     try:
         _write_checkpoint(folder, model, optimizers, average, state)
     except (OSError, SafetensorError, ModelError) as error:
-        shutil.rmtree(_aside(folder), ignore_errors=True)
-        again = "--resume" if checkpoints(run) else "run it again"
+        shutil.rmtree(_temporary(folder), ignore_errors=True)
+        remedy = "resume with --resume" if checkpoints(run) else "rerun"
         why = error.__cause__ if isinstance(error, ModelError) else error
-        raise JobError(f"{folder}: the checkpoint cannot be written ({why}); make room, then {again}") from error
+        raise JobError(f"{folder}: the checkpoint cannot be written ({why}); free some space, then {remedy}") from error
     _remove_old(run, state, keep)
     return folder
 
@@ -72,26 +72,26 @@ def _write_checkpoint(
     average: AveragedModel | None,
     state: TrainingState,
 ) -> None:
-    for left in folder.parent.glob(f"{_ASIDE}*"):  # by a process that was killed: only one writes
-        shutil.rmtree(left, ignore_errors=True)
-    aside = _aside(folder)
-    aside.mkdir(parents=True)
+    for stale in folder.parent.glob(f"{_WRITING}*"):  # of a killed process, as only one writes at a time
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = _temporary(folder)
+    temporary.mkdir(parents=True)
     tensors = _optimizer_tensors(model, optimizers)
     if average is not None:
         tensors |= {_RAW + name: tensor for name, tensor in model.state_dict().items()}
-    save_model(model if average is None else average.module, aside)
-    save_file(tensors, aside / _TRAINING_FILE)
-    files = {file.name: file_sha256(file) for file in sorted(aside.iterdir())}
-    save_state(aside, replace(state, files=files))
-    sync_files(aside)
+    save_model(model if average is None else average.module, temporary)
+    save_file(tensors, temporary / _TRAINING_FILE)
+    files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
+    save_state(temporary, replace(state, files=files))
+    sync_files(temporary)
     if folder.exists():
-        folder.replace(folder.with_name(f"{_ASIDE}old-{folder.name}"))
-    aside.replace(folder)
+        folder.replace(folder.with_name(f"{_WRITING}old-{folder.name}"))
+    temporary.replace(folder)
     sync_folder(folder.parent)
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f"{_ASIDE}{folder.name}")
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f"{_WRITING}{folder.name}")
 
 
 def save_state(folder: Path, state: TrainingState) -> None:
@@ -100,7 +100,7 @@ def save_state(folder: Path, state: TrainingState) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Have the files of `folder`, and their names, on the disk."""
+    """Flush the files of `folder`, and their names, to disk (fsync)."""
     for file in folder.iterdir():
         if file.is_file():
             with file.open("rb") as opened:
@@ -109,16 +109,16 @@ def sync_files(folder: Path) -> None:
 
 
 def update_state(run: Path, state: TrainingState, keep: int) -> None:
-    """Write the state of the checkpoint of `state.step` anew, whose tensors stay; then remove as `save_checkpoint`."""
+    """Rewrite the state, not the tensors, of the checkpoint of `state.step`; then clean up like `save_checkpoint`."""
     path = checkpoint_folder(run, state.step) / STATE_FILE
     publish_bytes(path, _state_bytes(replace(state, files=read_state(path.parent).files)))
     _remove_old(run, state, keep)
 
 
-def newest_whole_checkpoint(run: Path, say: Callable[[str], None]) -> Path:
-    """The newest checkpoint of `run` whose files are what its state says; those that are not are set aside, and said.
+def newest_whole_checkpoint(run: Path, log: Callable[[str], None]) -> Path:
+    """Return the newest checkpoint of `run` whose files match the hashes in its state.
 
-    Raises `JobError` where none is whole.
+    Newer, corrupt ones are renamed to `damaged-…` and logged. Raises `JobError` if none is intact.
     """
     while True:
         folder = newest_checkpoint(run)
@@ -126,17 +126,17 @@ def newest_whole_checkpoint(run: Path, say: Callable[[str], None]) -> Path:
             require_whole(folder)
             return folder
         except JobError as error:
-            aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.replace(aside)
-            say(f"{error}; set aside as {aside.name}, the one before it is taken")
+            damaged = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(damaged, ignore_errors=True)
+            folder.replace(damaged)
+            log(f"{error}; renamed to {damaged.name}, using the one before it")
 
 
 def restore_training(
     folder: Path, model: HybridLM, optimizers: Sequence[torch.optim.Optimizer], average: AveragedModel | None
 ) -> None:
-    """Put a checkpoint's moments into `optimizers`, whose parameters are `model`'s; where it was averaged, `model`
-    becomes the raw one and `average` what was loaded."""
+    """Load a checkpoint's moments into `optimizers` of `model`. If the run averages its weights, move the loaded ones
+    to `average`, and load the raw weights into `model`."""
     tensors = load_safetensors(folder / _TRAINING_FILE)
     raw = {name.removeprefix(_RAW): tensors.pop(name) for name in list(tensors) if name.startswith(_RAW)}
     if average is not None and raw:
@@ -145,10 +145,10 @@ def restore_training(
     if raw:
         model.load_state_dict(raw)
     for name, parameter in model.named_parameters():
-        own = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
+        moments = {key.rpartition("/")[2]: value for key, value in tensors.items() if key.rpartition("/")[0] == name}
         for optimizer in optimizers:
-            if own and any(parameter is p for group in optimizer.param_groups for p in group["params"]):
-                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in own.items()}
+            if moments and any(parameter is p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
 
 
 def _state_bytes(state: TrainingState) -> bytes:

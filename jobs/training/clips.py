@@ -1,4 +1,4 @@
-"""A clip at each evaluation: how the model goes on from the first seconds of a validation sample, heard and seen."""
+"""Audio samples for TensorBoard: at each evaluation the model continues the start of a validation sample."""
 
 import copy
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _SAMPLING = Sampling(temperature=1.0, top_k=100)
 
 @dataclass(frozen=True)
 class Clip:
-    """`wav` float32 `[N]`: the prompt's decoded tokens and the continuation; its `mel` `[T, M]`, scaled to 0–1."""
+    """`wav` float32 `[N]`: the decoded prompt and its continuation; `mel` `[T, M]` of it, scaled to 0–1."""
 
     wav: np.ndarray
     sample_rate: int
@@ -32,7 +32,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """What clips are made from: a prompt, which are frames of a validation sample, and how many frames to add."""
+    """What clips are generated with: a prompt from a validation sample, and the number of frames to add."""
 
     codec: Codec
     log_mel: LogMel
@@ -40,11 +40,12 @@ class Clips:
     frames: int
 
     def make(self, model: HybridLM, seed: int) -> Clip:
-        """A continuation by a copy of `model` on the CPU; the seed decides its draws."""
+        """Generate a continuation with a copy of `model` on the CPU, sampling with `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        own = copy.deepcopy(model).cpu().eval()
-        made = Continuation(own, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
-        wav = torch.cat([made.prompt_audio, *(made.step() for _ in range(self.frames))]).clamp(-1, 1)
+        cpu_model = copy.deepcopy(model).cpu().eval()
+        continuation = Continuation(cpu_model, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
+        steps = (continuation.step() for _ in range(self.frames))
+        wav = torch.cat([continuation.prompt_audio, *steps]).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()
         scaled = (mel - least) / (most - least).clamp_min(1e-6)
@@ -52,10 +53,10 @@ class Clips:
 
 
 def open_clips(session: Session) -> Clips | None:
-    """What to make clips from, or None if none are asked for, no validation sample can be read, or the model reads
-    what a continuation does not have (several codebooks, the future).
+    """Return what clips need, or None if --clip-s is 0, no validation sample is readable, or the model reads inputs
+    that a continuation lacks (several codebooks, the future).
 
-    Raises `JobError` or `PipelineError` where the codec of the datasets is not found.
+    Raises `JobError` or `PipelineError` if the datasets' codec is not found.
     """
     config = session.config
     data = session.state.data
@@ -70,7 +71,7 @@ def open_clips(session: Session) -> Clips | None:
 
 
 def _first_readable(windows: Iterable[Batch], most: int) -> Prompt | None:
-    """The first frames, `most` at most, of the first window of one sample that is not damaged."""
+    """Return the first frames, at most `most`, of the first readable window."""
     for batch in windows:
         for codes, mel, mask in zip(batch.codes, batch.mel, batch.mask, strict=True):
             if frames := min(most, int(mask.sum())):

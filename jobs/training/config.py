@@ -1,4 +1,4 @@
-"""The options of a training run."""
+"""Options of a training run."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from whisper_gpt.jobs.common.errors import UsageError, require
 from whisper_gpt.jobs.training.distributed import DeviceChoice, PrecisionChoice
 from whisper_gpt.model.config import PRESETS, ModelConfig
 
-CONFIG_FILE = "train.yaml"  # in the folder of the run
+CONFIG_FILE = "train.yaml"  # in the run's folder
 # The other fields of a model's configuration follow from the data and from --context and --input-codebooks.
 _MODEL_FIELDS = [
     field.name for field in fields(ModelConfig) if field.name not in ("vocab", "context", "input_codebooks")
@@ -117,7 +117,7 @@ class Config:
 def model_config(config: Config) -> ModelConfig:
     """Return the model's configuration, before it is fitted to the data.
 
-    Raises `UsageError` for a name that is no preset, and for a file that is unreadable or describes no model.
+    Raises `UsageError` if --model is neither a preset nor a readable file with a valid configuration.
     """
     sizes = {name: size for name in ("width", "layers", "heads") if (size := getattr(config, name)) is not None}
     chosen = PRESETS[config.model] if config.model in PRESETS else _read_model(Path(config.model))
@@ -136,11 +136,11 @@ def _read_model(path: Path) -> ModelConfig:
             raise UsageError(f"--model {path}: no field {', '.join(unknown)}; there are {', '.join(_MODEL_FIELDS)}")
         return TypeAdapter(ModelConfig).validate_json(json.dumps(content), strict=True)
     except (OSError, ValueError, TypeError, ValidationError) as error:
-        raise UsageError(f"--model {path}: describes no model ({error})") from error
+        raise UsageError(f"--model {path}: not a valid model configuration ({error})") from error
 
 
 def check(config: Config) -> None:
-    """Raise `UsageError` for values that make no sense, whatever the data."""
+    """Raise `UsageError` for option values that are invalid for any data."""
     require(bool(config.datasets), "name at least one dataset")
     least = {"steps": 1, "batch": 1, "accumulate": 1, "context": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1}
     least |= {"keep": 1, "max_bad_steps": 1, "workers": 1, "input_codebooks": 0, "max_damaged": 0}
@@ -148,7 +148,10 @@ def check(config: Config) -> None:
     for name, bound in least.items():
         value = getattr(config, name)
         require(value >= bound, f"--{name.replace('_', '-')} {value}: must be at least {bound}")
-    require(not (config.deterministic and config.minutes), "--minutes: the clock decides; not with --deterministic")
+    require(
+        not (config.deterministic and config.minutes),
+        "--minutes depends on the clock: not with --deterministic",
+    )
     for name in ("learning_rate", "clip", "cache_gb"):
         value = getattr(config, name)
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
@@ -160,6 +163,6 @@ def check(config: Config) -> None:
         size = getattr(config, name)
         require(size is None or size >= 1, f"--{name} {size}: must be at least 1")
     model_config(config)
-    require(len(config.shares) == len(config.datasets), "--weights: one for each dataset")
+    require(len(config.shares) == len(config.datasets), "--weights: pass one for each dataset")
     cuda = config.device != "cuda" or config.workers > 1 or torch.cuda.is_available()
     require(cuda, "--device cuda: torch finds no CUDA device here")

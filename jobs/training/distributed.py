@@ -1,4 +1,4 @@
-"""Who trains: this process alone, or one of several that agree on every number that decides something."""
+"""Distributed context: rank, world size, device, and the few collectives that training needs."""
 
 import contextlib
 import os
@@ -21,48 +21,48 @@ _CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process is `rank` of `world`, and computes on `device`."""
+    """This process is `rank` of `world_size`, and computes on `device`."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
-    def leads(self) -> bool:
-        """Whether this one writes and shows."""
+    def is_main(self) -> bool:
+        """Whether this rank writes files and logs."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sum of every value over all ranks, the same bits on each."""
-        if self.world == 1:
+        """Return the sum of each value over all ranks, bit-identical on every rank."""
+        if self.world_size == 1:
             return list(values)
         return self.add(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
     def add(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` on this rank's device, added up over all ranks in place, the same bits on each."""
-        if self.world > 1:
+        """All-reduce (sum) `values`, on this rank's device, in place; bit-identical on every rank."""
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def of_leader(self, values: Sequence[float]) -> list[float]:
-        """The leader's values."""
-        return self.sum([value if self.leads else 0.0 for value in values])
+    def broadcast(self, values: Sequence[float]) -> list[float]:
+        """Return the values of rank 0."""
+        return self.sum([value if self.is_main else 0.0 for value in values])
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """`module`, whose gradients are then averaged over all ranks."""
-        return module if self.world == 1 else nn.parallel.DistributedDataParallel(module)
+        """Wrap `module` in DDP, which averages its gradients over all ranks; on one rank return it as it is."""
+        return module if self.world_size == 1 else nn.parallel.DistributedDataParallel(module)
 
-    def exchange(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager[object]:
-        """Where the gradients of a wrapped `module` are exchanged at the end of backward, or only added up here."""
+    def grad_sync(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager[object]:
+        """Sync gradients in backward if `now` (the last micro-batch), else accumulate locally (`no_sync`)."""
         if isinstance(module, nn.parallel.DistributedDataParallel) and not now:
             return module.no_sync()
         return contextlib.nullcontext()
 
 
-def alone(device: DeviceChoice) -> Ranks:
-    """This process by itself."""
-    found = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
-    return Ranks(0, 1, torch.device(found))
+def single_process(device: DeviceChoice) -> Ranks:
+    """Return the context of a single process."""
+    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+    return Ranks(0, 1, torch.device(chosen))
 
 
 def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
@@ -78,17 +78,17 @@ def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision
 def seed_everything(seed: int, step: int, rank: int) -> None:
     """Seed torch, NumPy and Python from (seed, step, rank).
 
-    Done at every step, so that the random numbers of a step are a function of the step: a run that goes on needs no
-    generator's state, on however many ranks.
+    Called at every step, so that a step's random numbers are a function of the step: a resumed run needs no generator
+    state, on any number of ranks.
     """
     drawn = np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]
     torch.manual_seed(int(drawn))
-    np.random.seed(int(drawn))  # noqa: NPY002 – the global generator is what others' code draws from
+    np.random.seed(int(drawn))  # noqa: NPY002 – libraries draw from the global generator
     random.seed(int(drawn))
 
 
 def make_deterministic() -> None:
-    """Let torch use only algorithms that give the same bits each time; before anything runs on a GPU."""
+    """Let torch use only deterministic algorithms. Call before anything runs on a GPU."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
@@ -96,18 +96,18 @@ def make_deterministic() -> None:
 
 @contextlib.contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Within it a CPU gives the same bits each time, compiled code too; a GPU does after `make_deterministic`.
+    """Make CPU code bit-reproducible within the block, compiled code too; on a GPU `make_deterministic` does that.
 
-    torch's own CPU code always does, but torch.compile adds up an embedding's gradient by atomic additions of several
-    threads, in whatever order they come, unless only deterministic algorithms are allowed.
+    torch's eager CPU code always is; but torch.compile sums an embedding's gradient by atomic additions of several
+    threads, in arbitrary order, unless only deterministic algorithms are allowed.
     """
     if device.type != "cpu":
         yield
         return
-    settings: Any = torch.utils.deterministic  # whose types know nothing of this setting
+    settings: Any = torch.utils.deterministic  # its type stubs lack this setting
     fill, before = settings.fill_uninitialized_memory, torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    settings.fill_uninitialized_memory = False  # which would only cost time
+    settings.fill_uninitialized_memory = False  # filling only costs time
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -117,5 +117,5 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Where matrix products take bfloat16, if that is the precision."""
+    """Return torch's autocast to bfloat16 for bf16, a null context for fp32."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()

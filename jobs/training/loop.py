@@ -1,4 +1,4 @@
-"""The loop: take batches, step, and now and then save and score."""
+"""The training loop: batches, steps, checkpoints, evaluations."""
 
 import itertools
 import math
@@ -24,31 +24,31 @@ from whisper_gpt.pipeline.loading.stream import batches as all_batches
 
 @dataclass
 class Streak:
-    """Steps out of bounds, one after another, since a step that was not."""
+    """Consecutive steps out of bounds since the last healthy step."""
 
-    healthy: TrainingState  # after that step
-    batches: list[Batch]  # of that step
-    keys: list[list[str]] = field(default_factory=list)  # the samples of each bad step
+    healthy: TrainingState  # after the last healthy step
+    batches: list[Batch]  # of the last healthy step
+    keys: list[list[str]] = field(default_factory=list)  # samples of each bad step
 
 
 def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
-    """Train until the run is done (True), or until the leader is told to stop (False); a checkpoint is left either way.
+    """Train until the run is done (True) or `stopped` is true on rank 0 (False); save a checkpoint in both cases.
 
-    Every rank takes the same steps. Raises `Diverged` after too many steps in a row whose numbers are out of bounds.
+    Every rank takes the same steps. Raises `Diverged` after too many consecutive steps that are out of bounds.
     """
     config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
     if session.state.unscored:
         _evaluate(session, monitor, stopped)
         _update_state(session)
-    wanted_to_stop = session.state.unscored  # still: broken off again
+    stopping = session.state.unscored  # still unscored: the evaluation was interrupted again
     first = done = _done(session)
     streak = Streak(session.state, [])
-    while done < 1 and not wanted_to_stop:
+    while done < 1 and not stopping:
         begun = time.monotonic()
         rate = learning_rate(config, done)
         batches, result = take_step(session, rate, clock)
-        elapsed, stop = ranks.of_leader([clock.elapsed_s, float(stopped())])
-        wanted_to_stop = bool(stop)
+        elapsed, stop = ranks.broadcast([clock.elapsed_s, float(stopped())])
+        stopping = bool(stop)
         state = session.state
         session.state = state = replace(
             state,
@@ -69,15 +69,15 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
         due = session.validation is not None and (done >= 1 or state.step % config.eval_every == 0)
         session.state = replace(state, unscored=due)
         periodic = state.step % config.save_every == 0 and not streak.keys
-        saved = done >= 1 or wanted_to_stop or periodic
-        if saved:  # before the evaluation, in which much can happen
+        saved = done >= 1 or stopping or periodic
+        if saved:  # before the evaluation, which may be interrupted or fail
             _save(session, session.state)
         if due:
             best = _evaluate(session, monitor, stopped)
-            wanted_to_stop = wanted_to_stop or session.state.unscored
+            stopping = stopping or session.state.unscored
             if saved:
                 _update_state(session)
-            elif best or wanted_to_stop:
+            elif best or stopping:
                 _save(session, session.state)
     left_out = ranks.sum([len(session.damaged)])[0]
     if monitor:
@@ -86,20 +86,20 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
 
 
 def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
-    """Take the batches of one step, and the step."""
+    """Read the batches of one step, and take the step."""
     config, ranks = session.config, session.ranks
-    seed_everything(config.seed, 1 + session.state.step, ranks.rank)  # 0 were the initial weights
+    seed_everything(config.seed, 1 + session.state.step, ranks.rank)  # 0 seeded the initial weights
     set_learning_rate(session.optimizers, rate)
-    asked = time.monotonic()
+    started = time.monotonic()
     batches = [next(session.training) for _ in range(config.accumulate)]
     if config.compile:
-        # To one shape: what is compiled for several depends on which comes first, and so on where a run was resumed.
+        # One shape: code compiled for several shapes depends on which comes first, and so on where a run was resumed.
         batches = [batch.padded(config.context) for batch in batches]
-    clock.waiting_s += time.monotonic() - asked
+    clock.waiting_s += time.monotonic() - started
     result = _take(session, batches, session.optimizers)
     if session.average is not None and result.healthy:
         session.average.update_parameters(session.model)
-    clock.stepping_s += time.monotonic() - asked
+    clock.stepping_s += time.monotonic() - started
     return batches, result
 
 
@@ -111,7 +111,7 @@ def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch
         batches,
         session.ranks,
         clip=config.clip,
-        most_nats=session.most_nats,
+        max_nats=session.max_nats,
         precision=session.precision,
         codebooks=max(1, session.model.config.input_codebooks),
     )
@@ -123,25 +123,25 @@ def _done(session: Session) -> float:
 
 
 def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
-    """Score the validation split, each rank its share → whether that was the best so far.
+    """Score the validation split, each rank its share; return whether the score is the best so far.
 
-    A signal breaks it off: what is left until the checkpoint is to take seconds. The run that goes on begins with it.
+    A stop signal interrupts it, so that the checkpoint is written within seconds; a resumed run begins with it.
     """
     assert session.validation is not None
     config, ranks = session.config, session.ranks
     windows = itertools.islice(all_batches(session.validation), config.eval_batches)
     until_stopped = (batch.to(ranks.device) for batch in itertools.takewhile(lambda _: not stopped(), windows))
     with autocast(session.precision, ranks.device):
-        own = score_model(session.scored_model, until_stopped)
-    nats, hits, tokens, broken_off = ranks.sum([own.nats, own.hits, own.tokens, float(stopped())])
-    session.state = replace(session.state, unscored=bool(broken_off))
-    if broken_off:
+        share = score_model(session.scored_model, until_stopped)
+    nats, correct, tokens, interrupted = ranks.sum([share.nats, share.correct, share.tokens, float(stopped())])
+    session.state = replace(session.state, unscored=bool(interrupted))
+    if interrupted:
         return False
     if not tokens:
         if monitor:
-            monitor.say(f"step {session.state.step}: no validation sample can be read, so none was scored")
+            monitor.log(f"step {session.state.step}: not scored, as no validation sample can be read")
         return False
-    score = Score(nats, int(hits), int(tokens))
+    score = Score(nats, int(correct), int(tokens))
     if monitor:
         monitor.evaluation(session.state.step, score, stopped)
     before = session.state.best
@@ -154,36 +154,36 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
 def _answer_bad_step(
     session: Session, monitor: Monitor | None, streak: Streak, batches: list[Batch], result: StepResult
 ) -> None:
-    """Say that a step was skipped; after too many in a row raise `Diverged`.
+    """Log that a step was skipped; raise `Diverged` after too many consecutive ones.
 
-    What is saved then are the weights from before them, if they are sound still on what they were last changed by: else
-    the last change is what spoilt them, and the newest checkpoint is what is left.
+    Then the current weights, from before the bad steps, are saved if they are still healthy on the batches of the last
+    healthy step. Otherwise that step's update broke them, and only the newest checkpoint remains.
     """
     config, ranks = session.config, session.ranks
     streak.keys.append(sorted({key for batch in batches for keys in batch.keys for key in keys}))
-    numbers = f"{result.token_nats:.3g} nats a token, gradient {result.gradient_norm:.3g}"
+    numbers = f"{result.token_nats:.3g} nats per token, gradient norm {result.gradient_norm:.3g}"
     if monitor:
-        monitor.say(f"step {session.state.step} skipped: {numbers}, out of bounds")
+        monitor.log(f"step {session.state.step} skipped: {numbers}, out of bounds")
     if len(streak.keys) < config.max_bad_steps:
         return
     if streak.batches and _take(session, streak.batches, ()).healthy:
         _save(session, replace(streak.healthy, best=session.state.best))
-    found = checkpoints(config.out)
-    left = f"{found[-1].name} is from before them" if found else "there is no checkpoint from before them"
-    keys = "; ".join(", ".join(one) for one in streak.keys)
+    saved = checkpoints(config.out)
+    left = f"{saved[-1].name} is from before them" if saved else "there is no checkpoint from before them"
+    keys = "; ".join(", ".join(step_keys) for step_keys in streak.keys)
     raise Diverged(
-        f"{config.max_bad_steps} steps in a row were out of bounds, the last with {numbers}; {left}; their samples"
-        f"{f' on rank {ranks.rank}' if ranks.world > 1 else ''}: {keys}"
+        f"{config.max_bad_steps} consecutive steps were out of bounds, the last with {numbers}; {left}; their samples"
+        f"{f' on rank {ranks.rank}' if ranks.world_size > 1 else ''}: {keys}"
     )
 
 
 def _update_state(session: Session) -> None:
-    if session.ranks.leads:
+    if session.ranks.is_main:
         update_state(session.config.out, session.state, session.config.keep)
 
 
 def _save(session: Session, state: TrainingState) -> None:
-    """Write a checkpoint, by the leader alone."""
-    if session.ranks.leads:
+    """Write a checkpoint, on rank 0 only."""
+    if session.ranks.is_main:
         config = session.config
         save_checkpoint(config.out, session.model, session.optimizers, session.average, state, config.keep)

@@ -1,4 +1,4 @@
-"""What is seen of a run: lines on the console, a progress line, TensorBoard; and how fast it is for the machine."""
+"""Logging of a run: console, progress bar, TensorBoard, MFU."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 
 @dataclass
 class Clock:
-    """Seconds of a run: before this process went on with it, in this one's steps, and of these waiting for data."""
+    """Time of a run in seconds: before this process resumed it, in its steps, and of that waiting for data."""
 
     before_s: float
     started: float = field(default_factory=time.monotonic)
@@ -32,17 +32,17 @@ class Clock:
 
     @property
     def elapsed_s(self) -> float:
-        """All seconds of the run so far."""
+        """Time of the whole run so far, with that before this process."""
         return self.before_s + time.monotonic() - self.started
 
     @property
     def wait_share(self) -> float:
-        """Which share of the steps' time went to waiting for data."""
+        """Share of the steps' time that was spent waiting for data."""
         return self.waiting_s / max(self.stepping_s, 1e-9)
 
 
 class Monitor:
-    """Shows a session; the leader has one, the other ranks have none."""
+    """Logs a session; only rank 0 has one."""
 
     def __init__(self, session: Session, console: Console, writer: SummaryWriter, show: ShowStep):
         self._session = session
@@ -53,20 +53,20 @@ class Monitor:
         model = session.model
         self._flops = training_flops(model.config, model.parameter_count())
         self._peak = self._find_peak()
-        peak = f", {self._peak / 1e9:,.0f} GFLOP/s at most here" if self._peak else ""
+        peak = f", {self._peak / 1e9:,.0f} GFLOP/s peak" if self._peak else ""
         console.print(
             f"{model.config.name}: {model.parameter_count() / 1e6:.2f} M parameters, "
-            f"{self._flops / 1e6:.0f} MFLOP a token to train{peak}"
+            f"{self._flops / 1e6:.0f} MFLOP per training token{peak}"
         )
         if session.validation is None:
-            console.print("no validation split in the data: nothing will show whether the model overfits")
+            console.print("no validation split in the data: overfitting cannot be seen")
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line."""
         self._console.print(text)
 
     def step(self, step: int, result: StepResult, rate: float, seconds: float, clock: Clock, eta_s: float) -> None:
-        """Show one step, which took `seconds`."""
+        """Log one step, which took `seconds`."""
         tokens_per_s = result.tokens / seconds
         scalars = {
             "train/token_nats": result.token_nats,
@@ -78,27 +78,27 @@ class Monitor:
             "speed/data_wait_share": clock.wait_share,
         }
         if self._peak:
-            scalars["speed/mfu"] = tokens_per_s * self._flops / (self._peak * self._session.ranks.world)
+            scalars["speed/mfu"] = tokens_per_s * self._flops / (self._peak * self._session.ranks.world_size)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
 
     def evaluation(self, step: int, score: Score, stopped: Callable[[], bool]) -> None:
-        """Show the score on the validation split, and (if there is time) what the model makes of a prompt."""
+        """Log the validation score and, unless stopped, a generated audio sample."""
         self._writer.add_scalar("validation/codebook_0/token_nats", score.nll, step)
         self._writer.add_scalar("validation/codebook_0/accuracy", score.accuracy, step)
-        self._writer.flush()  # a run that is killed now goes on after this point
-        self._console.print(f"step {step}: validation {score.nll:.3f} nats, {score.accuracy:.1%} right")
+        self._writer.flush()  # a run that is killed now resumes after this point
+        self._console.print(f"step {step}: validation {score.nll:.3f} nats, accuracy {score.accuracy:.1%}")
         if self._clips and not stopped():
             clip = self._clips.make(self._session.scored_model, seed=step)
             self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
             self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
 
     def end(self, left_out: int) -> None:
-        """Say what was left out: the samples that all ranks together could not read, this one's by name."""
+        """Log what was skipped: `left_out` unreadable samples over all ranks (this rank's by name), and steps."""
         damaged, skipped = self._session.damaged, self._session.state.skipped
         if left_out:
-            self._console.print(f"{left_out} damaged samples were left out: {', '.join(sorted(damaged))}")
+            self._console.print(f"{left_out} damaged samples were skipped: {', '.join(sorted(damaged))}")
         if skipped:
             self._console.print(f"{skipped} steps were skipped: their loss or gradient was out of bounds")
 
@@ -106,7 +106,7 @@ class Monitor:
         try:
             return open_clips(self._session)
         except (JobError, PipelineError) as error:
-            self._console.print(f"no clips will be made: {error}")
+            self._console.print(f"no audio samples will be generated: {error}")
             return None
 
     def _find_peak(self) -> float | None:
@@ -117,7 +117,7 @@ class Monitor:
 
 @contextlib.contextmanager
 def monitor(session: Session, console: Console) -> Iterator[Monitor]:
-    """A monitor for the length of a run; TensorBoard's curves go on from the session's step."""
+    """Yield a monitor for the length of a run; TensorBoard's curves continue from the session's step."""
     config, first = session.config, session.state.step
     with curves(config.out, first + 1) as writer, training_progress(console, config.steps, first) as show:
         yield Monitor(session, console, writer, show)

@@ -1,4 +1,4 @@
-"""What changes the weights: AdamW or Muon, the learning rate over a run, a running average."""
+"""Optimizers (AdamW, Muon), the learning-rate schedule, and the weight average."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from whisper_gpt.model.hybrid import HybridLM
 
 
 def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimizer]:
-    """AdamW over all parameters, or over those that Muon (Jordan et al. 2024: matrices within blocks) leaves."""
+    """Return AdamW for all parameters; or Muon (Jordan et al. 2024) for the blocks' matrices and AdamW for the rest."""
     muon: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
@@ -26,7 +26,7 @@ def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimi
         torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
     ]
     if muon:
-        # Steps of AdamW's size (Moonshot AI 2025), so that one learning rate serves both.
+        # Updates scaled to AdamW's RMS (Moonshot AI 2025), so that one learning rate serves both.
         optimizers.append(
             torch.optim.Muon(
                 muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -36,7 +36,7 @@ def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimi
 
 
 def learning_rate(config: Config, done: float) -> float:
-    """The rate after the share `done` of a run: a linear rise, then a cosine down to a tenth of the peak."""
+    """Return the rate after the share `done` of a run: linear warm-up, then cosine decay to a tenth of the peak."""
     if done < config.warmup:
         return config.learning_rate * (done + 1e-3) / (config.warmup + 1e-3)
     falling = (done - config.warmup) / (1 - config.warmup)
@@ -44,12 +44,12 @@ def learning_rate(config: Config, done: float) -> float:
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
-    """Let the next step of all `optimizers` be taken at `rate`."""
+    """Set the learning rate of all `optimizers`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 def running_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """An exponential moving average of the weights, moved on by `update_parameters(model)`; None for a decay of 0."""
+    """Return an exponential moving average of the weights, for `update_parameters(model)`; None for a decay of 0."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None

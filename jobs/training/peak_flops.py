@@ -1,4 +1,4 @@
-"""The speed of a large matrix product on this machine: the peak that MFU on a CPU refers to."""
+"""Speed of a large matrix product on this machine: the peak that MFU on a CPU refers to."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What one rank of a run does from its start to its end, be it the only one or one of several."""
+"""What one rank of a training run does, alone or among several."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,20 +21,20 @@ def train_rank(
     console: Console,
     watch: contextlib.AbstractContextManager[Callable[[], bool]],
 ) -> bool:
-    """Train from the newest checkpoint, or anew where none was made yet → whether the run is done, not stopped.
+    """Train from the newest checkpoint, or from scratch; return True if the run is done, False if it was stopped.
 
-    The leader shows it on `console`, and for the length of the training asks what `watch` gives whether to stop.
+    Rank 0 logs to `console`; while it trains, it polls the function that `watch` yields whether to stop.
     """
     if config.deterministic:
         make_deterministic()
     is_bf16 = choose_precision(config.precision, ranks.device) == "bf16"
-    # The leader's choice, for all ranks and for a resume on another machine.
-    config = replace(config, precision="bf16" if ranks.of_leader([float(is_bf16)])[0] else "fp32")
-    resume = bool(ranks.of_leader([float(bool(checkpoints(config.out)))])[0])
+    # Rank 0 decides, for all ranks and for a resume on another machine.
+    config = replace(config, precision="bf16" if ranks.broadcast([float(is_bf16)])[0] else "fp32")
+    resume = bool(ranks.broadcast([float(bool(checkpoints(config.out)))])[0])
     session = open_session(config, ranks, resume, console.print)
     with contextlib.closing(session):
-        if not ranks.leads:
+        if not ranks.is_main:
             return train(session, None, lambda: False)
         save_config(config, config.out / CONFIG_FILE, without=["resume"])
-        with watch as stopped, monitor(session, console) as shown:
-            return train(session, shown, stopped)
+        with watch as stopped, monitor(session, console) as rank_monitor:
+            return train(session, rank_monitor, stopped)

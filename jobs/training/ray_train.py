@@ -1,7 +1,7 @@
-"""Training by several workers under Ray Train: DDP within, and a worker that dies costs the steps since a checkpoint.
+"""Training with several workers under Ray Train: DDP; if a worker dies, the steps since the last checkpoint are lost.
 
-The workers know nothing of each other but through `Ranks`; the run's folder, which all machines share, is where they
-find the checkpoint to go on from, where they are told to stop, and where the first of them writes what it has to say.
+The workers communicate through `Ranks` only. In the run's folder, which all machines share, they find the checkpoint to
+resume from and the request to stop, and rank 0 writes its log there.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ _STOP_FILE = ".stop"
 _FAILED_FILE = ".failed"
 _LOG_FILE = "train.log"
 _RAY_FOLDER = ".ray"
-_MOST_FAILURES = 10  # of workers, in one run, before it is given up
-_ASK_EVERY_S = 0.2
+_MAX_FAILURES = 10  # worker failures before a run is given up
+_POLL_S = 0.2
 
 
 def train_on_cluster(config: Config, console: Console) -> bool:
-    """Train with `config.workers` workers → whether the run was done, not stopped by a signal.
+    """Train with `config.workers` workers; return True if the run is done, False if a signal stopped it.
 
-    Raises `JobError` where the workers cannot train, after some tries.
+    Raises `JobError` if the workers fail, after some retries.
     """
     refuse_dead_address(config.ray_address)
     config = _absolute(config)
@@ -49,17 +49,17 @@ def train_on_cluster(config: Config, console: Console) -> bool:
     failed.unlink(missing_ok=True)
     log = (out / _LOG_FILE).open("a+", encoding="utf-8")
     log.seek(0, os.SEEK_END)
-    ended: list[Exception | None] = []
+    outcomes: list[Exception | None] = []
     with log, cluster(config.ray_address, config.workers), stop_signals() as stopped:
-        # In a thread, because Ray Train in the main one answers SIGINT itself: by dropping the run.
-        thread = threading.Thread(target=lambda: ended.append(_fit(config)), daemon=True)
+        # In a thread: in the main thread Ray Train handles SIGINT itself, by aborting the run.
+        thread = threading.Thread(target=lambda: outcomes.append(_fit(config)), daemon=True)
         thread.start()
         while thread.is_alive():
-            thread.join(_ASK_EVERY_S)
+            thread.join(_POLL_S)
             if text := log.read():
                 console.print(text, end="")
             if stopped() and not stop.exists():
-                console.print("stopping: the workers write a checkpoint")
+                console.print("stopping: the workers are writing a checkpoint")
                 stop.touch()
     stop.unlink(missing_ok=True)
     shutil.rmtree(out / _RAY_FOLDER, ignore_errors=True)
@@ -67,14 +67,14 @@ def train_on_cluster(config: Config, console: Console) -> bool:
         message = failed.read_text(encoding="utf-8")
         failed.unlink()
         raise JobError(message)
-    if ended[0] is not None:
-        raise ended[0]
+    if outcomes[0] is not None:
+        raise outcomes[0]
     state = read_state(newest_checkpoint(out))
     return share_done(state.step, config.steps, state.elapsed_s, config.minutes) >= 1
 
 
 def _absolute(config: Config) -> Config:
-    """With all paths absolute: Ray Train's workers run in a folder of their own."""
+    """Make all paths absolute: Ray Train's workers run in another folder."""
     weights, cache = config.codec_weights, config.cache
     return replace(
         config,
@@ -86,13 +86,13 @@ def _absolute(config: Config) -> Config:
 
 
 def _fit(config: Config) -> Exception | None:
-    """Run the workers to their end → what went wrong, in words of the worker that it went wrong in."""
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
+    """Run the workers until they end; return the error, in the words of the worker that failed, or None."""
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
     gpu = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    kind, found = ("GPUs", gpus) if gpu else ("cores", int(there.get("CPU", 0)))
-    if found < config.workers:  # Ray would wait for more for ever
-        return JobError(f"--workers {config.workers}: Ray has {found} {kind}, and each worker takes one")
+    kind, available = ("GPUs", gpus) if gpu else ("cores", int(resources.get("CPU", 0)))
+    if available < config.workers:  # Ray would wait for more forever
+        return JobError(f"--workers {config.workers}: Ray has {available} {kind}, and each worker takes one")
     try:
         TorchTrainer(
             _train_one_rank,
@@ -101,7 +101,7 @@ def _fit(config: Config) -> Exception | None:
             run_config=RunConfig(
                 name="train",
                 storage_path=str(config.out / _RAY_FOLDER),
-                failure_config=FailureConfig(max_failures=_MOST_FAILURES),
+                failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             ),
         ).fit()
     except Exception as error:
@@ -111,19 +111,19 @@ def _fit(config: Config) -> Exception | None:
 
 
 def _train_one_rank(loop_config: dict[str, Any]) -> None:
-    """What each worker runs. An error that is the user's to mend goes to the driver in a file, and ends all workers:
-    when Ray starts them again, they find it there."""
+    """Run one worker. A user error is passed to the driver in a file, which also ends all workers: when Ray restarts
+    them, they find it there."""
     config: Config = loop_config["config"]
     context = ray.train.get_context()
     failed = config.out / _FAILED_FILE
     if failed.exists():
         return
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), get_device())
-    told_to_stop = contextlib.nullcontext((config.out / _STOP_FILE).exists)
+    stop_requested = contextlib.nullcontext((config.out / _STOP_FILE).exists)
     try:
         path = config.out / _LOG_FILE
         with naming_full_disk(path), path.open("a", buffering=1, encoding="utf-8") as log:
-            train_rank(config, ranks, status_console(log), told_to_stop)
+            train_rank(config, ranks, status_console(log), stop_requested)
     except USERS_ERRORS as error:
         failed.write_text(str(error), encoding="utf-8")
         raise

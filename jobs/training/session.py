@@ -1,4 +1,4 @@
-"""Everything a run holds while it trains: made new, or restored from its newest whole checkpoint."""
+"""The objects of a training run: newly built, or restored from the newest intact checkpoint."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from whisper_gpt.pipeline.loading.stream import Stream, StreamConfig, stream
 
 @dataclass
 class Session:
-    """A run in the middle of it; `state` says where it stands, and moves on with every step."""
+    """A run while it trains; `state` is updated with every step."""
 
     config: Config
     ranks: Ranks
@@ -48,46 +48,46 @@ class Session:
     state: TrainingState
 
     def close(self) -> None:
-        """End the threads that read ahead."""
+        """Stop the threads that read ahead."""
         self.training.close()
         if self.validation is not None:
             self.validation.close()
 
     @property
     def damaged(self) -> dict[str, str]:
-        """The samples that this rank could not read, of either split, and why."""
+        """Samples of either split that this rank could not read, and why."""
         return self.training.damaged | (self.validation.damaged if self.validation is not None else {})
 
     @property
     def precision(self) -> Precision:
-        """The precision that --precision comes to on this device."""
+        """The precision that --precision resolves to on this device."""
         return choose_precision(self.config.precision, self.ranks.device)
 
     @property
     def scored_model(self) -> HybridLM:
-        """The model that is scored and saved: the running average where there is one."""
+        """The model that is scored and saved: the weight average, if there is one."""
         if self.average is None:
             return self.model
         assert isinstance(self.average.module, HybridLM)
         return self.average.module
 
     @property
-    def most_nats(self) -> float:
-        """A loss that no model in order has: twice that of guessing blindly."""
+    def max_nats(self) -> float:
+        """Divergence threshold: twice the cross-entropy of a uniform guess (2·ln V)."""
         return 2 * math.log(self.model.config.vocab)
 
 
-def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str], None]) -> Session:
-    """The session of a new run, or of the one in `config.out`.
+def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str], None]) -> Session:
+    """Return the session of a new run, or of the one in `config.out`.
 
-    Raises `JobError`, naming what differs, where that one was of another model or other data, or where no checkpoint is
-    whole.
+    Raises `JobError` if that one was trained with another model or on other data (and says what differs), or if none of
+    its checkpoints is intact.
     """
     infos = [read_info(location(dataset)) for dataset in config.datasets]
     weighted = list(zip(config.datasets, config.shares, strict=True))
     data = trained_on(infos[0], config.mel)
     training = _stream(config, ranks, weighted, "train")
-    validated = [own for own, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
+    validated = [dataset for dataset, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
     validation = _stream(config, ranks, validated, "validation") if validated else None
     seed_everything(config.seed, 0, 0)
     model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
@@ -98,22 +98,22 @@ def open_session(config: Config, ranks: Ranks, resume: bool, say: Callable[[str]
     average = running_average(model, config.ema)
     optimizers = build_optimizers(model, config)
     if resume:
-        newest = read_state(newest_whole_checkpoint(config.out, say)).step if ranks.leads else 0
-        folder = checkpoint_folder(config.out, int(ranks.of_leader([newest])[0]))
-        found = read_state(folder)
-        require_same_data(found.data, state.data, config.out, config.datasets[0])
-        _require_same_order(found.order, state.order, config)
-        if found.optimizer != config.optimizer:
-            raise JobError(f"{config.out} was trained with --optimizer {found.optimizer}, not {config.optimizer}")
+        newest = read_state(newest_whole_checkpoint(config.out, log)).step if ranks.is_main else 0
+        folder = checkpoint_folder(config.out, int(ranks.broadcast([newest])[0]))
+        resumed = read_state(folder)
+        require_same_data(resumed.data, state.data, config.out, config.datasets[0])
+        _require_same_order(resumed.order, state.order, config)
+        if resumed.optimizer != config.optimizer:
+            raise JobError(f"{config.out} was trained with --optimizer {resumed.optimizer}, not {config.optimizer}")
         saved = HybridLM.from_pretrained(folder)
         _require_same_shape(saved.config, model.config, config)
         model.load_state_dict(saved.state_dict())
         restore_training(folder, model, optimizers, average)
-        training.reset(found.stream)
-        state = found
-        training.damaged.update(found.damaged)
-        if ranks.leads:
-            say(f"going on from step {state.step}")
+        training.reset(resumed.stream)
+        state = resumed
+        training.damaged.update(resumed.damaged)
+        if ranks.is_main:
+            log(f"resuming from step {state.step}")
     objective = ranks.wrap(Objective(model))
     if config.compile:
         objective.compile()
@@ -125,7 +125,7 @@ def _has_samples(info: DatasetInfo, split: str) -> bool:
 
 
 def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str) -> Stream:
-    """The training windows, or those of another split: in their order, each sample by itself."""
+    """The stream of a split; other splits than train are neither shuffled nor packed."""
     training = split == "train"
     return stream(
         weighted,
@@ -138,7 +138,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             pack=training and config.pack,
             view=config.mel,
             rank=ranks.rank,
-            world=ranks.world,
+            world=ranks.world_size,
             max_damaged=config.max_damaged,
             cache_folder=config.cache,
             cache_gb=config.cache_gb,
@@ -155,7 +155,7 @@ def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
 def _mel_statistics(
     infos: list[DatasetInfo], weights: tuple[float, ...], view: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation `[M]` of every band of a view of the mel over the mixture that the datasets' windows make."""
+    """Mean and standard deviation `[M]` of each band of a mel variant over the mixture of the datasets."""
     shares = block_slots(weights) / BLOCK
     means = np.array([info.mel_mean[view] for info in infos])
     squares = np.array([info.mel_std[view] for info in infos]) ** 2 + means**2
@@ -165,7 +165,7 @@ def _mel_statistics(
 
 
 def _order(config: Config, training: Stream) -> dict[str, Any]:
-    """What decides the order of the windows, so that a place in it means anything."""
+    """All that the order of the windows depends on: a position is valid only within the same order."""
     return {
         "version": ORDER_VERSION,
         "seed": config.seed,
@@ -181,7 +181,7 @@ def _require_same_order(before: dict[str, Any], now: dict[str, Any], config: Con
         datasets = ", ".join(map(str, config.datasets))
         raise JobError(f"{config.out} was trained on other samples than {datasets} holds now; pass that dataset")
     if before.get("version") != now["version"]:
-        raise JobError(f"{config.out} was trained by a version with another order of windows; pass another --out")
+        raise JobError(f"{config.out} was trained by a version that orders windows differently; pass another --out")
     for name in now:
         if before.get(name) != now[name]:
             raise JobError(
@@ -190,7 +190,7 @@ def _require_same_order(before: dict[str, Any], now: dict[str, Any], config: Con
 
 
 def _require_same_shape(before: ModelConfig, now: ModelConfig, config: Config) -> None:
-    one, other = asdict(before), asdict(now)
-    what = "; ".join(f"{name} {one[name]} / {other[name]}" for name in one if one[name] != other[name])
-    if what:
-        raise JobError(f"{config.out} holds another model: {what}; pass what it was trained with, or another --out")
+    old, new = asdict(before), asdict(now)
+    changes = "; ".join(f"{name} {old[name]} / {new[name]}" for name in old if old[name] != new[name])
+    if changes:
+        raise JobError(f"{config.out} holds another model: {changes}; pass its original options, or another --out")

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of some batches over all ranks, looked at before they are believed."""
+"""One optimizer step with gradient accumulation; skipped if a number is not finite or the loss is too large."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from whisper_gpt.pipeline.loading.stream import Batch
 
 @dataclass(frozen=True)
 class StepResult:
-    """Means over all `tokens` of the step, of all its batches and ranks, before its change of the weights.
+    """Means over all `tokens` of the step, of all its batches and ranks, before its update.
 
-    `healthy` is False where a number was out of bounds: then the weights were left as they are.
+    `healthy` is False if a number was out of bounds; the update was then skipped.
     """
 
     token_nats: float
@@ -33,35 +33,35 @@ def train_step(
     ranks: Ranks,
     *,
     clip: float,
-    most_nats: float,
+    max_nats: float,
     precision: Precision = "fp32",
     codebooks: int = 1,
 ) -> StepResult:
-    """Change the parameters of `objective` by the gradient of its mean over all unmasked frames of the `batches` of all
-    ranks, at the learning rate that is set.
+    """Update the parameters of `objective` by the gradient of its mean over all unmasked frames of the `batches` of all
+    ranks, at the learning rate that is set in `optimizers`.
 
-    The norm of the gradient is cut to `clip`; a loss of `most_nats` a token or more is out of bounds. No more than the
-    `codebooks` that the model needs go to the device.
+    The gradient norm is clipped to `clip`; a loss of `max_nats` per token or more is out of bounds. Only the first
+    `codebooks`, those that the model reads, are copied to the device.
     """
-    seen = []
+    batch_sums = []
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
-        with reproducible(ranks.device), ranks.exchange(objective, last):
-            here = batch.to(ranks.device, codebooks)
+        with reproducible(ranks.device), ranks.grad_sync(objective, last):
+            on_device = batch.to(ranks.device, codebooks)
             with autocast(precision, ranks.device):
-                losses = objective(here.codes, here.mel, here.mask, here.segments)
+                losses = objective(on_device.codes, on_device.mel, on_device.mask, on_device.segments)
             losses.total.backward()
         values = (losses.token_nats, losses.mel_nats, losses.correct, losses.frames)
-        seen.append(torch.stack([value.detach().double() for value in values]))
-    *sums, tokens = ranks.add(torch.stack(seen).sum(dim=0)).unbind()
+        batch_sums.append(torch.stack([value.detach().double() for value in values]))
+    *sums, tokens = ranks.add(torch.stack(batch_sums).sum(dim=0)).unbind()
     gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
-    # The sum over all frames was averaged over ranks; divided by the frames only here, where their number is known.
-    torch._foreach_mul_(gradients, (ranks.world / tokens.clamp_min(1)).float())
+    # DDP averaged the sums of the ranks. The number of frames of all batches and ranks is known only now.
+    torch._foreach_mul_(gradients, (ranks.world_size / tokens.clamp_min(1)).float())
     gradient_norm = nn.utils.clip_grad_norm_(objective.parameters(), clip)
     means = [total / tokens.clamp_min(1) for total in sums]
-    # The one place of a step where a GPU is waited for.
+    # The only host sync of a step.
     token_nats, mel_nats, accuracy, norm, count = torch.stack([*means, gradient_norm.double(), tokens]).tolist()
-    healthy = all(map(math.isfinite, (token_nats, mel_nats, norm))) and token_nats < most_nats
+    healthy = all(map(math.isfinite, (token_nats, mel_nats, norm))) and token_nats < max_nats
     for optimizer in optimizers:
         if healthy:
             optimizer.step()

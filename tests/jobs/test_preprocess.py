@@ -287,7 +287,7 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
     (failure,) = read_failures(out).to_pylist()
     assert (failure["source"], failure["stage"], failure["error"]) == (poison, "encode", "WorkerDied")
     assert set(read_samples(out)["source"].to_pylist()) == {good}
-    assert "looking for the file that does it" in capsys.readouterr().err
+    assert "searching for the crashing file" in capsys.readouterr().err
     assert cli.main(["verify", str(out)]) == 0
 
 

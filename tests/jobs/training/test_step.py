@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from whisper_gpt.jobs.training.distributed import Ranks, alone
+from whisper_gpt.jobs.training.distributed import Ranks, single_process
 from whisper_gpt.jobs.training.step import StepResult, train_step
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.hybrid import HybridLM
@@ -50,7 +50,7 @@ def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepR
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     objective, optimizer = ranks.wrap(Objective(model)), torch.optim.SGD(model.parameters(), lr=1.0)
-    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, most_nats=100.0)
+    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, max_nats=100.0)
     return result, model.state_dict()
 
 
@@ -67,7 +67,7 @@ def require_same(
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_uneven_batches_are_one_large_batch(shape: str) -> None:
-    config, ranks = SHAPES[shape], alone("cpu")
+    config, ranks = SHAPES[shape], single_process("cpu")
     separate = windows(config)
     whole = step(config, [joined(separate)], ranks)
     require_same(step(config, separate, ranks), whole)
@@ -94,12 +94,12 @@ def test_uneven_ranks_are_one_large_batch(shape: str, tmp_path: Path) -> None:
     )
     found = ranks_step(0, shape, meeting)
     assert other.wait(60) == 0
-    require_same(found, step(SHAPES[shape], [joined(windows(SHAPES[shape]))], alone("cpu")))
+    require_same(found, step(SHAPES[shape], [joined(windows(SHAPES[shape]))], single_process("cpu")))
 
 
 def test_a_step_without_a_frame_changes_nothing() -> None:
     batch = windows(HYBRID)[3]
-    result, weights = step(HYBRID, [batch], alone("cpu"))
+    result, weights = step(HYBRID, [batch], single_process("cpu"))
     assert (result.tokens, result.token_nats, result.gradient_norm) == (0, 0.0, 0.0)
     assert all(bool(weight.isfinite().all()) for weight in weights.values())
 
@@ -108,6 +108,6 @@ def test_the_backward_pass_runs_outside_autocast() -> None:
     model, seen = HybridLM(HYBRID).train(), []
     model.head.weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    options = {"clip": 1e9, "most_nats": 100.0}
-    train_step(Objective(model), [optimizer], windows(HYBRID)[:1], alone("cpu"), precision="bf16", **options)
+    options = {"clip": 1e9, "max_nats": 100.0}
+    train_step(Objective(model), [optimizer], windows(HYBRID)[:1], single_process("cpu"), precision="bf16", **options)
     assert seen == [False]

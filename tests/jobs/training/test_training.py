@@ -24,7 +24,7 @@ from whisper_gpt.jobs.training import checkpoints as writing
 from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
-from whisper_gpt.jobs.training.distributed import alone, seed_everything
+from whisper_gpt.jobs.training.distributed import seed_everything, single_process
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
 from whisper_gpt.jobs.training.session import open_session
 from whisper_gpt.jobs.training.step import train_step
@@ -54,8 +54,8 @@ def batches_of(dataset: Path, count: int, batch: int = 2) -> list[Batch]:
 
 def one_step(model: HybridLM, taken: Sequence[Batch], **options: Any) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    options = {"clip": 1e9, "most_nats": 100.0} | options
-    return train_step(Objective(model), [optimizer], taken, alone("cpu"), **options)
+    options = {"clip": 1e9, "max_nats": 100.0} | options
+    return train_step(Objective(model), [optimizer], taken, single_process("cpu"), **options)
 
 
 def small() -> HybridLM:
@@ -69,7 +69,7 @@ def test_a_step_out_of_bounds_leaves_the_weights_alone(dataset: Path, kind: str)
     before = [p.detach().clone() for p in model.parameters()]
     if kind == "not a number":
         model.head.weight.register_hook(lambda gradient: gradient * float("nan"))
-    result = one_step(model, [batch], most_nats=100.0 if kind == "not a number" else 1.0)
+    result = one_step(model, [batch], max_nats=100.0 if kind == "not a number" else 1.0)
     assert not result.healthy
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert one_step(small(), [batch]).healthy
@@ -93,7 +93,7 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
         nonlocal count
         count += 1
         if optimizers and (count == 3 or count >= 6):  # without any the weights are only tried
-            named["most_nats"] = 0.0
+            named["max_nats"] = 0.0
         return step(objective, optimizers, taken, *rest, **named)
 
     monkeypatch.setattr(loop, "train_step", spoilt)
@@ -123,7 +123,7 @@ def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
     def spoilt(objective: Any, optimizers: Any, *rest: Any, **named: Any) -> Any:
         nonlocal count
         count += 1
-        return step(objective, optimizers, *rest, **(named | {"most_nats": 0.0} if count > 2 and optimizers else named))
+        return step(objective, optimizers, *rest, **(named | {"max_nats": 0.0} if count > 2 and optimizers else named))
 
     monkeypatch.setattr(loop, "train_step", spoilt)
     run = tmp_path / "run"
@@ -155,14 +155,13 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     damaged.write_bytes(bytes(content))
     assert cli.main(["train", "--out", str(other), "--resume"]) == 0
     said = capsys.readouterr().err
-    assert f"{damaged}: damaged" in said and "set aside as damaged-step-00000008" in said
-    assert "going on from step 6" in said
+    assert str(damaged) in said and "damaged-step-00000008" in said and "from step 6" in said
     one, both = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, other))
     assert all(torch.equal(one[name], both[name]) for name in one)
     for folder in checkpoints(other):
         (folder / "model.safetensors").unlink()
     assert cli.main(["train", "--out", str(other), "--resume"]) == 1
-    assert "no checkpoints in here" in capsys.readouterr().err
+    assert str(other) in capsys.readouterr().err
 
 
 def test_the_average_is_what_is_saved_and_the_raw_weights_go_on(dataset: Path, tmp_path: Path) -> None:
@@ -200,7 +199,7 @@ def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
     objective.compile()
     for model, of_model in ((plain, Objective(plain)), (compiled, objective)):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        train_step(of_model, [optimizer], taken, alone("cpu"), clip=1e9, most_nats=100.0)
+        train_step(of_model, [optimizer], taken, single_process("cpu"), clip=1e9, max_nats=100.0)
     assert not torch.equal(plain.head.weight, small().head.weight)
     for name, weights in plain.state_dict().items():
         assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
@@ -217,7 +216,7 @@ def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
     torch.set_num_threads(4)
     try:
         for _ in range(100):
-            train_step(objective, [], taken, alone("cpu"), clip=1e9, most_nats=100.0)
+            train_step(objective, [], taken, single_process("cpu"), clip=1e9, max_nats=100.0)
             model.zero_grad()
     finally:
         torch.set_num_threads(before)
@@ -287,7 +286,7 @@ def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> Non
 
 def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
     config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
-    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
         clips = open_clips(opened)
         assert clips is not None
         row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
@@ -338,7 +337,7 @@ def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_p
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     _, key = damage_first_sample(copy, "validation")
     config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
-    with contextlib.closing(open_session(config, alone("cpu"), False, print)) as opened:
+    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
         clips = open_clips(opened)
         assert clips is not None and list(opened.damaged) == [key]
         whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
@@ -352,14 +351,14 @@ def test_a_damaged_validation_sample_does_not_end_a_run(
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     _, key = damage_first_sample(copy, "validation")
     assert train(copy, tmp_path / "run", "--steps=2", "--eval-every=1") == 0
-    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
+    assert key in capsys.readouterr().err
 
 
 def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     shard, key = damage_first_sample(copy, "train")
     assert train(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
-    assert f"1 damaged samples were left out: {key}" in capsys.readouterr().err
+    assert key in capsys.readouterr().err
     assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
     assert f"{shard}: {key} cannot be read" in capsys.readouterr().err
     shard.unlink()  # never cut in place: whoever has it mapped would die of it
