@@ -60,9 +60,9 @@ from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE, frame_count
 
-_MADE_FRAMES = 160  # two chunks of the codec's stream, and a bit
+_SYNTHETIC_FRAMES = 160  # a little more than two chunks of the codec's stream
 _CORPORA_RATES = {16_000, 44_100, 48_000}  # LibriSpeech's and MAESTRO's
-_FRAMES = range(20, 751)  # of a recording: fewer have no future to speak of, and more only take longer
+_FRAMES = range(20, 751)  # of --audio: fewer have too little future, more only take longer
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Config:
 
 @dataclass(frozen=True)
 class StageAudit:
-    """What was found of one stage, its `changes` in `unit`; `permitted` says which samples frame t may depend on."""
+    """The findings of one stage, their `changes` in `unit`; `permitted`: the samples that frame t may depend on."""
 
     stage: str
     permitted: str
@@ -94,23 +94,23 @@ class StageAudit:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage to be audited on `samples` samples; `control_reach`: how far past its frame it is meant to see."""
+    """A stage to audit on `samples` samples; `control_reach`: how many samples past its frame it is meant to see."""
 
     name: str
     run: Stage
     samples: int
     unit: str
-    frames_back: int = 0  # 1: frame t may depend on the frames before it only
+    frames_back: int = 0  # 1: frame t may depend only on the frames before it
     control_reach: int = 0
 
     def permitted(self, frame: int) -> int:
-        """The last sample that a frame may depend on."""
+        """Return the last sample that a frame may depend on."""
         return HOP_SAMPLES * (frame + 1 - self.frames_back) - 1
 
 
 @dataclass(frozen=True)
 class _SourceAudit:
-    """How far ahead of recordings at one rate the resampler looks, and each stage, by name, behind it."""
+    """How far ahead the resampler looks in recordings at one rate, and each stage (by name) through it."""
 
     resampler: ResamplerLookahead
     stages: dict[str, FramesAhead]
@@ -118,31 +118,31 @@ class _SourceAudit:
 
 
 def run(config: Config) -> int:
-    """Print the table (or JSON) → exit code 0, or 1 where a stage did not pass."""
-    torch.set_num_threads(1)  # as preprocess's workers: with more, short pieces mostly wait for each other
+    """Print the table (or JSON); return exit code 0, or 1 if a stage fails."""
+    torch.set_num_threads(1)  # as in preprocess's workers: short pieces gain nothing from more
     wav, stages = _stages(config)
-    shown = track(stages, "auditing", console=status_console(), transient=True)
-    audits = [_audit(stage, wav[: stage.samples]) for stage in shown]
+    tracked = track(stages, "auditing", console=status_console(), transient=True)
+    audits = [_audit(stage, wav[: stage.samples]) for stage in tracked]
     sources = [_audit_source(rate, stages) for rate in _source_rates(config)]
     if config.json:
         resampler = [_source_json(source) for source in sources]
-        print(json.dumps({"stages": [asdict(one) for one in audits], "resampler": resampler}, indent=1))
+        print(json.dumps({"stages": [asdict(audit) for audit in audits], "resampler": resampler}, indent=1))
     else:
         Console().print(table(audits))
         for source in sources:
-            Console(highlight=False, markup=False).print(_source_words(source), soft_wrap=True)
-    failed = [f"{one.stage} ({one.verdict})" for one in audits if not one.passed]
-    verdict = f"does not pass: {', '.join(failed)}" if failed else "nothing sees the future"
-    controls = [one.stage for one in audits if one.passed and any(f.samples_ahead for f in one.findings)]
-    meant = f", but {', '.join(controls)}, as it is meant to" if controls else ""
-    status_console().print(f"{config.target}: {verdict}{meant}")
+            Console(highlight=False, markup=False).print(_source_text(source), soft_wrap=True)
+    failed = [f"{audit.stage} ({audit.verdict})" for audit in audits if not audit.passed]
+    verdict = f"failed: {', '.join(failed)}" if failed else "no stage sees the future"
+    controls = [audit.stage for audit in audits if audit.passed and any(f.samples_ahead for f in audit.findings)]
+    exception = f", except {', '.join(controls)}, as intended" if controls else ""
+    status_console().print(f"{config.target}: {verdict}{exception}")
     return 1 if failed else 0
 
 
 def _stages(config: Config) -> tuple[np.ndarray, list[_Stage]]:
-    """A clip and the stages of a dataset or a run. Raises `JobError` for anything else, and for audio of no use."""
+    """Return a clip, and the stages of a dataset or run. Raises `JobError` for another target or unusable audio."""
     target = location(config.target)
-    wav = _read(config.audio) if config.audio else made_clip(_MADE_FRAMES)
+    wav = _read(config.audio) if config.audio else made_clip(_SYNTHETIC_FRAMES)
     if is_file(target / FILE_NAME):
         data = trained_on(read_info(target))
         return wav, _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
@@ -153,15 +153,15 @@ def _stages(config: Config) -> tuple[np.ndarray, list[_Stage]]:
 
 
 def _source_rates(config: Config) -> list[int]:
-    """The rates that are resampled: of --audio, or of the dataset's recordings, or those of the corpora."""
+    """Return the sample rates to resample from: of --audio, else of the dataset's recordings, else of the corpora."""
     if config.audio:
         with config.audio.open("rb") as file:
-            found = {probe_file(file).sample_rate}
+            rates = {probe_file(file).sample_rate}
     elif is_file(location(config.target) / FILE_NAME):
-        found = set(read_samples(location(config.target), columns=["source_rate"])["source_rate"].unique().to_pylist())
+        rates = set(read_samples(location(config.target), columns=["source_rate"])["source_rate"].unique().to_pylist())
     else:
-        found = _CORPORA_RATES
-    return sorted(found - {SAMPLE_RATE})
+        rates = _CORPORA_RATES
+    return sorted(rates - {SAMPLE_RATE})
 
 
 def _audit_source(rate: int, stages: list[_Stage]) -> _SourceAudit:
@@ -175,41 +175,44 @@ def _audit_source(rate: int, stages: list[_Stage]) -> _SourceAudit:
     return _SourceAudit(resampler_lookahead(resample, rate), ahead, {stage.name: stage.unit for stage in stages})
 
 
-def _source_words(source: _SourceAudit) -> str:
-    found = source.resampler
-    levels = [f"{samples} samples at {level:g} dB" for level, samples in found.samples.items() if np.isfinite(level)]
+def _source_text(source: _SourceAudit) -> str:
+    resampler = source.resampler
+    levels = [
+        f"{samples} samples at {level:g} dB" for level, samples in resampler.samples.items() if np.isfinite(level)
+    ]
     stages = [
         f"{name} {ahead.frames} ({ahead.change:.2g} {source.units[name]})" for name, ahead in source.stages.items()
     ]
     return (
-        f"resampler: from {found.source_rate:,} Hz it looks {', '.join(levels)} ahead, and {found.samples[-np.inf]} to "
-        "the last bit (24 kHz; before codec and mel alike; does not count)\n"
-        f"  frames that change with a change after their end, and the last one's change: {', '.join(stages)}"
+        f"resampler: from {resampler.source_rate:,} Hz it looks ahead {', '.join(levels)}, and "
+        f"{resampler.samples[-np.inf]} bit by bit (in 24 kHz samples; the same for codec and mel; does not count)\n"
+        f"  number of frames that change with later samples, and the last one's change: {', '.join(stages)}"
     )
 
 
 def _source_json(source: _SourceAudit) -> dict[str, Any]:
-    found = source.resampler
-    samples = {"any" if np.isinf(level) else f"{level:g}": count for level, count in found.samples.items()}
+    resampler = source.resampler
+    samples = {"any" if np.isinf(level) else f"{level:g}": count for level, count in resampler.samples.items()}
     stages = {name: asdict(ahead) for name, ahead in source.stages.items()}
-    return {"source_rate": found.source_rate, "samples_by_db": samples, "stages": stages}
+    return {"source_rate": resampler.source_rate, "samples_by_db": samples, "stages": stages}
 
 
 def table(audits: list[StageAudit]) -> Table:
-    """The findings for a terminal, a line a frame."""
+    """Return the findings as a table for the terminal, one line per frame."""
     title = "the last input sample that frame t depends on"
-    shown = Table(box=box.SIMPLE_HEAD, title=title, show_lines=True, padding=(0, 1, 0, 0))  # fits into 80 characters
-    shown.add_column("stage", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, title=title, show_lines=True, padding=(0, 1, 0, 0))  # fits into 80 characters
+    table.add_column("stage", no_wrap=True)
     for heading in ("t", "may see", "sees", "ahead", *REPLACEMENTS):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.caption = (
-        "what louder sound, noise and silence change in frame t\nin the place of all samples that it may not see"
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.caption = (
+        "change in frame t if all samples that it may not see\nare replaced by louder sound, noise or silence"
     )
-    for one in audits:
-        lines = [_line(finding) for finding in one.findings]
-        about = [escape(one.stage), f"[{'green' if one.passed else 'red'}]{one.verdict}[/]", one.permitted, one.unit]
-        shown.add_row("\n".join(about), *("\n".join(cells) for cells in zip(*lines, strict=True)))
-    return shown
+    for audit in audits:
+        lines = [_line(finding) for finding in audit.findings]
+        colour = "green" if audit.passed else "red"
+        about = [escape(audit.stage), f"[{colour}]{audit.verdict}[/]", audit.permitted, audit.unit]
+        table.add_row("\n".join(about), *("\n".join(cells) for cells in zip(*lines, strict=True)))
+    return table
 
 
 def _line(finding: Finding) -> list[str]:
@@ -251,7 +254,7 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
 
     @torch.no_grad()
     def logits(wav: np.ndarray) -> np.ndarray:
-        """Of each frame, from those before it `[T, V]`."""
+        """Return the logits `[T, V]` of each frame given those before it."""
         codes = torch.from_numpy(aligned.codes(wav).T[None]).long()  # [1, K, T]
         frames = torch.from_numpy(mel(wav)).float()[None]  # [1, T, M]
         return token_logits(model, codes, frames)[0].numpy()
@@ -264,26 +267,26 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
 
 
 class _Aligned:
-    """Codes and mels of clips as `preprocess` makes them; every view is made at once, and remembered for the others."""
+    """Codes and mels of clips as `preprocess` computes them; all variants are computed at once and cached."""
 
     def __init__(self, codec: Codec, log_mel: LogMel):
         self._codec, self._log_mel = codec, log_mel
-        self._made: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._cache: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def codes(self, wav: np.ndarray) -> np.ndarray:
-        """Codes `[T, K]` of samples `[N]`."""
+        """Return the codes `[T, K]` of samples `[N]`."""
         return self._of(wav)[0]
 
     def mel(self, view: int) -> Stage:
-        """The log-mel `[T, M]` of a view, as a function of samples `[N]`."""
+        """Return a function from samples `[N]` to the log-mel `[T, M]` of a variant."""
         return lambda wav: self._of(wav)[1][view]
 
     def _of(self, wav: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         key = hashlib.sha256(wav.tobytes()).digest()
-        if key not in self._made:
+        if key not in self._cache:
             (segments,) = map(list, align_recordings([[wav]], self._codec, self._log_mel, frame_count(len(wav))))
-            self._made[key] = segments[0].codes.T, segments[0].mels
-        return self._made[key]
+            self._cache[key] = segments[0].codes.T, segments[0].mels
+        return self._cache[key]
 
 
 def _audit(stage: _Stage, wav: np.ndarray) -> StageAudit:
@@ -294,15 +297,15 @@ def _audit(stage: _Stage, wav: np.ndarray) -> StageAudit:
 
 
 def judge(findings: list[Finding], control_reach: int = 0) -> tuple[str, bool]:
-    """The verdict on a stage in words, and whether that is as it should be.
+    """Return the verdict on a stage, and whether it passes.
 
     `control_reach`: how many samples past its frame a labelled control is meant to see; 0 for anything else.
     """
     if any(f.deaf for f in findings):
-        return "deaf", False
+        return "ignores its input", False
     ahead = max(f.samples_ahead for f in findings)
     if control_reach and not ahead:
-        return "no leak, but it is the control", False  # then this audit cannot see one
+        return "no leak, but it is the control", False  # then the audit cannot detect a leak
     if control_reach and ahead <= control_reach:
         return "leak (the control)", True
     return ("leak", False) if ahead else ("causal", True)

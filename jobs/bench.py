@@ -51,7 +51,7 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Measure and print → exit code 0."""
+    """Measure and print; return exit code 0."""
     for name in ("clips", "rounds", "threads"):
         require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
     require(config.seconds >= 1, f"--seconds {config.seconds}: must be at least 1")
@@ -70,22 +70,22 @@ def run(config: Config) -> int:
 
 
 def read_clips(audio: Path | None, count: int, seconds: float) -> np.ndarray:
-    """`count` clips of the recordings below `audio`, joined and cut, float32 `[count, N]` at 24 kHz; without a folder
-    noise whose loudness wanders. Raises `JobError` where there is too little audio."""
+    """Return `count` clips, float32 `[count, N]` at 24 kHz, cut from the concatenated recordings below `audio`; without
+    a folder, noise of varying loudness. Raises `JobError` if there is too little audio."""
     length = round(seconds * SAMPLE_RATE) // HOP_SAMPLES * HOP_SAMPLES
     if audio is None:
         random = np.random.default_rng(0)
         envelope = np.repeat(random.uniform(0.003, 0.3, count * length // 800 + 1), 800)[: count * length]
         joined = random.standard_normal(count * length).astype(np.float32) * envelope.astype(np.float32)
     else:
-        blocks, have = [], 0
+        blocks, samples = [], 0
         for block in _blocks(audio):
             blocks.append(block)
-            have += len(block)
-            if have >= count * length:
+            samples += len(block)
+            if samples >= count * length:
                 break
         else:
-            raise JobError(f"{audio}: holds {have / SAMPLE_RATE:.0f} s of audio, not {count} × {seconds:g} s")
+            raise JobError(f"{audio}: holds {samples / SAMPLE_RATE:.0f} s of audio, not {count} × {seconds:g} s")
         joined = np.concatenate(blocks)[: count * length]
     return joined.reshape(count, length)
 
@@ -105,7 +105,7 @@ def _codec(config: Config) -> Codec:
 
 
 def _flat(result: Any) -> dict[str, Any]:
-    """The result as JSON has it: a timing is its median, its spread beside it."""
+    """Flatten the result for JSON: a timing becomes its median and its spread."""
     flat: dict[str, Any] = {}
     for name, value in vars(result).items():
         if isinstance(value, Timing):

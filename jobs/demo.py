@@ -31,7 +31,7 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Run every verb once, as a user would type it, and end with the table → exit code 0."""
+    """Run the main verbs as a user would type them, ending with the table of scores; return exit code 0."""
     if config.out.exists() and any(config.out.iterdir()):
         raise JobError(f"{config.out}: not empty; remove it, or pass another --out")
     console = status_console()
@@ -39,7 +39,7 @@ def run(config: Config) -> int:
     source, dataset = out / "source", out / "dataset"
     hybrid, baseline = out / "runs" / "hybrid-4m", out / "runs" / "gpt-4m"
 
-    console.rule("made audio, laid out as LibriSpeech and MAESTRO are")
+    console.rule("synthetic audio, laid out like LibriSpeech and MAESTRO")
     synthetic.write(source, synthetic.SyntheticSize(config.utterances, config.pieces))
     console.print(f"{config.utterances} utterances and {config.pieces} pieces in {source}")
 
@@ -53,24 +53,24 @@ def run(config: Config) -> int:
     wav = out / "continuation.wav"
     _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
 
-    console.rule(f"done in {time.monotonic() - started:.0f} s, but for the table; where everything lies")
-    for what, path in (
-        ("audio that was made", source),
+    console.rule(f"done in {time.monotonic() - started:.0f} s, except for the table; the results are in")
+    for label, path in (
+        ("synthetic audio", source),
         ("shards, manifest, dataset.json", dataset),
-        ("what is in them, as a page", out / "dataset.html"),
+        ("summary of the dataset as a page", out / "dataset.html"),
         ("trained models (tensorboard --logdir shows the curves)", out / "runs"),
-        ("prompt and continuation, of the coarsest of 8 codebooks", wav),
+        ("prompt and continuation, decoded from the coarsest of 8 codebooks", wav),
     ):
-        console.print(f"{path}  {what}")
+        console.print(f"{path}  {label}")
     _verb(console, "evaluate", dataset, hybrid, baseline)
     return 0
 
 
 def _verb(console: Console, verb: str, *arguments: str | Path) -> None:
-    """Show a command and run it. Raises `JobError` where it does not end well."""
+    """Print a command and run it. Raises `JobError` if it fails."""
     words = [str(argument) for argument in arguments]
     console.rule()
     console.print(f"$ {shlex.join(['whisper-gpt', verb, *words])}")
     code = cli.run_verb(verb, words)
     if code != 0:
-        raise JobError(f"whisper-gpt {verb} ended with exit code {code}")
+        raise JobError(f"whisper-gpt {verb} failed with exit code {code}")

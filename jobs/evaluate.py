@@ -55,9 +55,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table; `nll` in nats per token, `ppl` its exponential, `accuracy` from 0 to 1."""
+    """One row of the table; `nll` in nats per token, `ppl` its exponential, `accuracy` top-1, from 0 to 1."""
 
-    run: str | None  # None: a floor
+    run: str | None  # None: an n-gram baseline
     model: str
     parameters: int
     split: str
@@ -69,7 +69,7 @@ class Row:
 
 
 def run(config: Config) -> int:
-    """Print the table (or JSON) → exit code 0."""
+    """Print the table (or JSON); return exit code 0."""
     rows = evaluate(config, status_console().print)
     if config.json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -79,9 +79,9 @@ def run(config: Config) -> int:
 
 
 def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
-    """Return the rows of the n-gram baselines (if there is a training split to count), then one for each run.
+    """Return the rows of the n-gram baselines (if there is a training split to count), then one per run.
 
-    Raises `JobError` where a run was trained on other data, and where there is nothing to score.
+    Raises `JobError` if a run was trained on other data, or if there is nothing to score.
     """
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     dataset = location(config.dataset)
@@ -112,14 +112,14 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> Table:
-    """The rows for a terminal."""
-    shown = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
-    shown.add_column("model", no_wrap=True)
+    """Return the rows as a table for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
+    table.add_column("model", no_wrap=True)
     for heading in ("params", "context", "nats/token", "PPL", "accuracy"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("run", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("run", overflow="fold")
     for row in rows:
-        shown.add_row(
+        table.add_row(
             row.model,
             f"{row.parameters / 1e6:.2f} M",
             str(row.context),
@@ -128,7 +128,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.accuracy:.2%}",
             escape(Path(row.run).name) if row.run else "–",
         )
-    return shown
+    return table
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:

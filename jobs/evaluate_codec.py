@@ -28,11 +28,11 @@ from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.judge.packages import INSTALL, missing_packages
 
-# A recording is scored in pieces of up to this long; ones shorter than the longest spectral window are left out.
+# Recordings are scored in pieces of this length; pieces shorter than the longest spectral window are skipped.
 _PIECE_S = 30
 _SHORTEST_SAMPLES = 4096
-# How a measure is shown: its name in the table, digits after the point, and what to multiply it by.
-_SHOWN = {
+# A metric in the table: label, decimals, factor.
+_METRICS = {
     "dnsmos_overall": ("DNSMOS P.835 overall, 1–5", 2, 1),
     "dnsmos_signal": ("  signal", 2, 1),
     "dnsmos_background": ("  background", 2, 1),
@@ -72,7 +72,7 @@ class Config:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A recording or, of a long one, up to 30 s of it; `recording` numbers the recordings."""
+    """A recording, or up to 30 s of a long one; `recording` is its number."""
 
     recording: int
     reference: Reference
@@ -83,7 +83,7 @@ class _Piece:
 
 
 def run(config: Config) -> int:
-    """Score and print → exit code 0."""
+    """Score and print; return exit code 0."""
     require(config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     codec = load_codec(config.codec, config.codec_weights, config.codebooks)
     console = status_console()
@@ -95,22 +95,22 @@ def run(config: Config) -> int:
         )
     missing = missing_packages() if config.judge != "none" else []
     if missing:
-        console.print(f"left out what these packages measure: {', '.join(missing)}; to install them: {INSTALL}")
+        console.print(f"skipped metrics of packages that are missing: {', '.join(missing)}; to install them: {INSTALL}")
     wavs = [piece.wav for piece in pieces]
     codes = [codec.encode(wav) for wav in wavs]
     rows = _rows(codec, pieces, codes, config.judge, console)
     uses = code_usage(code_counts(np.concatenate(codes, axis=1), codec.codebook_size))
     seconds = sum(map(len, wavs)) / SAMPLE_RATE
     if config.json:
-        used = [{"share": use.share, "entropy_bits": use.entropy_bits} for use in uses]
-        figures = {row: {name: asdict(figure) for name, figure in own.items()} for row, own in rows.items()}
-        print(json.dumps({"seconds": seconds, "figures": figures, "codebooks": used, "missing_packages": missing}))
+        usage = [{"share": use.share, "entropy_bits": use.entropy_bits} for use in uses]
+        figures = {name: {metric: asdict(figure) for metric, figure in row.items()} for name, row in rows.items()}
+        print(json.dumps({"seconds": seconds, "figures": figures, "codebooks": usage, "missing_packages": missing}))
         return 0
     out = Console(highlight=False)
     count = len({piece.recording for piece in pieces})
-    out.print(f"{codec.name} on {seconds:.0f} s of {config.audio}, {count} recordings; ± is half a 95 % interval")
+    out.print(f"{codec.name} on {seconds:.0f} s of {config.audio}, {count} recordings; ± is half of a 95 % interval")
     out.print(_distance_table(rows))
-    if any(name in figures for figures in rows.values() for name in _SHOWN):
+    if any(name in figures for figures in rows.values() for name in _METRICS):
         out.print(_judge_table(rows))
     table = Table("codebook", "in use", f"entropy, of {np.log2(codec.codebook_size):g} bits")
     for use in uses:
@@ -122,12 +122,12 @@ def run(config: Config) -> int:
 def _rows(
     codec: Codec, pieces: Sequence[_Piece], codes: Sequence[np.ndarray], judges: Judges, console: Console
 ) -> dict[str, dict[str, Figure]]:
-    """Figures of the originals, of two controls, and of each number of codebooks. The controls are not judged: one
-    sounds as the originals do, and the other is noise."""
+    """Return the figures of the originals, two controls, and each number of codebooks. The controls get no speech
+    metrics: one sounds like the originals, the other is noise."""
     wavs = [piece.wav for piece in pieces]
     untrained = untrained_codec(architecture_of(codec.net), codec.codebooks)
     depths = {f"{bitrate_kbps(codec, depth):g} kbps · {depth}": depth for depth in _depths(codec.codebooks)}
-    made: dict[str, Callable[[], Sequence[np.ndarray]]] = {
+    versions: dict[str, Callable[[], Sequence[np.ndarray]]] = {
         "original": lambda: wavs,
         "shifted 0.5 s": lambda: shifted(wavs),
         "untrained": lambda: reconstructions(untrained, wavs, [untrained.encode(wav) for wav in wavs]),
@@ -135,33 +135,33 @@ def _rows(
     }
     unjudged = ("shifted 0.5 s", "untrained")
     figures, started = {}, time.monotonic()
-    with progress_line(console, len(made) * len(pieces)) as show:
-        for done, (name, make) in enumerate(made.items()):
+    with progress_line(console, len(versions) * len(pieces)) as show:
+        for done, (name, make) in enumerate(versions.items()):
             scores = Scores()
-            for i, (piece, other) in enumerate(zip(pieces, make(), strict=True), start=done * len(pieces)):
-                show(i, f"{name}, recording {piece.recording}", _eta(started, i / (len(made) * len(pieces))))
-                scores.add(piece.recording, _distances(piece.wav, other))
-                scores.add(piece.recording, judged(other, piece.reference, "none" if name in unjudged else judges))
+            for i, (piece, wav) in enumerate(zip(pieces, make(), strict=True), start=done * len(pieces)):
+                show(i, f"{name}, recording {piece.recording}", _eta(started, i / (len(versions) * len(pieces))))
+                scores.add(piece.recording, _distances(piece.wav, wav))
+                scores.add(piece.recording, judged(wav, piece.reference, "none" if name in unjudged else judges))
             figures[name] = scores.figures()
     return figures
 
 
 def _decoded(codec: Codec, wavs: Sequence[np.ndarray], codes: Sequence[np.ndarray], depth: int) -> list[np.ndarray]:
-    return reconstructions(codec, wavs, [own[:depth] for own in codes])
+    return reconstructions(codec, wavs, [all_codes[:depth] for all_codes in codes])
 
 
-def _distances(wav: np.ndarray, other: np.ndarray) -> dict[str, Share]:
-    """What can be said of any audio: two distances, but for SI-SDR of a signal to itself, and the ratio of peaks."""
-    found = distances([wav], [other])
-    shares = {"log_mel": Share(found.log_mel), "peak_ratio": Share(peak_ratio(wav, other))}
-    if other is not wav:
-        shares["si_sdr_db"] = Share(found.si_sdr_db)
+def _distances(original: np.ndarray, wav: np.ndarray) -> dict[str, Share]:
+    """Return the metrics for any audio: log-mel distance, peak ratio, and SI-SDR unless `wav` is the original."""
+    result = distances([original], [wav])
+    shares = {"log_mel": Share(result.log_mel), "peak_ratio": Share(peak_ratio(original, wav))}
+    if wav is not original:
+        shares["si_sdr_db"] = Share(result.si_sdr_db)
     return shares
 
 
 def _distance_table(rows: dict[str, dict[str, Figure]]) -> Table:
     control = rows["shifted 0.5 s"]["log_mel"].mean
-    table = Table("kbps · codebooks", "log-mel distance", "of the shifted one's", "SI-SDR, dB", "largest peak ratio")
+    table = Table("kbps · codebooks", "log-mel distance", "relative to shifted", "SI-SDR, dB", "largest peak ratio")
     for name, row in rows.items():
         log_mel, si_sdr, peak = row["log_mel"].mean, row.get("si_sdr_db"), row.get("peak_ratio")
         table.add_row(
@@ -175,10 +175,10 @@ def _distance_table(rows: dict[str, dict[str, Figure]]) -> Table:
 
 
 def _judge_table(rows: dict[str, dict[str, Figure]]) -> Table:
-    shown = {name: row for name, row in rows.items() if any(measure in row for measure in _SHOWN)}
-    table = Table("measure", *shown, "recordings")
-    for measure, (label, digits, factor) in _SHOWN.items():
-        cells = [row.get(measure) for row in shown.values()]
+    judged_rows = {name: row for name, row in rows.items() if any(metric in row for metric in _METRICS)}
+    table = Table("metric", *judged_rows, "recordings")
+    for metric, (label, digits, factor) in _METRICS.items():
+        cells = [row.get(metric) for row in judged_rows.values()]
         counts = [cell.recordings for cell in cells if cell]
         if counts:
             table.add_row(label, *(_cell(cell, digits, factor) for cell in cells), str(min(counts)))
@@ -195,7 +195,7 @@ def _cell(figure: Figure | None, digits: int, factor: int) -> str:
 
 
 def _depths(codebooks: int) -> list[int]:
-    """Powers of two, and all."""
+    """Numbers of codebooks to score: powers of two, and all."""
     return sorted({2**i for i in range(codebooks.bit_length()) if 2**i <= codebooks} | {codebooks})
 
 
@@ -204,26 +204,26 @@ def _eta(started: float, share: float) -> float:
 
 
 def _pieces(config: Config, console: Console) -> Iterator[_Piece]:
-    """Pieces of recordings, in an order drawn once and for all, until there are enough minutes."""
-    found = folder.scan(config.audio)
-    for warning in found.warnings:
+    """Yield pieces of recordings, in a fixed random order, until there are enough minutes."""
+    scan = folder.scan(config.audio)
+    for warning in scan.warnings:
         console.print(f"warning: {warning}")
-    paths = [(config.audio / recording.path).absolute() for recording in found.recordings]
+    paths = [(config.audio / recording.path).absolute() for recording in scan.recordings]
     if config.only:
         paths = [path for path in paths if folder.matches(path, config.only)]
-    have = 0
+    samples = 0
     for i in np.random.default_rng(0).permutation(len(paths)):
         try:
             wav = read_mono(paths[i])
         except AudioError as error:
-            console.print(f"left out {paths[i]}: {error}")
+            console.print(f"skipped {paths[i]}: {error}")
             continue
-        # A transcript is of the whole recording: of one in pieces it is of no use.
+        # A transcript covers the whole recording, so it is no use for pieces of one.
         text = transcript(paths[i]) if len(wav) <= _PIECE_S * SAMPLE_RATE else ""
         for start in range(0, len(wav), _PIECE_S * SAMPLE_RATE):
             piece = wav[start : start + _PIECE_S * SAMPLE_RATE]
             if len(piece) >= _SHORTEST_SAMPLES:
                 yield _Piece(int(i), Reference(piece, text))
-                have += len(piece)
-            if have >= config.minutes * 60 * SAMPLE_RATE:
+                samples += len(piece)
+            if samples >= config.minutes * 60 * SAMPLE_RATE:
                 return

@@ -37,7 +37,7 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Print the summary, write the page where asked → exit code 0."""
+    """Print the summary, and write the HTML page if asked for; return exit code 0."""
     dataset = location(config.dataset)
     summary = summarise(dataset)
     if config.html:
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
 
 
 def _examples(dataset: Location, summary: Summary) -> list[Example]:
-    """The first seconds of a few samples spread over the manifest."""
+    """Return the first seconds of a few samples spread over the manifest."""
     samples = read_samples(dataset)
     if not samples.num_rows:
         return []
@@ -79,22 +79,24 @@ def _print_text(summary: Summary, console: Console) -> None:
         hours = f"{totals.seconds / 3600:.3f}"
         splits.add_row(name, f"{totals.samples:,}", hours, f"{totals.frames:,}", str(totals.shards))
     console.print(splits)
-    for title, found in (("speaker", summary.speakers), ("composer", summary.composers)):
-        if found:
-            console.print(_group_table(title, found))
+    for title, groups in (("speaker", summary.speakers), ("composer", summary.composers)):
+        if groups:
+            console.print(_group_table(title, groups))
     for label, bins in (
         ("duration, s", summary.durations_s),
         ("peak, dBFS", summary.peak_dbfs),
         ("RMS, dBFS", summary.rms_dbfs),
     ):
         console.print(_histogram_table(label, bins))
-    console.print(f"{summary.samples_clipped} samples hold clipped values", highlight=False)
+    console.print(f"{summary.samples_clipped} samples have clipped values", highlight=False)
     codes = Table(*(_right(h) for h in ("codebook", "codes in use", "entropy, bits")))
     for usage in summary.codes:
         codes.add_row(str(usage.codebook), f"{usage.used} of {usage.size}", f"{usage.entropy_bits:.2f}")
     console.print(codes)
     if summary.absent_sources:
-        console.print(f"{summary.absent_sources} sources named by the corpus are absent (absent.txt)", highlight=False)
+        console.print(
+            f"{summary.absent_sources} sources that the corpus lists are missing (absent.txt)", highlight=False
+        )
     if not summary.failures:
         console.print("no failures")
         return
@@ -108,11 +110,11 @@ def _print_text(summary: Summary, console: Console) -> None:
         console.print(f"and {len(summary.failures) - _LISTED} other reasons (--json lists all)")
 
 
-def _group_table(title: str, found: list[Group]) -> Table:
-    table = Table(f"{title} ({len(found)})", _right("samples"), _right("minutes"))
-    for group in found[:_LISTED]:
+def _group_table(title: str, groups: list[Group]) -> Table:
+    table = Table(f"{title} ({len(groups)})", _right("samples"), _right("minutes"))
+    for group in groups[:_LISTED]:
         table.add_row(escape(group.name), f"{group.samples:,}", f"{group.seconds / 60:.1f}")
-    rest = found[_LISTED:]
+    rest = groups[_LISTED:]
     if rest:
         samples, seconds = sum(g.samples for g in rest), sum(g.seconds for g in rest)
         table.add_row(f"{len(rest)} others", f"{samples:,}", f"{seconds / 60:.1f}")
@@ -124,7 +126,7 @@ def _histogram_table(label: str, bins: Histogram) -> Table:
     largest = max([1, *bins.counts])
     for low, high, count in zip(bins.edges[:-1], bins.edges[1:], bins.counts, strict=True):
         if count:
-            span = f"{round(low, 1):g} and more" if high == float("inf") else f"{low:g} to {round(high, 1):g}"
+            span = f"at least {round(low, 1):g}" if high == float("inf") else f"{low:g} to {round(high, 1):g}"
             table.add_row(span, f"{count:,}", "█" * round(30 * count / largest))
     return table
 

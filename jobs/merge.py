@@ -37,7 +37,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Member:
-    """One of the datasets to join: its description, its plan, and the names its shards will have."""
+    """One of the datasets to join: its description, its plan, and the new names of its shards."""
 
     dataset: Location
     info: DatasetInfo
@@ -46,11 +46,11 @@ class Member:
 
 
 def run(config: Config) -> int:
-    """Join the datasets; a rerun goes on where this was interrupted → exit code 0."""
-    require(len(config.datasets) > 1, "merge needs two datasets or more")
+    """Join the datasets, resuming an interrupted merge; return exit code 0."""
+    require(len(config.datasets) > 1, "merge needs at least two datasets")
     console, out = status_console(), location(config.out)
     datasets = [location(dataset) for dataset in config.datasets]
-    require(out not in datasets, f"--out {config.out}: is one of the datasets to join; write to another")
+    require(out not in datasets, f"--out {config.out}: is one of the datasets to join; pass another --out")
     members = _members(datasets)
     _refuse_other_fingerprints(members)
     _refuse_shared_sources(members)
@@ -65,7 +65,7 @@ def run(config: Config) -> int:
         done = committed_shards(out, hashes)
         shards = [shard for shard in _shards(members, hashes) if shard.name not in done]
         for shard in track(shards, "joining", console=console, transient=True):
-            _take_over(shard, out)
+            _copy_shard(shard, out)
         info = _description(out, members, hashes)
         require_held()
         publish_bytes(out / FILE_NAME, info_bytes(info))
@@ -76,7 +76,7 @@ def run(config: Config) -> int:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A shard to take over: where from, its name there and here, and the hash of the plan's part that holds it here."""
+    """A shard to copy: its dataset, its old and new name, and the hash of the new plan's part that lists it."""
 
     dataset: Location
     old_name: str
@@ -85,9 +85,9 @@ class _Shard:
 
 
 def _members(datasets: Sequence[Location]) -> list[Member]:
-    """Read the datasets, and count their shards on. Raises `JobError` for one that is not finished."""
+    """Read the datasets and number their shards consecutively. Raises `JobError` if one is not finished."""
     members: list[Member] = []
-    taken: dict[str, int] = {}
+    next_index: dict[str, int] = {}
     for dataset in datasets:
         info, parts = read_info(dataset), read_parts(dataset)
         shards = [shard for part in parts for shard in part.rows["shard"].unique().to_pylist()]
@@ -96,8 +96,8 @@ def _members(datasets: Sequence[Location]) -> list[Member]:
         names = {}
         for shard in shards:
             split = shard.rpartition("-")[0]
-            names[shard] = shard_name(split, taken.get(split, 0))
-            taken[split] = taken.get(split, 0) + 1
+            names[shard] = shard_name(split, next_index.get(split, 0))
+            next_index[split] = next_index.get(split, 0) + 1
         members.append(Member(dataset, info, parts, names))
     return members
 
@@ -106,27 +106,31 @@ def _refuse_other_fingerprints(members: Sequence[Member]) -> None:
     first = members[0].info
     for member in members[1:]:
         for part in ("codec", "mel"):
-            own, other = getattr(first, part), getattr(member.info, part)
-            for name in sorted(own.keys() | other.keys()):
-                if own.get(name) != other.get(name):
-                    what = f"{part}.{name} is {own.get(name)!r} in one and {other.get(name)!r} in the other"
-                    raise JobError(f"{members[0].dataset} and {member.dataset} cannot be joined: {what}")
+            left, right = getattr(first, part), getattr(member.info, part)
+            for name in sorted(left.keys() | right.keys()):
+                if left.get(name) != right.get(name):
+                    values = f"{left.get(name)!r} / {right.get(name)!r}"
+                    raise JobError(
+                        f"{members[0].dataset} and {member.dataset} cannot be joined: {part}.{name} differs: {values}"
+                    )
 
 
 def _refuse_shared_sources(members: Sequence[Member]) -> None:
-    """Ids stem from corpus and path, and are what samples' keys begin with."""
+    """Raise if datasets share source ids, which are made from corpus and path and begin the samples' keys."""
     seen: dict[str, Location] = {}
     for member in members:
         ids = {source for part in member.parts for source in part.rows["id"].to_pylist()}
         if shared := ids & seen.keys():
-            one = min(shared)
-            what = f"{seen[one]} and {member.dataset} both hold {one}, {len(shared)} in all"
-            raise JobError(f"{what}; join others, or if these are different files, preprocess one with a --name")
+            example = min(shared)
+            raise JobError(
+                f"{seen[example]} and {member.dataset} share {len(shared)} sources, such as {example}; if these are "
+                "different files, preprocess one of the datasets with another --name"
+            )
         seen |= dict.fromkeys(ids, member.dataset)
 
 
 def _refuse_divided_speakers(members: Sequence[Member]) -> None:
-    """One who is trained on would be no held-out speaker: so it may be where --hold-out had other shares in each."""
+    """Raise if one dataset trains on a speaker that another holds out, as with different --hold-out shares."""
     for trained, held_out in permutations(members, 2):
         if divided := _speakers(trained, True) & _speakers(held_out, False):
             corpus, speaker = min(divided)
@@ -137,14 +141,14 @@ def _refuse_divided_speakers(members: Sequence[Member]) -> None:
 
 
 def _speakers(member: Member, training: bool) -> set[tuple[str, str]]:
-    """Corpus and speaker of the sources that are, or are not, trained on."""
+    """Return corpus and speaker of the sources in the training split, or of those in the others."""
     columns = [part.rows.select(["corpus", "speaker", "split"]).to_pydict() for part in member.parts]
     rows = chain.from_iterable(zip(*named.values(), strict=True) for named in columns)
     return {(corpus, speaker) for corpus, speaker, split in rows if speaker and (split == "train") == training}
 
 
 def _renamed(part: PlanPart, names: dict[str, str]) -> bytes:
-    """The part of a plan with the shards' new names."""
+    """Return a part of a plan with the new shard names."""
     column = part.rows.schema.get_field_index("shard")
     renamed = pa.array([names[shard] for shard in part.rows["shard"].to_pylist()], pa.string())
     return plan_bytes(part.rows.set_column(column, part.rows.schema.field(column), renamed))
@@ -162,16 +166,16 @@ def _publish_plan(out: Location, parts: Sequence[bytes]) -> None:
 
 
 def _shards(members: Sequence[Member], hashes: Sequence[str]) -> Iterator[_Shard]:
-    at = iter(hashes)
+    hash_iterator = iter(hashes)
     for member in members:
         for part in member.parts:
-            plan_sha256 = next(at)
+            plan_sha256 = next(hash_iterator)
             for shard in part.rows["shard"].unique().to_pylist():
                 yield _Shard(member.dataset, shard, member.names[shard], plan_sha256)
 
 
-def _take_over(shard: _Shard, out: Location) -> None:
-    """The tar, the failures, and last the fragment with the shard's new name in it."""
+def _copy_shard(shard: _Shard, out: Location) -> None:
+    """Copy the tar, the failures, and last the fragment, with the shard's new name."""
     record, rows = read_fragment(fragment_path(shard.dataset, shard.old_name))
     if record.samples:
         _link_or_copy(
@@ -186,7 +190,7 @@ def _take_over(shard: _Shard, out: Location) -> None:
 
 
 def _link_or_copy(old: Location, new: Location) -> None:
-    """The same bytes at `new`: by a hard link where the file system lets us, since a shard never changes."""
+    """Hard-link `old` to `new` if the file system allows it, as a shard never changes; else copy it."""
     if not is_remote(old) and not is_remote(new) and linked(old, new):
         return
     with old.open("rb") as source, publishing(new) as target:

@@ -45,7 +45,7 @@ class Config(DatasetOptions):
 
 
 def run(config: Config) -> int:
-    """Write the plan of a dataset, or hold it against the one that is there, and print it → exit code 0."""
+    """Write the plan of a dataset, or compare it with the existing one, and print it; return exit code 0."""
     require(config.measure_s >= 0, f"--measure-s {config.measure_s}: must not be below zero")
     check(config)
     write_and_print(config, config.measure_s)
@@ -53,56 +53,56 @@ def run(config: Config) -> int:
 
 
 def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> None:
-    """What the verb does, for `preprocess --dry-run` too."""
+    """Write and print the plan and the estimate; also used by `preprocess --dry-run`."""
     dataset = location(options.out)
     refuse_foreign_folder(dataset)
-    root, when_taken = source_root(options), begin_settings(options)
-    found = survey(options, root, status_console())
-    settings = when_taken()
+    root, wait_for_settings = source_root(options), begin_settings(options)
+    corpus = survey(options, root, status_console())
+    settings = wait_for_settings()
     with output_lock(dataset):
-        parts = settle_plan(dataset, found.sources, settings, options.extend, options.retry_failed)
-        publish_absent(dataset, found.scan.absent)
+        parts = settle_plan(dataset, corpus.sources, settings, options.extend, options.retry_failed)
+        publish_absent(dataset, corpus.scan.absent)
     console = Console(highlight=False)
     console.print(plan_table(parts, settings))
     committed = committed_shards(dataset, [part.sha256 for part in parts])
-    unmade = {task.shard for task in shard_tasks(parts, committed)}
+    missing = {task.shard for task in shard_tasks(parts, committed)}
     rows = pa.concat_tables([part.rows for part in parts])
-    rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(unmade), pa.string())))
+    rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
     if measure_s and rows.num_rows:
         local = 1 if options.device == "cuda" else min(own_cores(), options.workers or own_cores())
         measured = measure(worker_setup(options, root, settings), rows.to_pylist(), local, measure_s)
-        words = "no estimate: of what was tried, nothing could be encoded"
+        words = "no estimate: none of the sources that were tried could be encoded"
         if measured:
             seconds, workers = pc.sum(rows["seconds"]).as_py(), options.workers or measured.workers
             words = in_words(measured, seconds, workers, options.device)
         console.print(words, soft_wrap=True)
     elif not rows.num_rows:
-        console.print("every shard of the plan is there")
-    console.print(f"plan: {dataset / parts[-1].name}; make it with whisper-gpt preprocess and the same options")
+        console.print("every shard of the plan exists")
+    console.print(f"plan: {dataset / parts[-1].name}; next, run whisper-gpt preprocess with the same options")
 
 
 def plan_table(parts: Sequence[PlanPart], settings: PlanSettings) -> Table:
-    """Sources, hours, shards and gigabytes of each split, and what the headers said that cannot be used."""
+    """Return a table of each split's sources, hours, shards, gigabytes and unreadable sources."""
     table = Table("split", *("sources", "hours", "shards", "GB", "unreadable"))
     rows = pa.concat_tables([part.rows for part in parts])
     for split in SPLITS:
-        own = rows.filter(pc.equal(rows["split"], split))
-        if own.num_rows:
-            seconds = pc.sum(own["seconds"]).as_py()
-            unreadable = pc.sum(pc.not_equal(own["scan_error"], "")).as_py()
+        planned = rows.filter(pc.equal(rows["split"], split))
+        if planned.num_rows:
+            seconds = pc.sum(planned["seconds"]).as_py()
+            unreadable = pc.sum(pc.not_equal(planned["scan_error"], "")).as_py()
             gigabytes = settings.bytes_of(seconds) / 1e9
-            shards = pc.count_distinct(own["shard"]).as_py()
-            cells = (own.num_rows, f"{seconds / 3600:.3f}", shards, f"{gigabytes:.3f}", unreadable)
+            shards = pc.count_distinct(planned["shard"]).as_py()
+            cells = (planned.num_rows, f"{seconds / 3600:.3f}", shards, f"{gigabytes:.3f}", unreadable)
             table.add_row(split, *map(str, cells))
     return table
 
 
 def in_words(measured: Measured, seconds: float, workers: int, device: str) -> str:
-    """The estimate for `seconds` of audio that are still to be made."""
+    """Return the estimate for `seconds` of audio that are not made yet, as text."""
     unit, hours = ("GPU", "GPU-hours") if device == "cuda" else ("core", "core-hours")
-    alone = seconds / measured.speed
+    worker_s = seconds / measured.speed
     return (
-        f"to be made: {seconds / 3600:.2f} h of audio · here {measured.speed:.1f}× real time a {unit}, "
-        f"{measured.workers} at work · {alone / 3600:.2f} {hours} · "
-        f"{timedelta(seconds=round(alone / workers))} with {workers} workers like these, and the start of Ray"
+        f"to do: {seconds / 3600:.2f} h of audio · here {measured.speed:.1f}× real time per {unit} with "
+        f"{measured.workers} in use · {worker_s / 3600:.2f} {hours} · "
+        f"{timedelta(seconds=round(worker_s / workers))} with {workers} such workers, plus the start of Ray"
     )

@@ -55,7 +55,7 @@ class Config(DatasetOptions):
 
 
 def run(config: Config) -> int:
-    """Scan, plan, make the shards that are missing, describe the dataset → exit code 0, or 3."""
+    """Scan, plan, make the missing shards, describe the dataset; return exit code 0 or 3."""
     check(config)
     require(0 <= config.max_failed <= 1, f"--max-failed {config.max_failed}: must be a share, 0 to 1")
     if config.dry_run:
@@ -64,23 +64,23 @@ def run(config: Config) -> int:
     console, dataset = status_console(), location(config.out)
     refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
-    root, when_taken = source_root(config), begin_settings(config)
-    found = survey(config, root, console)
+    root, wait_for_settings = source_root(config), begin_settings(config)
+    corpus = survey(config, root, console)
     with contextlib.ExitStack() as stack:
         ray = None if config.workers == 0 else cluster(config.ray_address, config.workers, config.device)
-        # Ray takes as long to start as the codec's fingerprint to be taken; a finished dataset will hardly need it.
+        # Start Ray while the codec's fingerprint is computed, unless the dataset is finished and hardly needs it.
         workers = stack.enter_context(ray) if ray and not is_file(dataset / FILE_NAME) else None
-        settings = when_taken()
+        settings = wait_for_settings()
         require_held = stack.enter_context(output_lock(dataset))
         log = run_log(dataset)
-        parts = settle_plan(dataset, found.sources, settings, config.extend, config.retry_failed)
-        publish_absent(dataset, found.scan.absent)
+        parts = settle_plan(dataset, corpus.sources, settings, config.extend, config.retry_failed)
+        publish_absent(dataset, corpus.scan.absent)
         save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")
-        setup, absent = worker_setup(config, root, settings), len(found.scan.absent)
+        setup, absent = worker_setup(config, root, settings), len(corpus.scan.absent)
         hashes = [part.sha256 for part in parts]
-        everything, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset, hashes))
-        del found, parts  # a hundred thousand files are a hundred megabytes
-        total_s, to_do_s = (sum(task.seconds for task in some) for some in (everything, tasks))
+        all_tasks, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset, hashes))
+        del corpus, parts  # 100 MB for 100,000 files
+        total_s, to_do_s = (sum(task.seconds for task in group) for group in (all_tasks, tasks))
         with audio_progress(console, total_s) as advance:
             advance(total_s - to_do_s, resumed=True)
             if tasks:
@@ -92,22 +92,22 @@ def run(config: Config) -> int:
                         shards = local_worker.make_shards(queue, setup, log, stopped)
                     else:
                         shards = ray_workers.make_shards(queue, setup, workers, log, stopped)
-                    making = inner.enter_context(contextlib.closing(shards))
-                    for seconds in making:
+                    finished_s = inner.enter_context(contextlib.closing(shards))
+                    for seconds in finished_s:
                         require_held()
                         advance(seconds)
-        if missing := {task.shard for task in everything} - listed_shards(dataset):
+        if missing := {task.shard for task in all_tasks} - listed_shards(dataset):
             raise JobError(f"{dataset}: {len(missing)} shards are still missing, {min(missing)} among them; rerun")
         require_held()
-        info = describe(dataset, **_making(settings), plans_sha256=hashes, absent_sources=absent)
+        info = describe(dataset, **_recorded(settings), plans_sha256=hashes, absent_sources=absent)
         publish_bytes(dataset / FILE_NAME, info_bytes(info))
 
     console.print(_summary(info, dataset))
     return _exit_code(info, dataset, config.max_failed, console)
 
 
-def _making(settings: PlanSettings) -> dict[str, Any]:
-    """What `dataset.json` says of how the dataset was made."""
+def _recorded(settings: PlanSettings) -> dict[str, Any]:
+    """Return the settings that `dataset.json` records."""
     return {
         "corpus": settings.corpus,
         "fingerprint": settings.fingerprint,
@@ -118,14 +118,14 @@ def _making(settings: PlanSettings) -> dict[str, Any]:
 
 
 def _exit_code(info: DatasetInfo, dataset: Location, max_failed: float, console: Console) -> int:
-    """0, or where more of the source failed than may, 3."""
+    """Return 0, or 3 if a larger share of the source failed than --max-failed."""
     made_s = sum(totals.seconds for totals in info.splits.values())
     total_s = made_s + info.failed_seconds
     share = info.failed_seconds / total_s if total_s else float(info.failed_sources > 0)
     if share <= max_failed:
         return 0
-    where = f"see whisper-gpt inspect {dataset}; --retry-failed tries them again"
-    console.print(f"{share:.1%} of the source failed, more than --max-failed {max_failed:.1%}: {where}")
+    advice = f"see whisper-gpt inspect {dataset}; --retry-failed retries them"
+    console.print(f"{share:.1%} of the source failed, more than --max-failed {max_failed:.1%}: {advice}")
     return EXIT_TOO_MANY_FAILED
 
 

@@ -36,12 +36,12 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Print the rows that were found → exit code 0."""
+    """Print the matching rows; return exit code 0."""
     require(config.limit >= 0, f"--limit {config.limit}: must not be below zero")
     whole = is_whole(config.sql)
-    require(not (whole and config.columns), "--columns goes with a condition; a whole query names its own columns")
+    require(not (whole and config.columns), "--columns needs a condition; a whole query names its columns itself")
     dataset = location(config.dataset)
-    read_info(dataset)  # what is no dataset has no tables either: say so
+    read_info(dataset)  # raises a clear error if this is not a dataset
     answer = ask(dataset, as_sql(config.sql, config.columns or DEFAULT_COLUMNS))
     if config.json:
         _print_json(answer)
@@ -52,38 +52,38 @@ def run(config: Config) -> int:
 
 def _print_json(answer: Answer) -> None:
     for row in answer.rows:
-        found = {name: _plain(value) for name, value in zip(answer.columns, row, strict=True)}
-        print(json.dumps(found, ensure_ascii=False, default=str))  # str: dates
+        plain_row = {name: _plain(value) for name, value in zip(answer.columns, row, strict=True)}
+        print(json.dumps(plain_row, ensure_ascii=False, default=str))  # str: dates
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: it has no decimals (as DuckDB's 1.5 is one), no NaN and no infinity."""
+    """Convert `value` for JSON, which has no Decimal (DuckDB's type of 1.5), no NaN and no infinity."""
     if isinstance(value, Decimal):
         return float(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_table(answer: Answer, limit: int, console: Console) -> None:
-    total, shown = 0, []
+    total, first_rows = 0, []
     for row in answer.rows:
         total += 1
         if not limit or total <= limit:
-            shown.append(row)
-    if shown:
+            first_rows.append(row)
+    if first_rows:
         table = Table(*(Column(escape(name), overflow="fold") for name in answer.columns))
-        for column, value in zip(table.columns, shown[0], strict=True):
+        for column, value in zip(table.columns, first_rows[0], strict=True):
             column.justify = "right" if isinstance(value, int | float | Decimal) else "left"
-        for row in shown:
+        for row in first_rows:
             table.add_row(*map(_cell, row))
         console.print(table)
     counted = "1 row" if total == 1 else f"{total:,} rows"
-    if len(shown) < total:
-        counted = f"{len(shown):,} of {counted}, --limit 0 shows all"
+    if len(first_rows) < total:
+        counted = f"{len(first_rows):,} of {counted}, --limit 0 shows all"
     console.print(counted, highlight=False)
 
 
 def _cell(value: Any) -> str:
-    """`value` for the eye: three decimals are milliseconds."""
+    """Format `value` for the table: floats with three decimals (milliseconds) or three significant digits."""
     if isinstance(value, float):
         return f"{value:.3f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
     return "" if value is None else escape(str(value))

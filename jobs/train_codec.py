@@ -100,12 +100,12 @@ class Config:
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:
-    """With --resume, the options that the run was started with are the defaults of those on the line."""
+    """With --resume, use the run's saved options as defaults."""
     return resume_with_saved_options(arguments, CONFIG_FILE)
 
 
 def run(config: Config) -> int:
-    """Train, and write the codec → exit code 0."""
+    """Train and write the codec; return exit code 0."""
     _check(config)
     console = status_console()
     architecture = CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
@@ -114,7 +114,7 @@ def run(config: Config) -> int:
         store, held_out = _audio(config, console)
         save_config(config, config.out / CONFIG_FILE, without=["resume"])
         scored_s = sum(map(len, held_out)) / SAMPLE_RATE
-        console.print(f"{store.hours:.2f} h to train on, {scored_s:.0f} s of what is held out to score")
+        console.print(f"{store.hours:.2f} h of training audio, {scored_s:.0f} s of held-out audio")
         with curves(config.out, training.step + 1) as writer:
             _train(config, training, store, held_out, writer, console)
         save_weights(config.out / CODEC_FILE, config.name, training.averaged(), config.about)
@@ -150,27 +150,27 @@ def _train(
                 progress = CodecProgress(architecture_of(training.net), config.seed, training.step, training.elapsed_s)
                 save_checkpoint(config.out, training, progress)
     if done < 1:
-        raise JobError(f"stopped by a signal at step {training.step}; the same command with --resume goes on")
+        raise JobError(f"stopped by a signal at step {training.step}; to continue, add --resume to the same command")
 
 
 def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
-    """Distances on the recordings held out, with one codebook and with all."""
+    """Score the held-out recordings, with one codebook and with all."""
     codec = Codec(config.name, "", config.codebooks, training.averaged())
     codes = [codec.encode(wav) for wav in held_out]
     scores: dict[str, float] = {}
     for depth in sorted({1, config.codebooks}):
-        found = distances(held_out, reconstructions(codec, held_out, [own[:depth] for own in codes]))
+        result = distances(held_out, reconstructions(codec, held_out, [all_codes[:depth] for all_codes in codes]))
         label = f"{bitrate_kbps(codec, depth):.2f}_kbps"
         scores |= {
-            f"validation/log_mel_{label}": found.log_mel,
-            f"validation/si_sdr_db_{label}": found.si_sdr_db,
+            f"validation/log_mel_{label}": result.log_mel,
+            f"validation/si_sdr_db_{label}": result.si_sdr_db,
         }
     return scores
 
 
 def _new(config: Config, architecture: CodecArchitecture) -> Training:
     if (config.out / CHECKPOINT_FILE).exists():
-        raise JobError(f"{config.out} holds a training run; pass --resume to go on with it, or another --out")
+        raise JobError(f"{config.out} holds a training run; pass --resume to continue it, or another --out")
     torch.manual_seed(config.seed)
     net = build_network(architecture)
     seed_weights(net, config.seed)
@@ -181,8 +181,8 @@ def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
     progress = read_progress(config.out)
     if (progress.architecture, progress.seed) != (architecture, config.seed):
         raise JobError(
-            f"{config.out} trains a {progress.architecture} from seed {progress.seed}; pass the options it was started "
-            "with, or another --out"
+            f"{config.out} trains a {progress.architecture} from seed {progress.seed}; pass its original "
+            "options, or another --out"
         )
     training = begin(build_network(architecture).to(config.device), _recipe(config))
     restore(config.out, training)
@@ -195,7 +195,7 @@ def _recipe(config: Config) -> Recipe:
 
 
 def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarray]]:
-    """What to train on, and up to a minute of what to score on."""
+    """Return the training audio, and up to a minute of held-out audio."""
     files = list(_files(config, console))
     held_out = [file for file in files if folder.matches(file, config.hold_out)]
     if config.hold_out and not held_out:
@@ -204,10 +204,10 @@ def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarra
     if config.synthetic_pieces:
         train += _synthetic(config.out / "synthetic", config.synthetic_pieces)
     if not train:
-        raise JobError("no audio is left to train on; hold out less of it")
+        raise JobError("no audio is left to train on; hold out less")
 
     def skipped(file: Path, error: Exception) -> None:
-        console.print(f"left out {file}: {error}")
+        console.print(f"skipped {file}: {error}")
 
     threads = torch.get_num_threads()
     store = build_store(train, config.out / "audio" / "train", threads, skipped)
@@ -215,16 +215,16 @@ def _audio(config: Config, console: Console) -> tuple[AudioStore, list[np.ndarra
 
 
 def _synthetic(root: Path, pieces: int) -> list[Path]:
-    """Write synthetic speech and piano to `root`, if it is not there yet → its files."""
+    """Write synthetic speech and piano to `root` unless it exists; return its files."""
     if not root.exists():
-        aside = root.with_name(".synthetic.tmp")
-        shutil.rmtree(aside, ignore_errors=True)
-        synthetic.write(aside, synthetic.SyntheticSize(utterances=pieces, pieces=0))
-        (aside / "piano").mkdir()
+        temporary = root.with_name(".synthetic.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        synthetic.write(temporary, synthetic.SyntheticSize(utterances=pieces, pieces=0))
+        (temporary / "piano").mkdir()
         for i in range(pieces):
             audio = synthetic_piano.play(_PIECE_S, np.random.default_rng(i))
-            synthetic.write_sound(aside / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE)
-        aside.replace(root)
+            synthetic.write_sound(temporary / "piano" / f"{i:04d}.wav", audio, SAMPLE_RATE)
+        temporary.replace(root)
     return sorted(path for path in root.rglob("*") if path.suffix in (".wav", ".flac"))
 
 
@@ -232,18 +232,18 @@ def _files(config: Config, console: Console) -> Iterator[Path]:
     for root in config.audio:
         if not root.is_dir():
             raise JobError(f"{root}: no such folder")
-        found = folder.scan(root)
-        for warning in found.warnings:
+        scan = folder.scan(root)
+        for warning in scan.warnings:
             console.print(f"warning: {root}: {warning}")
-        for recording in found.recordings:
+        for recording in scan.recordings:
             yield (root / recording.path).absolute()
 
 
 def _scored(files: list[Path], skipped: Callable[[Path, AudioError], None]) -> Iterator[np.ndarray]:
-    """The first up to 10 s of recordings in an order drawn once and for all, until there is a minute of them."""
-    have = 0
+    """Yield up to 10 s of each recording, in a fixed random order, until there is a minute."""
+    samples = 0
     for i in np.random.default_rng(0).permutation(len(files)):
-        if have >= _VALIDATION_S * SAMPLE_RATE:
+        if samples >= _VALIDATION_S * SAMPLE_RATE:
             return
         try:
             piece = read_mono(files[i])[: 10 * SAMPLE_RATE]
@@ -251,7 +251,7 @@ def _scored(files: list[Path], skipped: Callable[[Path, AudioError], None]) -> I
             skipped(files[i], error)
             continue
         if len(piece) >= 2 * max(SCALES):
-            have += len(piece)
+            samples += len(piece)
             yield piece
 
 
@@ -262,7 +262,7 @@ def _done(config: Config, training: Training) -> float:
 def _check(config: Config) -> None:
     for name in ("steps", "batch", "eval_every"):
         require(getattr(config, name) >= 1, f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
-    require(bool(config.audio), "needs at least one folder of audio")
+    require(bool(config.audio), "pass at least one folder of audio")
     require(config.crop_frames >= 8, f"--crop-frames {config.crop_frames}: must be at least 8")
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")

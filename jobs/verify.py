@@ -23,15 +23,15 @@ class Config:
 
 
 def run(config: Config) -> int:
-    """Print each problem on a line of its own → exit code 0, or 1 where there is one."""
+    """Print each problem on its own line; return exit code 0, or 1 if there is one."""
     dataset = location(config.dataset)
     info = read_info(dataset)
     plan = planned(read_parts(dataset))
     console = status_console()
     problems: list[Problem] = []
     checks = verify_dataset(dataset, info, plan)
-    for _, found in track(checks, "verifying", total=len(plan.shards) + 1, console=console, transient=True):
-        problems += found
+    for _, shard_problems in track(checks, "verifying", total=len(plan.shards) + 1, console=console, transient=True):
+        problems += shard_problems
     for problem in problems:
         print(": ".join(part for part in (problem.file, problem.key, problem.what) if part))
     samples = sum(totals.samples for totals in info.splits.values())
@@ -39,12 +39,12 @@ def run(config: Config) -> int:
     failed = f", {info.failed_sources} sources failed (see inspect)" if info.failed_sources else ""
     console.print(f"{config.dataset}: {samples} samples in {len(plan.shards)} shards{failed}; {verdict}")
     if problems:
-        console.print("to make a damaged shard again, remove it and rerun preprocess")
+        console.print("to rebuild a damaged shard, remove it and rerun preprocess")
     return 1 if problems else 0
 
 
 def planned(parts: Sequence[PlanPart]) -> Planned:
-    """What the parts of a plan promise of its dataset."""
+    """Return the shards and sources that the parts of a plan list."""
     shards: dict[str, PlannedShard] = {}
     for part in parts:
         for shard, path in zip(part.rows["shard"].to_pylist(), part.rows["path"].to_pylist(), strict=True):

@@ -1,1 +1,1 @@
-"""One benchmark a file: pure measurements, in turn with a named rival; `jobs/bench.py` prints them."""
+"""Benchmarks, one per file, each against a named rival. `jobs/bench.py` prints those of codec and mel."""

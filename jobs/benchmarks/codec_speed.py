@@ -1,4 +1,4 @@
-"""How fast a codec encodes and decodes, against the `encodec` package's whole-signal pass over the same clips."""
+"""Encoding and decoding speed of a codec, against the `encodec` package's whole-signal pass over the same clips."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,15 @@ from whisper_gpt.jobs.benchmarks.timing import Timing, time_in_turn
 from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec
 
-# Stands for the 24 kHz model's network with seeded weights: its speed without its weights.
+# The 24 kHz model's architecture with random weights, which runs at the same speed.
 OFFICIAL_SHAPE = "official-shape"
 
 
 @dataclass(frozen=True)
 class EncodeSpeed:
-    """Times real time (seconds of audio a second). `ours_xrt` encodes all clips side by side, `ours_one_xrt` one after
-    another; `floor_xrt` is what the network's products alone would take at the speed of a square matrix product."""
+    """Speeds in multiples of real time (seconds of audio per second). `ours_xrt` encodes all clips as one batch,
+    `ours_one_xrt` one by one; `floor_xrt` is the roofline: the network's matrix products alone, at the speed of a
+    square matrix product."""
 
     stock_xrt: Timing
     ours_xrt: Timing
@@ -31,7 +32,7 @@ class EncodeSpeed:
 
 @dataclass(frozen=True)
 class DecodeSpeed:
-    """Times real time; the largest difference of a sample; how long one frame takes in a stream, in milliseconds."""
+    """Speeds in multiples of real time; largest difference of a sample; milliseconds per frame in a stream."""
 
     stock_xrt: Timing
     ours_xrt: Timing
@@ -43,7 +44,7 @@ class DecodeSpeed:
 
 
 def encode_speed(codec: Codec, clips: np.ndarray, rounds: int) -> EncodeSpeed:
-    """Measure on `clips` `[B, N]`, N a whole number of frames, with the threads torch is set to."""
+    """Measure on `clips` `[B, N]`, N a whole number of frames, with torch's current number of threads."""
     seconds = clips.size / codec.sample_rate
     timings = time_in_turn(
         {
@@ -66,16 +67,16 @@ def encode_speed(codec: Codec, clips: np.ndarray, rounds: int) -> EncodeSpeed:
 
 
 def decode_speed(codec: Codec, clips: np.ndarray, rounds: int) -> DecodeSpeed:
-    """Measure on the codes of `clips` `[B, N]`, with the threads torch is set to."""
+    """Measure on the codes of `clips` `[B, N]`, with torch's current number of threads."""
     codes = codec.encode(clips)
     timings = time_in_turn(
         {
-            "stock": lambda: [stock_audio(codec, own) for own in codes],
-            "ours": lambda: [codec.decode(own) for own in codes],
+            "stock": lambda: [stock_audio(codec, clip_codes) for clip_codes in codes],
+            "ours": lambda: [codec.decode(clip_codes) for clip_codes in codes],
         },
         rounds,
     )
-    difference = max(float(np.abs(stock_audio(codec, own) - codec.decode(own)).max()) for own in codes)
+    difference = max(float(np.abs(stock_audio(codec, c) - codec.decode(c)).max()) for c in codes)
     state, frame = codec.decoder_start(codec.codebooks), torch.from_numpy(codes[:1, :, :1])
     frames = time_in_turn({"frame": lambda: codec.decode_chunk(state, frame)}, rounds=50)["frame"]
     seconds = clips.size / codec.sample_rate
@@ -91,7 +92,7 @@ def decode_speed(codec: Codec, clips: np.ndarray, rounds: int) -> DecodeSpeed:
 
 @torch.no_grad()
 def stock_codes(codec: Codec, wav: np.ndarray) -> np.ndarray:
-    """Codes `[K, T]` of `wav` `[N]` by the package's own encoder and quantizer, in one pass, under our edge policy."""
+    """Encode `wav` `[N]` to codes `[K, T]` by the package's encoder and quantizer in one pass, with our edge policy."""
     padded = np.pad(wav, (PREROLL_FRAMES * codec.hop, -len(wav) % codec.hop))
     latents = codec.net.encoder(torch.from_numpy(padded)[None, None])
     codes = codec.net.quantizer.vq.encode(latents, n_q=codec.codebooks)
@@ -100,14 +101,14 @@ def stock_codes(codec: Codec, wav: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def stock_audio(codec: Codec, codes: np.ndarray) -> np.ndarray:
-    """Audio `[T · hop]` of `codes` `[K, T]` by the package's own decoder, in one pass, under our edge policy."""
+    """Decode `codes` `[K, T]` to audio `[T · hop]` by the package's decoder, in one pass, with our edge policy."""
     before = codec.preroll_codes[0, : len(codes), None].long()
     both = torch.cat([before, torch.from_numpy(codes)[:, None].long()], dim=-1)
     return codec.net.decoder(codec.net.quantizer.decode(both))[0, 0, PREROLL_FRAMES * codec.hop :].numpy()
 
 
 def multiplications(network: nn.Module, samples: int) -> int:
-    """Multiply-adds of the convolutions and LSTMs of `network` for one signal of `samples` samples."""
+    """Count the multiply-adds of the convolutions and LSTMs of `network` for one signal of `samples` samples."""
     count = 0
 
     def add(layer: nn.Module, _inputs: object, output: torch.Tensor | tuple) -> None:

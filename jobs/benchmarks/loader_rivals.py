@@ -1,8 +1,8 @@
-"""Other loaders over the same shards, each by its own means: one small adapter a library.
+"""Adapters of other loaders to the same shards, one per library.
 
-Each hands over what our stream does, batches of windows cut from samples that it reads whole. `prepare` makes what the
-library reads from WebDataset tars; `batches` opens that, to go through it `epochs` times, shuffled as is usual for the
-library, in this process or in `workers` of its own.
+Each yields what our stream does: batches of windows cut from whole samples. `prepare` converts WebDataset tars to the
+library's format; `batches` iterates over that `epochs` times, shuffled as is usual for the library, in this process or
+in `workers` processes.
 """
 
 import importlib.util
@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from whisper_gpt.pipeline.loading.sequential import pad
 
-CONTEXT = 750  # frames of a window: 10 s
+CONTEXT = 750  # frames per window: 10 s
 BATCH = 16
-_SHUFFLE_BUFFER = 1000  # samples; what webdataset's and Hugging Face's guides have in their examples
+_SHUFFLE_BUFFER = 1000  # samples; the value in the examples of webdataset's and Hugging Face's guides
 _NAMES = ("codes.npy", "mel.npy")
 
 Window = tuple[np.ndarray, np.ndarray]  # codes int16 [K, T], mel float16 [T, M]
@@ -30,28 +30,28 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes int64 [B, K, 
 
 @dataclass(frozen=True)
 class Rival:
-    """A library: the module it is imported by, what makes its data of tars in a folder, what opens that."""
+    """A library: its module, the function that converts tars to its format in a folder, and its loader."""
 
     module: str
     prepare: Callable[[Sequence[Path], Path], Any]
     batches: Callable[[Any, int, int], Iterable[Tensors]]
 
     def installed(self) -> bool:
-        """Whether it can be imported here."""
+        """Return whether the library can be imported."""
         try:
             return importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # of the package that the module lies in
+        except ModuleNotFoundError:  # the parent package is missing
             return False
 
 
 def windows_of(codes: np.ndarray, mel: np.ndarray) -> Iterator[Window]:
-    """Views of a sample, `[K, T]` and `[T, M]`, of at most `CONTEXT` frames each."""
+    """Cut a sample's codes `[K, T]` and mel `[T, M]` into windows of at most `CONTEXT` frames."""
     for start in range(0, len(mel), CONTEXT):
         yield codes[:, start : start + CONTEXT], mel[start : start + CONTEXT]
 
 
 class WindowBatches(IterableDataset[Tensors]):
-    """Batches of the windows of whatever samples a dataset gives; in a DataLoader's worker, of that worker's share."""
+    """Batches of windows from a dataset's samples; in a DataLoader worker, from that worker's share."""
 
     def __init__(self, samples: Iterable[Any], names: tuple[str, str]):
         super().__init__()
@@ -77,7 +77,7 @@ def _webdataset(tars: list[str], workers: int, epochs: int) -> Iterable[Tensors]
         shardshuffle=100,
         seed=0,
         select_files=lambda name: name.endswith(_NAMES),
-        empty_check=False,  # of a worker that got no tar
+        empty_check=False,  # a worker may get no tar
     )
     pipeline = pipeline.shuffle(_SHUFFLE_BUFFER).decode().to_tuple(*_NAMES)
     pipeline = pipeline.compose(lambda samples: chain.from_iterable(windows_of(*sample) for sample in samples))
@@ -88,7 +88,7 @@ def _webdataset(tars: list[str], workers: int, epochs: int) -> Iterable[Tensors]
 def _hugging_face(tars: list[str], workers: int, epochs: int) -> Iterable[Tensors]:
     import datasets
 
-    # Arrays of two dimensions by name: by itself it makes lists of them, and with_format("numpy") arrays of the lists.
+    # Declare 2-D arrays: by default they become lists, and with_format("numpy") converts those back.
     features = datasets.Features(
         {"codes.npy": datasets.Array2D((None, None), "int16"), "mel.npy": datasets.Array2D((None, None), "float16")}
     )
@@ -100,7 +100,7 @@ def _hugging_face(tars: list[str], workers: int, epochs: int) -> Iterable[Tensor
 
 
 def _samples(tars: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """The samples of tars, for libraries with a format of their own to write."""
+    """Yield the samples of tars, for libraries with another format."""
     import webdataset as wds
 
     for sample in wds.WebDataset(list(tars), shardshuffle=False, empty_check=False).decode():
@@ -129,7 +129,7 @@ def _litdata(folder: str, workers: int, epochs: int) -> Iterable[Tensors]:
     import litdata
 
     class Windows(litdata.StreamingDataset):
-        """The items are windows, so that the loader's batches are of windows."""
+        """Yields windows instead of samples, so that the loader batches windows."""
 
         def __iter__(self) -> Iterator[Window]:
             super().__iter__()
@@ -186,7 +186,7 @@ def _energon(folder: Path, workers: int, epochs: int) -> Iterable[Tensors]:
         return sample
 
     class Encoder(energon.DefaultTaskEncoder):
-        """Samples → windows → batches."""
+        """Cuts samples into windows, and batches these."""
 
         cookers = (energon.Cooker(keep),)
 
@@ -206,7 +206,7 @@ def _energon(folder: Path, workers: int, epochs: int) -> Iterable[Tensors]:
         shuffle_buffer_size=100,
         max_samples_per_sequence=100,
         task_encoder=Encoder(),
-        repeat=epochs > 1,  # without end
+        repeat=epochs > 1,  # endlessly
     )
     return energon.get_loader(dataset)
 

@@ -37,7 +37,7 @@ OURS = "whisper-gpt"
 _COLUMNS = ("in_process", "two_processes")
 _ENDLESS = 10**9  # epochs
 
-_barrier: Any = None  # of the processes that are measured together, in each of them
+_barrier: Any = None  # in each of the processes that are measured together
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Config:
 
 @dataclass(frozen=True)
 class LoaderSpeed:
-    """Windows a second by loader (ours is whisper-gpt), why loaders are `absent`, and the time to restore a place."""
+    """Windows per second by loader (ours is whisper-gpt), why loaders are `absent`, and the time to resume."""
 
     in_process: dict[str, Timing]
     two_processes: dict[str, Timing]
@@ -68,7 +68,7 @@ class LoaderSpeed:
 
 
 def run(config: Config) -> int:
-    """Measure and print → exit code 0."""
+    """Measure and print; return exit code 0."""
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     require(config.seconds > 0, f"--seconds {config.seconds}: must be above 0")
     result = loader_speed(config)
@@ -80,7 +80,7 @@ def run(config: Config) -> int:
 
 
 def loader_speed(config: Config) -> LoaderSpeed:
-    """Prepare every installed rival's data (not counted) and measure in turn. Raises `JobError` where ours fails."""
+    """Prepare every installed rival's data (not timed) and measure in alternation. Raises `JobError` if ours fails."""
     tars, frames_per_window = shards(config.dataset, config.split)
     absent = {name: "not installed" for name, rival in RIVALS.items() if not rival.installed()}
     rates: dict[str, dict[str, list[float]]] = {column: {} for column in _COLUMNS}
@@ -88,14 +88,14 @@ def loader_speed(config: Config) -> LoaderSpeed:
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
         sources: dict[str, Any] = {OURS: (str(config.dataset), config.split)}
         for name in RIVALS.keys() - absent.keys():
-            own = Path(folder, name)
-            own.mkdir()
+            rival_folder = Path(folder, name)
+            rival_folder.mkdir()
             try:
-                sources[name] = _apart(1, _prepare, name, tars, own)[0]
+                sources[name] = _in_processes(1, _prepare, name, tars, rival_folder)[0]
             except Exception as error:
                 absent[name] = _failed(error)
         for tar in tars:
-            tar.read_bytes()  # so that the first loader finds it in memory as the last one does
+            tar.read_bytes()  # into the page cache, for the first loader as for the last
         for number in range(config.rounds):
             for name in [OURS, *(rival for rival in RIVALS if rival in sources)]:
                 for workers, column in enumerate(_COLUMNS):
@@ -118,21 +118,21 @@ def loader_speed(config: Config) -> LoaderSpeed:
 
 
 def shards(dataset: Location, split: str) -> tuple[list[Path], float]:
-    """The tars of a split in a local folder, and the mean frames of its windows. Raises `JobError` for a remote one."""
-    place = location(dataset)
-    if is_remote(place):
-        raise JobError(f"{dataset}: lies in an object store; measure on a copy in a local folder")
-    rows = read_split(place, read_info(place), split, ("shard", "frames"))
+    """Return the tars of a split and the mean frames per window. Raises `JobError` if the dataset is remote."""
+    folder = location(dataset)
+    if is_remote(folder):
+        raise JobError(f"{dataset}: is in an object store; measure on a copy in a local folder")
+    rows = read_split(folder, read_info(folder), split, ("shard", "frames"))
     frames = rows["frames"].to_numpy()
-    tars = [Path(str(shard_path(place, split, shard))) for shard in rows["shard"].unique().to_pylist()]
+    tars = [Path(str(shard_path(folder, split, shard))) for shard in rows["shard"].unique().to_pylist()]
     return tars, float(frames.sum() / (-(-frames // CONTEXT)).sum())
 
 
 def _measure(name: str, source: Any, workers: int, seconds: float) -> float:
-    """Windows a second of one loader, with no workers or with two."""
+    """Return the windows per second of one loader, without workers or with two."""
     if name == OURS:
-        return sum(_apart(max(1, workers), _rate_of_ours, *source, seconds))
-    return _apart(1, _rate_of_rival, name, source, workers, seconds)[0]
+        return sum(_in_processes(max(1, workers), _rate_of_ours, *source, seconds))
+    return _in_processes(1, _rate_of_rival, name, source, workers, seconds)[0]
 
 
 def _rate_of_ours(rank: int, world: int, dataset: str, split: str, seconds: float) -> float:
@@ -153,19 +153,19 @@ def _prepare(rank: int, world: int, name: str, tars: Sequence[Path], folder: Pat
 
 
 def _rate(batches: Iterable[Tensors], seconds: float) -> float:
-    """Windows a second from the first batch on."""
-    taken = iter(batches)
-    next(taken)
+    """Return the windows per second from the first batch on."""
+    iterator = iter(batches)
+    next(iterator)
     _barrier.wait()
     windows, took, begun = 0, 0.0, time.perf_counter()
     while took < seconds:
-        windows += len(next(taken)[0])
+        windows += len(next(iterator)[0])
         took = time.perf_counter() - begun
     return windows / took
 
 
-def _apart(processes: int, do: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `do(rank, world, *arguments)` returns in that many new processes at once; what they print is dropped."""
+def _in_processes(processes: int, do: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run `do(rank, world, *arguments)` in that many new processes at once; return the results, drop their output."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes)
     with ProcessPoolExecutor(processes, context, _set_up, (barrier,)) as pool:
@@ -174,11 +174,11 @@ def _apart(processes: int, do: Callable[..., Any], *arguments: Any) -> list[Any]
 
 
 def _set_up(barrier: Any) -> None:
-    """Make ready a process to measure in."""
+    """Prepare a process to measure in."""
     global _barrier
     _barrier = barrier
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of loaders' workers: adapters have functions within them
+    multiprocessing.set_start_method("fork", force=True)  # for loaders' workers: adapters have nested functions
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -202,6 +202,6 @@ def _print(result: LoaderSpeed) -> None:
     console.print(f"batches of {BATCH} windows of at most {CONTEXT} frames, {result.frames_per_window:.0f} on average")
     restore, tables = result.restore.restore_ms, result.restore.cut_windows_ms
     console.print(
-        f"restoring a place among {result.restore.samples:,} samples: {restore.median:.1f} ms "
-        f"({restore.least:.1f}–{restore.most:.1f}), beside {tables.median:.0f} ms to cut their windows at the start"
+        f"resuming among {result.restore.samples:,} samples: {restore.median:.1f} ms "
+        f"({restore.least:.1f}–{restore.most:.1f}), after {tables.median:.0f} ms to cut their windows at the start"
     )

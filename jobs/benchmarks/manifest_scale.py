@@ -41,7 +41,7 @@ class Config:
 
 @dataclass(frozen=True)
 class ManifestScale:
-    """Seconds of wall time and megabytes of peak memory, of a process from its start to its end."""
+    """Wall time in seconds and peak memory in MB of a process, from its start to its end."""
 
     inspect_s: Timing
     inspect_mb: Timing
@@ -52,19 +52,19 @@ class ManifestScale:
 
 
 def run(config: Config) -> int:
-    """Make a manifest (without tars), measure and print → exit code 0."""
+    """Write a manifest (without tars), measure and print; return exit code 0."""
     require(1 <= config.shards <= config.rows, f"--shards {config.shards}: must be 1 to --rows")
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
         dataset = Path(folder)
         write_manifest(dataset, config.rows, config.shards)
-        inspected = [_timed("inspect", str(dataset), "--json") for _ in range(config.rounds)]
-        asked = [_timed("query", str(dataset), "speaker = 19 and duration_s > 10") for _ in range(config.rounds)]
+        inspect_runs = [_timed("inspect", str(dataset), "--json") for _ in range(config.rounds)]
+        query_runs = [_timed("query", str(dataset), "speaker = 19 and duration_s > 10") for _ in range(config.rounds)]
     result = ManifestScale(
-        inspect_s=timing_of([seconds for seconds, _ in inspected]),
-        inspect_mb=timing_of([megabytes for _, megabytes in inspected]),
-        query_s=timing_of([seconds for seconds, _ in asked]),
-        query_mb=timing_of([megabytes for _, megabytes in asked]),
+        inspect_s=timing_of([seconds for seconds, _ in inspect_runs]),
+        inspect_mb=timing_of([megabytes for _, megabytes in inspect_runs]),
+        query_s=timing_of([seconds for seconds, _ in query_runs]),
+        query_mb=timing_of([megabytes for _, megabytes in query_runs]),
         rows=config.rows,
         shards=config.shards,
     )
@@ -80,7 +80,7 @@ def run(config: Config) -> int:
 
 
 def write_manifest(dataset: Path, rows: int, shards: int) -> None:
-    """The manifest and `dataset.json` of a speech corpus of `rows` samples of 1 to 30 s, by 2,000 speakers."""
+    """Write the manifest and `dataset.json` of a speech corpus: `rows` samples of 1 to 30 s, by 2,000 speakers."""
     random = np.random.default_rng(0)
     counts = random.integers(0, 50, (_CODEBOOKS, _CODEWORDS))
     per_shard = np.diff(np.linspace(0, rows, shards + 1).astype(int))

@@ -1,4 +1,4 @@
-"""How fast the mel frames are made, against librosa's melspectrogram over the same windows."""
+"""Speed of the log-mel, against librosa's melspectrogram over the same windows."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 @dataclass(frozen=True)
 class MelSpeed:
-    """Times real time, and the largest difference of a log10 value."""
+    """Speeds in multiples of real time, and the largest difference of a log10 value."""
 
     librosa_xrt: Timing
     ours_xrt: Timing
@@ -24,7 +24,7 @@ class MelSpeed:
 
 
 def mel_speed(clips: np.ndarray, rounds: int) -> MelSpeed:
-    """Measure on `clips` `[B, N]` at 24 kHz, N a whole number of frames, with the threads torch is set to."""
+    """Measure on `clips` `[B, N]` at 24 kHz, N a whole number of frames, with torch's current number of threads."""
     config = MelConfig()
     log_mel, signals = LogMel(config), torch.from_numpy(clips)
     timings = time_in_turn(
@@ -46,7 +46,7 @@ def mel_speed(clips: np.ndarray, rounds: int) -> MelSpeed:
 
 
 def librosa_log_mel(wav: np.ndarray, config: MelConfig) -> np.ndarray:
-    """The same causal log-mel `[T, M]` of `wav` `[N]`, by librosa."""
+    """Compute the same causal log-mel `[T, M]` of `wav` `[N]` with librosa."""
     mel = librosa.feature.melspectrogram(
         y=np.pad(wav, (config.context_samples, 0)),
         sr=config.sample_rate,

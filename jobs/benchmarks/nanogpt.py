@@ -1,6 +1,6 @@
-"""The rival of `bench train`: a plain loop in the manner of nanoGPT, as one would write it for tokens alone.
+"""The rival of `bench train`: a plain token-only loop in the style of nanoGPT.
 
-The same dimensions, attention, optimizer and batch as gpt-4m; no manifests, no masks, no checkpoints, nothing shown.
+The same dimensions, attention, optimizer and batch as gpt-4m; no manifests, masks, checkpoints or logging.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """Tokens `[B, T]` → logits `[B, T, V]`: learned positions, blocks, an untied head."""
+    """Maps tokens `[B, T]` to logits `[B, T, V]`: learned positions, blocks, an untied head."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -56,7 +56,7 @@ def plain_loop(
     device: torch.device,
     compiled: bool = False,
 ) -> Callable[[], float]:
-    """A function that takes one step on random crops of `tokens` `[N]` → its loss."""
+    """Return a function that takes one step on random crops of `tokens` `[N]` and returns its loss."""
     model = PlainGPT(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     if compiled:

@@ -58,8 +58,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of wall time, each in a process of its own from its start to its end, and their ratio; `working_s` is
-    what `preprocess` took of it from the first shard's beginning to the last one's end."""
+    """Wall times in seconds, each of a separate process from its start to its end, and their ratio; `working_s` is the
+    part of `preprocess_s` from the start of the first shard to the end of the last."""
 
     preprocess_s: Timing
     bare_s: Timing
@@ -70,7 +70,7 @@ class Overhead:
 
 
 def run(config: Config) -> int:
-    """Measure and print → exit code 0."""
+    """Measure and print; return exit code 0."""
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     workers = config.workers or own_cores()
     scan = scan_corpus(config.corpus, config.corpus, config.source, SPLITS, (0, 0))
@@ -96,7 +96,7 @@ def run(config: Config) -> int:
 
 
 def encode_only(paths: Sequence[Path], weights: Path) -> float:
-    """Decode and encode `paths` on one thread, and nothing else → seconds of audio. For a process of its own."""
+    """Decode and encode `paths` on one thread; return the seconds of audio. Run it in a separate process."""
     torch.set_num_threads(1)
     codec = read_codec(weights, codebooks=8)
     samples, mel = 0, cast(LogMel, _NoMel())
@@ -106,7 +106,7 @@ def encode_only(paths: Sequence[Path], weights: Path) -> float:
 
 
 class _NoMel:
-    """Stands in for `LogMel` where mel is to cost nothing."""
+    """A stand-in for `LogMel` that costs nothing."""
 
     config = MelConfig()
 
@@ -137,7 +137,7 @@ def _timed_preprocess(config: Config, weights: Path, workers: int, out: Path) ->
 
 
 def _timed_bare(paths: Sequence[Path], weights: Path, workers: int) -> float:
-    """The same recordings, dealt out by size, to as many processes."""
+    """Time `encode_only` on the same recordings, distributed by size over `workers` processes."""
     by_size = sorted(paths, key=lambda path: -path.stat().st_size)
     shares = [by_size[i::workers] for i in range(workers)]
     begun = time.monotonic()
@@ -153,7 +153,7 @@ def _working_s(out: Path) -> float:
 
 
 def _weights(codec: str, folder: Path) -> Path:
-    """A file that holds the codec."""
+    """Return the path of the codec's weights."""
     if codec != OFFICIAL_SHAPE:
         return weights_file(codec)
     file = folder / f"{OFFICIAL_SHAPE}.safetensors"

@@ -1,4 +1,4 @@
-"""How long a stream takes to find its place again in a million samples: what a resumed training run waits for."""
+"""Time to restore a stream's position in a million samples, which a resumed training run waits for."""
 
 import time
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _SAMPLES, _PER_SHARD = 1_000_000, 700
 
 @dataclass(frozen=True)
 class RestoreSpeed:
-    """Milliseconds: from `reset(state)` to the first batch's windows, and before that, once, to cut the windows."""
+    """Milliseconds from `reset(state)` to the first batch's windows, and to cut the windows, once at the start."""
 
     restore_ms: Timing
     cut_windows_ms: Timing
@@ -23,7 +23,7 @@ class RestoreSpeed:
 
 
 def restore_speed(context: int, batch: int, rounds: int) -> RestoreSpeed:
-    """Measure on samples of 1 to 30 s (75 to 2250 frames), at random places of the first ten epochs."""
+    """Measure on samples of 1 to 30 s (75 to 2250 frames), at random positions in the first ten epochs."""
     random = np.random.default_rng(0)
     frames, shards = random.integers(75, 2251, _SAMPLES), np.arange(_SAMPLES) // _PER_SHARD
     cut_ms, restore_ms = [], []
@@ -31,7 +31,7 @@ def restore_speed(context: int, batch: int, rounds: int) -> RestoreSpeed:
         begun = time.perf_counter()
         table = cut_windows(frames, shards, context)
         cut_ms.append(1000 * (time.perf_counter() - begun))
-        order = WindowOrder([table], [1.0], StreamConfig(context, batch))  # a new one: it remembers epochs
+        order = WindowOrder([table], [1.0], StreamConfig(context, batch))  # a new one, as it caches epochs
         state = {"position": int(random.integers(10 * len(table)))}
         begun = time.perf_counter()
         order.reset(state)

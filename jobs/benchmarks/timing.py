@@ -1,4 +1,4 @@
-"""Timing rivals in turn, so that what disturbs a machine disturbs all of them."""
+"""Time rivals in alternation, so that a disturbance of the machine affects all of them."""
 
 import statistics
 import time
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a run took: median, least and most."""
+    """Median, minimum and maximum of a measurement, by default the seconds of a run."""
 
     median: float
     least: float
     most: float
 
     def speeds(self, amount: float) -> "Timing":
-        """`amount` a second instead: its median, least and most."""
+        """Convert seconds to speeds: `amount` per second."""
         return Timing(amount / self.median, amount / self.most, amount / self.least)
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Run all of `runs` once to warm up, then `rounds` times in turn → the timing of each."""
+    """Run all of `runs` once to warm up, then `rounds` times in alternation; return the timing of each."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -33,5 +33,5 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 
 
 def timing_of(values: Sequence[float]) -> Timing:
-    """The median, least and most of some values."""
+    """Return the median, minimum and maximum of `values`."""
     return Timing(statistics.median(values), min(values), max(values))

@@ -64,18 +64,18 @@ class Config:
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens a second of one loop; of ours also the share of its time that it waited for data."""
+    """Tokens per second of one loop; for ours also the share of time spent waiting for data."""
 
     loop: str
     precision: Precision
     compiled: bool
     tokens_per_s: Timing
-    to_plain: float  # against the plain loop of the same precision, compiled or not as this one is
+    to_plain: float  # ratio to the plain loop of the same precision, compiled if this one is
     wait_share: float | None
 
 
 def run(config: Config) -> int:
-    """Measure and print → exit code 0."""
+    """Measure and print; return exit code 0."""
     for name in ("batch", "context", "steps", "rounds"):
         require(getattr(config, name) >= 1, f"--{name} {getattr(config, name)}: must be at least 1")
     rows = [row for precision in config.precisions for row in measure(config, precision, status_console())]
@@ -92,7 +92,7 @@ def run(config: Config) -> int:
 
 
 def measure(config: Config, precision: Precision, console: Console) -> list[Row]:
-    """All loops in one precision, in turn."""
+    """Measure all loops in one precision, in alternation."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-")))
         loops: dict[tuple[str, bool], Callable[[], tuple[float, float | None]]] = {}
@@ -102,15 +102,15 @@ def measure(config: Config, precision: Precision, console: Console) -> list[Row]
             for model in ("gpt-4m", "hybrid-4m"):
                 out = folder / f"{model}-{compiled}"
                 loops[model, compiled] = _ours(config, model, precision, compiled, out, stack)
-        found: dict[tuple[str, bool], list[tuple[float, float | None]]] = {key: [] for key in loops}
-        for key, loop in loops.items():  # to warm up, and to compile
-            console.print(f"{precision}: {key[0]}{', compiled' * key[1]}: {loop()[0]:,.0f} tokens/s before it counts")
+        rounds: dict[tuple[str, bool], list[tuple[float, float | None]]] = {key: [] for key in loops}
+        for key, loop in loops.items():  # warm-up and compilation
+            console.print(f"{precision}: {key[0]}{', compiled' * key[1]}: {loop()[0]:,.0f} tokens/s in the warm-up")
         for _ in range(config.rounds):
             for key, loop in loops.items():
-                found[key].append(loop())
+                rounds[key].append(loop())
     rows = []
-    for (name, compiled), measured in found.items():
-        plain = timing_of([speed for speed, _ in found[_PLAIN, compiled]]).median
+    for (name, compiled), measured in rounds.items():
+        plain = timing_of([speed for speed, _ in rounds[_PLAIN, compiled]]).median
         speeds = timing_of([speed for speed, _ in measured])
         waits = [wait for _, wait in measured if wait is not None]
         rows.append(
@@ -120,7 +120,7 @@ def measure(config: Config, precision: Precision, console: Console) -> list[Row]
 
 
 class TimedMonitor(Monitor):
-    """A monitor that notes when each step ended, how many tokens it had, and which share was waited so far."""
+    """A monitor that records each step's end, its tokens, and the share of time spent waiting for data so far."""
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -139,7 +139,7 @@ def _ours(
     out: Path,
     stack: contextlib.ExitStack,
 ) -> Callable[[], tuple[float, float | None]]:
-    """A round of our loop → tokens a second, and the share waited."""
+    """Return a function that runs a round of our loop and returns tokens per second and the share of waiting."""
     options = TrainConfig(
         datasets=(UPath(config.dataset),),
         out=out,
@@ -150,28 +150,28 @@ def _ours(
         precision=precision,
         device=config.device,
         compile=compiled,
-        optimizer="adamw",  # as the plain loop's
+        optimizer="adamw",  # as in the plain loop
         ema=_EMA,
         clip_s=0.0,
         eval_every=10**9,
         save_every=10**9,
     )
     session = open_session(options, single_process(config.device), False, lambda _: None)
-    shown = stack.enter_context(quiet_monitor(session))
+    timed = stack.enter_context(quiet_monitor(session))
 
     def run_round() -> tuple[float, float | None]:
-        shown.ends.clear()
-        train(session, shown, lambda: len(shown.ends) >= _WARM_UP + config.steps - 1)
-        counted = shown.ends[_WARM_UP:]
+        timed.ends.clear()
+        train(session, timed, lambda: len(timed.ends) >= _WARM_UP + config.steps - 1)
+        counted = timed.ends[_WARM_UP:]
         tokens = sum(tokens for _, tokens, _ in counted)
-        return tokens / (counted[-1][0] - shown.ends[_WARM_UP - 1][0]), counted[-1][2]
+        return tokens / (counted[-1][0] - timed.ends[_WARM_UP - 1][0]), counted[-1][2]
 
     return run_round
 
 
 @contextlib.contextmanager
 def quiet_monitor(session: Session) -> Iterator[TimedMonitor]:
-    """A timed monitor whose lines go nowhere."""
+    """Yield a timed monitor without console output."""
     with SummaryWriter(str(session.config.out / "tensorboard")) as writer:
         yield TimedMonitor(session, Console(quiet=True), writer, lambda *_: None)
 
@@ -194,6 +194,6 @@ def _plain(
 
 
 def _tokens(config: Config) -> np.ndarray:
-    """The coarsest codes of the training split, one after another, uint16 `[N]`, as nanoGPT has its tokens on disk."""
+    """Return the coarsest codes of the training split, concatenated, uint16 `[N]`, like nanoGPT's token files."""
     windows = whole_split(config.dataset, "train", config.context, 64)
     return np.concatenate([batch.codes[:, 0][batch.mask].numpy().astype(np.uint16) for batch in windows])

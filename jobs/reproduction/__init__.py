@@ -1,1 +1,1 @@
-"""The paper's table: its rows, the trials that train and score them, and what is made of their results."""
+"""Reproduction of the paper's table: its rows, the trials that train and score them, statistics and plots."""

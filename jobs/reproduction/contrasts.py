@@ -1,4 +1,4 @@
-"""The questions that the table is made to answer, each a difference of two rows, put into a sentence."""
+"""The questions that the table answers: each is a difference of two rows, written as a sentence."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """`row` against `base`, by name; `aside` says what the pair measures where its names do not."""
+    """`row` against `base`, by name; `aside` says what the pair measures if the names do not."""
 
     row: str
     base: str
@@ -23,7 +23,7 @@ class Contrast:
 
 
 def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
-    """The contrasts between the `rows` of one domain; those that lack a row are left out."""
+    """Return the contrasts between the `rows` of one domain, except those with a missing row."""
     named = {row.row: row for row in rows}
     return [
         Contrast(name, base, aside, difference(named[name], named[base]))
@@ -33,7 +33,7 @@ def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
 
 
 def sentence(contrast: Contrast) -> str:
-    """The contrast in one plain sentence, with Δ, interval, p, and Δ by seed."""
+    """Return the contrast as a sentence, with Δ, interval, p, and Δ by seed."""
     aside = f" ({contrast.aside})" if contrast.aside else ""
     by_seed = contrast.difference.by_seed
     seeds = f"; by seed {', '.join(map(_signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
@@ -43,27 +43,27 @@ def sentence(contrast: Contrast) -> str:
     )
 
 
-def verdict(found: Difference) -> str:
-    """What a difference shows: which way, where interval and test both say that it is none of chance."""
-    if found.interval is None or found.p is None:
+def verdict(difference: Difference) -> str:
+    """Return the direction of a difference, if both interval and test are significant."""
+    if difference.interval is None or difference.p is None:
         return "too few recordings to say"
-    if not all(map(math.isfinite, (found.delta, *found.interval))):
+    if not all(map(math.isfinite, (difference.delta, *difference.interval))):
         return "not a number, a run diverged"
-    if found.interval.low <= 0 <= found.interval.high or found.p >= _SIGNIFICANT:
+    if difference.interval.low <= 0 <= difference.interval.high or difference.p >= _SIGNIFICANT:
         return "no difference that this test set can show"
-    return "lower" if found.delta < 0 else "higher"
+    return "lower" if difference.delta < 0 else "higher"
 
 
-def difference_text(found: Difference) -> str:
-    """For example `−0.0123 [−0.0150, −0.0096], p < 0.001`."""
-    if found.interval is None or found.p is None:
-        return _signed(found.delta)
-    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
-    return f"{_signed(found.delta)} {_signed_interval(found.interval)}, {p}"
+def difference_text(difference: Difference) -> str:
+    """Format a difference, for example as `−0.0123 [−0.0150, −0.0096], p < 0.001`."""
+    if difference.interval is None or difference.p is None:
+        return _signed(difference.delta)
+    p = "p < 0.001" if difference.p < 0.001 else f"p = {difference.p:.3f}"
+    return f"{_signed(difference.delta)} {_signed_interval(difference.interval)}, {p}"
 
 
 def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
-    """(row, base) of every contrast, in the order of the report, whether the rows are there or not, and its aside."""
+    """Map (row, base) of every contrast, in the order of the report and whether the rows exist or not, to its aside."""
     decoded = [decoded_codebooks(name.removeprefix("hybrid-4m-")) for name in named]
     most_codes = f"hybrid-4m-codes-{max(decoded, default=0)}"
     return {
@@ -79,11 +79,11 @@ def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
     }
 
 
-def _signed_interval(found: Interval) -> str:
-    return f"[{_signed(found.low)}, {_signed(found.high)}]"
+def _signed_interval(interval: Interval) -> str:
+    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
 
 
 def _signed(value: float) -> str:
-    """Four decimals with a sign, a true minus, and no sign where they are all 0."""
+    """Format with four decimals and a sign (a true minus); without a sign if all decimals are 0."""
     text = f"{value:+.4f}".replace("-", "−")
     return text[1:] if text[1:] == "0.0000" else text

@@ -1,7 +1,7 @@
-"""The plan of a reproduction: which trials it has, where each lies, and `plan.json`, which keeps two tables apart.
+"""The plan of a reproduction: its trials and their folders, and `plan.json`, which prevents mixing two tables.
 
-Rows, rates, seeds and datasets may be added to a table later; budget, models, recipe and the content of a dataset
-may not change.
+Rows, rates, seeds and datasets may be added to a table later; budget, models, recipe and the content of a dataset must
+not change.
 """
 
 import json
@@ -30,52 +30,52 @@ class Domain:
 
     @property
     def name(self) -> str:
-        """That of the dataset's folder."""
+        """The name of the dataset's folder."""
         return self.dataset.name
 
     @property
     def scored_frames(self) -> int:
-        """Those of the two splits that are scored."""
+        """Frames of the two splits that are scored, validation and test."""
         return self.info.splits["validation"].frames + self.info.splits["test"].frames
 
 
 @dataclass(frozen=True)
 class Search:
-    """What each row gets: the same rates to choose from on the validation split, by the first seed, and the seeds."""
+    """The search for each row: learning rates, chosen by validation NLL with the first seed; and the seeds to train."""
 
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
 
 
 def trial_of(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
-    """The trial of a row at a rate from a seed, and its place."""
+    """Return the trial of a row at a rate with a seed, and its folder."""
     folder = results / "trials" / domain.name / row.name / f"rate-{rate}-seed-{seed}"
     return Trial(domain.dataset, row, rate, seed, folder)
 
 
 def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:
-    """The trials of all seeds at the rate that was best on the validation split with the first one."""
+    """Return the trials of all seeds at the rate with the best validation NLL for the first seed."""
     tried = [trial_of(results, domain, row, rate, search.seeds[0]) for rate in search.learning_rates]
-    found = {trial: nats for trial in tried if (nats := require_trained(trial).nats) is not None}
-    if not found:
-        raise JobError(f"{row.name} on {domain.name}: diverged at every learning rate; give lower --learning-rates")
-    best = min(found, key=lambda trial: found[trial])
+    nats_of = {trial: nats for trial in tried if (nats := require_trained(trial).nats) is not None}
+    if not nats_of:
+        raise JobError(f"{row.name} on {domain.name}: diverged at every learning rate; pass lower --learning-rates")
+    best = min(nats_of, key=lambda trial: nats_of[trial])
     return [trial_of(results, domain, row, best.learning_rate, seed) for seed in search.seeds]
 
 
 def ngram_folders(results: Path, domain: Domain) -> dict[str, Path]:
-    """Where the scores of each floor of a domain lie."""
+    """Return the folder of each n-gram baseline's scores."""
     return {name: results / "trials" / domain.name / name for name in NGRAM_ORDERS}
 
 
 _FILE_NAME = "plan.json"
-_FREE = ("threads",)  # of a budget: what is computed does not hang on it
+_FREE = ("threads",)  # fields of a budget that do not affect the results
 
 
 def plan_of(domains: Sequence[Domain], budget: Budget) -> dict[str, Any]:
-    """The plan of a table, as JSON holds it."""
+    """Return the plan of a table, for JSON."""
     return {
-        "dataset": {one.name: [one.info.fingerprint, *one.info.plans_sha256] for one in domains},
+        "dataset": {domain.name: [domain.info.fingerprint, *domain.info.plans_sha256] for domain in domains},
         "model": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
         **{name: value for name, value in asdict(budget).items() if name not in _FREE},
@@ -83,22 +83,22 @@ def plan_of(domains: Sequence[Domain], budget: Budget) -> dict[str, Any]:
 
 
 def planned_tokens(results: Path) -> int | None:
-    """Tokens a trial of the table that was begun in `results`; None where none was."""
-    found = _read(results)
-    return None if found is None else int(found["tokens"])
+    """Return the tokens per trial of the table begun in `results`; None if there is none."""
+    plan = _read(results)
+    return None if plan is None else int(plan["tokens"])
 
 
 def keep_plan(results: Path, plan: dict[str, Any]) -> None:
-    """Write the plan of a new table, or add to one that was begun. Raises `JobError` where that is another table."""
+    """Write the plan of a new table, or extend that of a begun one. Raises `JobError` if that is another table."""
     begun = _read(results) or {}
     if differences := _differences(begun, plan):
-        raise JobError(f"{results} holds another table: {', '.join(differences)}; use another --out")
+        raise JobError(f"{results} holds another table: {', '.join(differences)}; pass another --out")
     merged = plan | {"dataset": begun.get("dataset", {}) | plan["dataset"]}
     publish_bytes(results / _FILE_NAME, (json.dumps(merged, indent=1) + "\n").encode())
 
 
 def _read(results: Path) -> dict[str, Any] | None:
-    """The plan in `results`; None where no trial has been begun yet: then it binds nobody."""
+    """Read the plan in `results`; None if no trial has begun, as it may still change then."""
     path = results / _FILE_NAME
     if not path.is_file() or not (results / "trials").is_dir():
         return None
@@ -106,12 +106,12 @@ def _read(results: Path) -> dict[str, Any] | None:
 
 
 def _differences(begun: dict[str, Any], plan: dict[str, Any]) -> list[str]:
-    """In words, what both have and what is not the same in them."""
-    found = []
+    """Describe the entries that both plans have and that differ."""
+    differences = []
     for name in begun.keys() & plan.keys():
         was, now = begun[name], plan[name]
         if isinstance(now, dict):
-            found += [f"{name} {key} has changed" for key in was.keys() & now.keys() if was[key] != now[key]]
+            differences += [f"{name} {key} has changed" for key in was.keys() & now.keys() if was[key] != now[key]]
         elif was != now:
-            found.append(f"{name} was {was}, now {now}")
-    return sorted(found)
+            differences.append(f"{name} was {was}, now {now}")
+    return sorted(differences)

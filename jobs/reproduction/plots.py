@@ -1,4 +1,4 @@
-"""Two pictures of a domain's rows: how they learn, and what context is worth to them."""
+"""Two plots of a domain's rows: learning curves, and NLL by position in the window."""
 
 import io
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from matplotlib.ticker import EngFormatter
 
 from whisper_gpt.jobs.reproduction.results import RowResult
 
-# Without its grey, which is the floors'.
+# Without grey, which is for the n-gram baselines.
 _COLOURS = [colormaps["tab10"](i) for i in range(10) if i != 7]
-_FLOOR_DASHES = ((6, 2), (2, 2), (6, 2, 2, 2), (1, 1))
+_NGRAM_DASHES = ((6, 2), (2, 2), (6, 2, 2, 2), (1, 1))
 _POSITION_BINS = 32
 
 
 def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
-    """PNG of NLL on the way against tokens trained: of each row the mean over seeds, in a band from least to greatest.
+    """Return a PNG of validation NLL against tokens trained: the mean over seeds, in a band from minimum to maximum.
 
-    Floors have no curve, and what they score on another split would say nothing here.
+    N-gram baselines have no curve; they are scored on another split, which is not comparable.
     """
     figure, axes = _figure(domain, "tokens trained", "NLL of the validation split's first windows, nats per token")
     axes.xaxis.set_major_formatter(EngFormatter())
@@ -30,7 +30,7 @@ def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
             continue
         axes.plot(tokens, by_seed.mean(axis=0), label=row.row, **style)
         axes.fill_between(tokens, by_seed.min(axis=0), by_seed.max(axis=0), color=style["color"], alpha=0.2, lw=0)
-        # The first point is on the way down from log(codebook size): shown, it would press all else into one line.
+        # Exclude the first point, still near log(codebook size): it would squeeze the other points into one line.
         tops.append(by_seed[:, min(1, len(tokens) - 1) :].max())
         lows.append(by_seed.min())
     if tops and np.isfinite([*tops, *lows]).all():
@@ -40,7 +40,7 @@ def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
 
 
 def position_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
-    """PNG of NLL on the scored split against the position in the window, in bins of equal width on a log scale."""
+    """Return a PNG of test NLL against the position in the window, in bins of equal width on a log scale."""
     figure, axes = _figure(domain, "position in the window", "NLL, nats per token")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")
@@ -52,7 +52,7 @@ def position_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
 
 
 def common_points(row: RowResult) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens trained `[P]` at which every seed was validated, in order, and the NLL there `[S, P]`."""
+    """Return the sorted tokens trained `[P]` at which every seed was evaluated, and the NLL there `[S, P]`."""
     curves = [dict(curve) for curve in row.curves]
     tokens = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     by_seed = [[curve[t] for t in tokens] for curve in curves]
@@ -60,29 +60,30 @@ def common_points(row: RowResult) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_position(nats: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of nats and of tokens by position, both `[C]` → centres of log-spaced bins (from 1), nats per token in them.
+    """Bin sums of nats and of tokens by position, both `[C]`; return the centres of log-spaced bins (from 1) and the
+    nats per token in them.
 
-    Bins without tokens are left out.
+    Bins without tokens are omitted.
     """
     if not len(tokens):
         return np.empty(0), np.empty(0)
-    # As integers the narrow bins at the start fall together: each then holds at least one position.
+    # Rounding merges the narrow bins at the start, so that each holds at least one position.
     edges = np.unique(np.geomspace(1, len(tokens) + 1, _POSITION_BINS + 1).round().astype(int))
     first, last = edges[:-1], edges[1:] - 1
     nats_in, tokens_in = np.add.reduceat(nats, first - 1), np.add.reduceat(tokens, first - 1)
-    held = tokens_in > 0
-    return np.sqrt(first * last)[held], nats_in[held] / tokens_in[held]
+    filled = tokens_in > 0
+    return np.sqrt(first * last)[filled], nats_in[filled] / tokens_in[filled]
 
 
 def _styles(rows: Sequence[RowResult]) -> list[dict]:
-    """A line's look for each row: models in colours, floors grey and dashed."""
-    models, floors, styles = 0, 0, []
+    """Return a line style for each row: models in colours, n-gram baselines grey and dashed."""
+    models, ngrams, styles = 0, 0, []
     for row in rows:
-        if row.floor:
-            styles.append({"color": "0.45", "lw": 1.2, "dashes": _FLOOR_DASHES[floors % len(_FLOOR_DASHES)]})
-            floors += 1
+        if row.is_ngram:
+            styles.append({"color": "0.45", "lw": 1.2, "dashes": _NGRAM_DASHES[ngrams % len(_NGRAM_DASHES)]})
+            ngrams += 1
         else:
-            # A second round of the colours is dotted.
+            # When the colours repeat, dot the lines.
             dotted = ":" if models >= len(_COLOURS) else "-"
             styles.append({"color": _COLOURS[models % len(_COLOURS)], "lw": 1.5, "ls": dotted})
             models += 1
@@ -98,7 +99,7 @@ def _figure(title: str, x: str, y: str):
 
 
 def _png(figure: Figure, axes) -> bytes:
-    """The figure with its legend at the right; a figure without lines has none."""
+    """Render the figure as PNG, with a legend at the right if it has lines."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     buffer = io.BytesIO()

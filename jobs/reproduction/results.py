@@ -1,4 +1,4 @@
-"""From trained trials to the rows of the table: scores on the test split, summed by speaker, over all seeds."""
+"""Rows of the table from trained trials: scores on the test split, summed by speaker, for all seeds."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,37 +22,37 @@ from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.hybrid import HybridLM
 
 
-# Compared and hashed by identity: arrays have no single equality, and `statistics` remembers what it found of a row.
+# Compared and hashed by identity: array equality is not a single bool, and `statistics` caches results per row.
 @dataclass(frozen=True, eq=False)
 class RowResult:
-    """One row of the table on one domain, all seeds; raises `ValueError` where the shapes do not fit together."""
+    """One row of the table on one domain, all seeds. Raises `ValueError` if the shapes do not match."""
 
     row: str  # 'gpt-4m', 'gpt-40m', 'gpt-4m-all-codes', 'hybrid-4m', 'hybrid-4m-codes-1', 'mel-alone', 'unigram', …
-    tag: str  # 'a' to 'f', or 'floor'
-    description: str  # what it reads: 'token-only', 'all 8 codebooks summed', 'real causal mel', …
+    tag: str  # 'a' to 'f', or 'floor' for n-gram baselines
+    description: str  # its input: 'token-only', 'all 8 codebooks summed', 'real causal mel', …
     parameters: int
-    flops_per_token: float  # of training; 0 for floors
-    learning_rate: float | None  # None: a floor
+    flops_per_token: float  # of training; 0 for n-gram baselines
+    learning_rate: float | None  # None: an n-gram baseline
     tokens_trained: int
     wall_s: float  # mean over seeds
     seeds: tuple[int, ...]
-    groups: tuple[str, ...]  # the N speakers (recordings, where unknown) of the split, alike in every row of a domain
+    groups: tuple[str, ...]  # the N speakers (recordings, if unknown) of the split, the same in all rows of a domain
     recordings: int  # in all groups
     tokens: np.ndarray  # int64 [N], scored tokens of each group, at least 1
     nats: np.ndarray  # float64 [S, N], sums over the tokens, by seed
-    hits: np.ndarray  # int64 [S, N]
+    correct: np.ndarray  # int64 [S, N], top-1 correct predictions
     position_nats: np.ndarray  # float64 [C], sums by position in the window, over all seeds
     position_tokens: np.ndarray  # int64 [C]
     curves: tuple[tuple[tuple[int, float], ...], ...]  # by seed: (tokens trained so far, validation nats per token)
 
     def __post_init__(self) -> None:
-        # A wrong shape would broadcast, and give a number that looks right.
+        # A wrong shape would broadcast, and give plausible but wrong numbers.
         count, by_seed = len(self.groups), (len(self.seeds), len(self.groups))
-        fits = self.tokens.shape == (count,) and self.nats.shape == by_seed and self.hits.shape == by_seed
+        fits = self.tokens.shape == (count,) and self.nats.shape == by_seed and self.correct.shape == by_seed
         if not fits or not count or not self.seeds or (self.tokens < 1).any():
             raise ValueError(
                 f"{self.row}: {len(self.seeds)} seeds and {count} groups do not fit tokens {self.tokens.shape}, "
-                f"nats {self.nats.shape}, hits {self.hits.shape}; each group needs at least 1 token"
+                f"nats {self.nats.shape}, correct {self.correct.shape}; each group needs at least 1 token"
             )
         if self.position_nats.ndim != 1 or self.position_nats.shape != self.position_tokens.shape:
             raise ValueError(
@@ -60,8 +60,8 @@ class RowResult:
             )
 
     @property
-    def floor(self) -> bool:
-        """Counted, not trained."""
+    def is_ngram(self) -> bool:
+        """Whether this is an n-gram baseline, counted instead of trained."""
         return self.learning_rate is None
 
 
@@ -70,8 +70,8 @@ _SCORES_FILE = "test.json"
 
 @dataclass(frozen=True)
 class Scores:
-    """Sums over each recording (`tokens`, `nats`, `hits` `[N]`) and each position in a window (`[C]`); a model's
-    `parameters`, which of an n-gram model are those n-grams that it keeps."""
+    """Sums over each recording (`tokens`, `nats`, `hits`: top-1 correct, `[N]`) and each position in a window (`[C]`);
+    the model's `parameters`, which for an n-gram model are the n-grams that it keeps."""
 
     parameters: int
     recordings: list[str]
@@ -83,7 +83,7 @@ class Scores:
 
 
 def score_trial(trial: Trial, budget: Budget) -> None:
-    """Score a trained trial on the test split, in fp32 however it was trained. In a process of its own."""
+    """Score a trained trial on the test split, always in fp32. Runs in a separate process."""
     torch.set_num_threads(budget.threads)
     device = single_process(budget.device).device
     model = HybridLM.from_pretrained(trial.folder).to(device)
@@ -92,7 +92,7 @@ def score_trial(trial: Trial, budget: Budget) -> None:
 
 
 def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) -> None:
-    """Count the training split, and score each floor on the test split, into its folder."""
+    """Count n-grams on the training split, score each baseline on the test split, and save the scores in its folder."""
     counts = count_training(dataset, budget.context)
     for name, folder in folders.items():
         ngram, scores = score_ngram(counts, name, dataset, "test", budget.context)
@@ -100,23 +100,23 @@ def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) ->
 
 
 def read_scores(folder: Path) -> Scores | None:
-    """The scores in `folder`; None where there are none yet."""
+    """Read the scores in `folder`; None if there are none yet."""
     path = folder / _SCORES_FILE
     return Scores(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def require_scores(folder: Path) -> Scores:
-    """The scores in `folder`. Raises `JobError` where there are none yet."""
-    found = read_scores(folder)
-    if found is None:
-        raise JobError(f"{folder}: not scored yet; rerun to go on")
-    return found
+    """Read the scores in `folder`. Raises `JobError` if there are none yet."""
+    scores = read_scores(folder)
+    if scores is None:
+        raise JobError(f"{folder}: not scored yet; rerun to resume")
+    return scores
 
 
 def groups_of(dataset: Location) -> dict[str, str]:
-    """The group of each recording of the test split: its speaker, or itself where none is known."""
+    """Return the group of each recording in the test split: its speaker, or itself if that is unknown."""
     samples = read_samples(dataset, "test", ["source", "corpus", "speaker"]).to_pylist()
-    return {one["source"]: f"{one['corpus']} {one['speaker']}" if one["speaker"] else one["source"] for one in samples}
+    return {s["source"]: f"{s['corpus']} {s['speaker']}" if s["speaker"] else s["source"] for s in samples}
 
 
 def _publish(folder: Path, scores: Scores) -> None:
@@ -142,21 +142,21 @@ def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, para
 
 
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:
-    """The results of the floors and all rows of a domain, once all is done. Raises `JobError` where they are of other
-    tokens, as when the dataset was made anew meanwhile."""
+    """Return the results of the n-gram baselines and all rows of a domain, which must all be done. Raises `JobError` if
+    their tokens differ, as when the dataset was made again in between."""
     groups = groups_of(domain.dataset)
-    floors = ngram_folders(results, domain)
-    found = [_floor_result(name, folder, domain, groups) for name, folder in floors.items()]
-    found += [_row_result(row, chosen_trials(results, domain, row, search), groups) for row in domain.rows]
-    for row in found[1:]:
-        if not np.array_equal(row.tokens, found[0].tokens):
-            rows = f"{row.row} and {found[0].row}"
-            raise JobError(f"{results}: {rows} were scored on other tokens of {domain.name}; use another --out")
-    return found
+    ngrams = ngram_folders(results, domain)
+    rows = [_ngram_result(name, folder, domain, groups) for name, folder in ngrams.items()]
+    rows += [_row_result(row, chosen_trials(results, domain, row, search), groups) for row in domain.rows]
+    for row in rows[1:]:
+        if not np.array_equal(row.tokens, rows[0].tokens):
+            names = f"{row.row} and {rows[0].row}"
+            raise JobError(f"{results}: {names} were scored on different tokens of {domain.name}; pass another --out")
+    return rows
 
 
 def scored_besides(domain: Domain, search: Search, results: Path) -> int:
-    """How many models of a domain were scored on the test split at a rate that is not the chosen one any more."""
+    """Count the models of a domain that were scored on the test split at a rate that is no longer chosen."""
     chosen = {trial.folder for row in domain.rows for trial in chosen_trials(results, domain, row, search)}
     return sum(
         read_scores(path.parent) is not None
@@ -167,23 +167,23 @@ def scored_besides(domain: Domain, search: Search, results: Path) -> int:
 
 
 def _row_result(row: Row, trials: Sequence[Trial], groups: dict[str, str]) -> RowResult:
-    found, scores = [require_trained(trial) for trial in trials], [require_scores(trial.folder) for trial in trials]
+    trained, scores = [require_trained(trial) for trial in trials], [require_scores(trial.folder) for trial in trials]
     return RowResult(
         row=row.name,
         tag=row.tag,
         description=row.description,
-        parameters=found[0].parameters,
-        flops_per_token=found[0].flops_per_token,
+        parameters=trained[0].parameters,
+        flops_per_token=trained[0].flops_per_token,
         learning_rate=trials[0].learning_rate,
-        tokens_trained=found[0].tokens,
-        wall_s=sum(one.wall_s for one in found) / len(found),
+        tokens_trained=trained[0].tokens,
+        wall_s=sum(trial.wall_s for trial in trained) / len(trained),
         seeds=tuple(trial.seed for trial in trials),
-        curves=tuple(tuple(one.curve) for one in found),
+        curves=tuple(tuple(trial.curve) for trial in trained),
         **_sums(scores, groups),
     )
 
 
-def _floor_result(name: str, folder: Path, domain: Domain, groups: dict[str, str]) -> RowResult:
+def _ngram_result(name: str, folder: Path, domain: Domain, groups: dict[str, str]) -> RowResult:
     scores = require_scores(folder)
     return RowResult(
         row=name,
@@ -201,21 +201,21 @@ def _floor_result(name: str, folder: Path, domain: Domain, groups: dict[str, str
 
 
 def _sums(scores: Sequence[Scores], groups: dict[str, str]) -> dict[str, Any]:
-    """Of each group of recordings, by seed. Raises `JobError` where other recordings than `groups` has were scored."""
+    """Sum scores by group of recordings and seed. Raises `JobError` if the recordings are not those of `groups`."""
     recordings = scores[0].recordings
-    if any(set(one.recordings) != set(groups) or one.recordings != recordings for one in scores):
-        raise JobError("trials were scored on other recordings than the dataset holds; use another --out")
+    if any(set(seed.recordings) != set(groups) or seed.recordings != recordings for seed in scores):
+        raise JobError("trials were scored on other recordings than the dataset has; pass another --out")
     names, group_of = np.unique([groups[recording] for recording in recordings], return_inverse=True)
 
     def by_group(values: Sequence[float]) -> np.ndarray:
-        return np.bincount(group_of, weights=values)  # exact for counts: they are whole numbers in float64
+        return np.bincount(group_of, weights=values)  # exact for counts, which are integers in float64
 
     return {
         "groups": tuple(names.tolist()),
         "recordings": len(recordings),
         "tokens": by_group(scores[0].tokens).astype(np.int64),
-        "nats": np.array([by_group(one.nats) for one in scores]),
-        "hits": np.array([by_group(one.hits) for one in scores]).astype(np.int64),
-        "position_nats": np.sum([one.position_nats for one in scores], axis=0),
-        "position_tokens": np.sum([one.position_tokens for one in scores], axis=0),
+        "nats": np.array([by_group(seed.nats) for seed in scores]),
+        "correct": np.array([by_group(seed.hits) for seed in scores]).astype(np.int64),
+        "position_nats": np.sum([seed.position_nats for seed in scores], axis=0),
+        "position_tokens": np.sum([seed.position_tokens for seed in scores], axis=0),
     }

@@ -1,4 +1,4 @@
-"""The rows of the table: which model reads what."""
+"""The rows of the table: model and inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from whisper_gpt.pipeline.features.mel_config import AUDIO, centred_window, deco
 
 @dataclass(frozen=True)
 class Row:
-    """A trained row: the `model` preset, the `view` of the mel that it reads (None: no mel), how many codebooks."""
+    """A trained row: its `model` preset, and its inputs: the mel variant `view` (None: no mel) and the codebooks."""
 
     name: str
     tag: str
@@ -20,47 +20,47 @@ class Row:
     input_codebooks: int
 
 
-# The row that the differences are to.
+# The row that differences are relative to.
 BASELINE = "gpt-4m"
 
 
 def rows_of(name: str, info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
-    """The rows that the dataset `name` allows, those `wanted` or all. Raises `UsageError` for one that it does not."""
-    views, books = info.mel["views"], info.codec["codebooks"]
+    """Return the rows of `wanted`, by default all that the dataset `name` allows. Raises `UsageError` for others."""
+    variants, n_codebooks = info.mel["views"], info.codec["codebooks"]
     rows = [
         Row(BASELINE, "a", "token-only", "gpt-4m", None, 1),
         Row("gpt-40m", "a", "token-only", "gpt-40m", None, 1),
     ]
-    if books > 1:
-        rows.append(Row("gpt-4m-all-codes", "b", f"all {books} codebooks summed", "gpt-4m", None, books))
-    if AUDIO in views:
+    if n_codebooks > 1:
+        description = f"all {n_codebooks} codebooks summed"
+        rows.append(Row("gpt-4m-all-codes", "b", description, "gpt-4m", None, n_codebooks))
+    if AUDIO in variants:
         rows.append(Row("hybrid-4m", "c", "real causal mel", "hybrid-4m", AUDIO, 1))
-    for view in views:
-        if count := decoded_codebooks(view):
-            what = f"mel of the decoded codes, K = {count}"
-            rows.append(Row(f"hybrid-4m-{view}", "d", what, "hybrid-4m", view, 1))
-    for view in views:
-        if window := centred_window(view):
-            what = f"control: centred mel, window {window}"
-            rows.append(Row("hybrid-4m-centred", "e", what, "hybrid-4m", view, 1))
-    if AUDIO in views:
+    for variant in variants:
+        if count := decoded_codebooks(variant):
+            description = f"mel of the decoded codes, K = {count}"
+            rows.append(Row(f"hybrid-4m-{variant}", "d", description, "hybrid-4m", variant, 1))
+    for variant in variants:
+        if window := centred_window(variant):
+            description = f"control: centred mel, window {window}"
+            rows.append(Row("hybrid-4m-centred", "e", description, "hybrid-4m", variant, 1))
+    if AUDIO in variants:
         rows.append(Row("mel-alone", "f", "real causal mel, no tokens", "hybrid-4m", AUDIO, 0))
     names = [row.name for row in rows]
     if unknown := [name for name in wanted if name not in names]:
-        there = ", ".join(names)
         raise UsageError(
-            f"--rows {' '.join(unknown)}: {name} has mels of {', '.join(views)}, which allow {there}; "
-            "preprocess --mel-of both --leaky-control makes the mels of all rows"
+            f"--rows {' '.join(unknown)}: {name} has the mel variants {', '.join(variants)}, which allow the rows "
+            f"{', '.join(names)}; preprocess --mel-of both --leaky-control makes the variants of all rows"
         )
     return [row for row in rows if not wanted or row.name in wanted]
 
 
 def lacking(info: DatasetInfo) -> list[str]:
-    """The mels that a dataset does not have, and with them the rows that read them."""
-    views = info.mel["views"]
+    """Return the kinds of mel that a dataset lacks, and so the rows that read them."""
+    variants = info.mel["views"]
     kinds = {
-        "real mel": AUDIO in views,
-        "decoded mel": any(map(decoded_codebooks, views)),
-        "centred mel": any(map(centred_window, views)),
+        "real mel": AUDIO in variants,
+        "decoded mel": any(map(decoded_codebooks, variants)),
+        "centred mel": any(map(centred_window, variants)),
     }
-    return [kind for kind, there in kinds.items() if not there]
+    return [kind for kind, present in kinds.items() if not present]

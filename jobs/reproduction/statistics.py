@@ -1,8 +1,8 @@
-"""NLL, accuracy and the differences between rows, with what chance there is in them.
+"""NLL, accuracy and paired differences, with bootstrap intervals and permutation tests.
 
-Every interval is over groups of recordings that are taken as independent of one another, speakers where they are
-known: what another draw of them from the same source would change, for the models as they were trained. It holds
-nothing of what another seed would change; `seed_sd` and `Difference.by_seed` are the measures of that.
+Intervals are over groups of recordings that are assumed independent: speakers, if known. They describe the variation
+over other samples of speakers from the same source, for the models as trained. They do not include the variation over
+seeds; `seed_sd` and `Difference.by_seed` measure that.
 """
 
 from functools import lru_cache
@@ -15,11 +15,11 @@ from whisper_gpt.jobs.reproduction.results import RowResult
 
 _LEVEL = 0.95
 _RESAMPLES = 9_999
-# Values resampled at once: 8 MB an array, however many groups there are.
+# Values resampled at once: 8 MB per array, whatever the number of groups.
 _BATCH_VALUES = 1_000_000
 
-# A difference of rows with thousands of groups takes over a second, and the table, its contrasts and its JSON ask
-# for the same ones.
+# A difference of rows with thousands of groups takes over a second; the table, its contrasts and its JSON need the
+# same ones.
 _once = lru_cache(maxsize=1024)
 
 
@@ -31,9 +31,9 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """NLL of a row minus that of its base, nats per token; no interval and no p of fewer than 2 groups.
+    """NLL of a row minus that of its base, in nats per token; interval and p are None for fewer than 2 groups.
 
-    `by_seed`: of each seed, where both rows have the same ones (a seed is the same order of data in both); else ().
+    `by_seed`: the difference for each seed if both rows have the same seeds (with the same data order), else ().
     """
 
     delta: float
@@ -43,51 +43,51 @@ class Difference(NamedTuple):
 
 
 def nll(row: RowResult) -> float:
-    """Nats per token: sum of nats over sum of tokens, mean over seeds."""
+    """Return nats per token: sum of nats over sum of tokens, mean over seeds."""
     return float(_mean_nats(row).sum() / row.tokens.sum())
 
 
 def nll_by_seed(row: RowResult) -> list[float]:
-    """Nats per token of each seed."""
+    """Return the nats per token of each seed."""
     return [float(value) for value in row.nats.sum(axis=1) / row.tokens.sum()]
 
 
 def seed_sd(row: RowResult) -> float | None:
-    """Standard deviation of NLL over seeds (n − 1 in the denominator); None of one seed."""
+    """Return the standard deviation of NLL over seeds (n − 1 in the denominator); None for one seed."""
     return float(np.std(nll_by_seed(row), ddof=1)) if len(row.seeds) > 1 else None
 
 
 def perplexity(row: RowResult) -> float:
-    """exp(NLL); infinite where a diverged run's would overflow."""
+    """Return exp(NLL); infinity if it overflows, as for a diverged run."""
     with np.errstate(over="ignore"):
         return float(np.exp(nll(row)))
 
 
 def accuracy(row: RowResult) -> float:
-    """Share of tokens that were the likeliest, from 0 to 1, mean over seeds."""
-    return float(row.hits.mean(axis=0).sum() / row.tokens.sum())
+    """Return top-1 accuracy, from 0 to 1, mean over seeds."""
+    return float(row.correct.mean(axis=0).sum() / row.tokens.sum())
 
 
 @_once
 def interval(row: RowResult) -> Interval | None:
-    """95 % bootstrap interval of `nll(row)` over groups; None of fewer than 2.
+    """Return the 95 % bootstrap interval of `nll(row)` over groups; None for fewer than 2.
 
     A resample draws N of the N groups with replacement and takes their sum of nats (the mean over seeds) over their sum
     of tokens. The percentiles are expanded for small N: plain ones are too narrow there, by the factor of a t interval
     with n in the variance's denominator (Hesterberg 2015, "What teachers should know about the bootstrap", 4.3). Not
-    BCa, which is undefined where all groups score alike.
+    BCa, which is undefined if all groups have the same score.
     """
     return ratio_interval(_mean_nats(row), row.tokens)
 
 
 @_once
 def difference(row: RowResult, base: RowResult) -> Difference:
-    """NLL of `row` minus NLL of `base`, paired by group. Raises `ValueError` where they scored other tokens.
+    """Return NLL of `row` minus NLL of `base`, paired by group. Raises `ValueError` if their tokens differ.
 
-    The interval is `interval`'s, of the groups' differences in nats. The p value is of a two-sided sign-flip
-    permutation test: were the rows alike, a group's difference would be as likely with the other sign
-    (`scipy.stats.permutation_test`, 'samples': all 2^N signs where those are few, else 9,999 at random, so at least
-    0.0002). Interval and test are two methods, and may disagree where the interval ends close to 0.
+    The interval is computed as in `interval`, from the groups' differences in nats. The p value is that of a two-sided
+    sign-flip permutation test: if the rows were equally good, a group's difference would be as likely with the other
+    sign (`scipy.stats.permutation_test`, 'samples': all 2^N signs if those are few, else 9,999 at random, so p is at
+    least 0.0002). Interval and test are two methods, and may disagree if the interval ends close to 0.
     """
     if row.groups != base.groups or not np.array_equal(row.tokens, base.tokens):
         raise ValueError(f"{row.row} and {base.row} were not scored on the same tokens of the same recordings")
@@ -98,20 +98,20 @@ def difference(row: RowResult, base: RowResult) -> Difference:
 
 
 def _mean_nats(row: RowResult) -> np.ndarray:
-    """Nats of each group, mean over seeds: float64 `[N]`."""
+    """Return the nats of each group, mean over seeds: float64 `[N]`."""
     return row.nats.mean(axis=0)
 
 
 def ratio_interval(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
-    """95 % bootstrap interval of sum(nats) / sum(tokens), both `[N]`, over groups; None of fewer than 2, NaN ends where
-    nats are not finite. With other values and weights it is that of their ratio: a mean, with a weight of 1 each."""
+    """Return the 95 % bootstrap interval of sum(nats) / sum(tokens), both `[N]`, over groups: None for fewer than 2,
+    NaN if nats are not finite. Other values and weights work as well; with weights of 1 it is the interval of a mean."""
     count = len(nats)
     if count < 2:
         return None
     if not np.isfinite(nats).all():
         return Interval(np.nan, np.nan)
     tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - _LEVEL) / 2, count - 1))
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (nats, tokens.astype(np.float64)),
         lambda nats, tokens, axis: nats.sum(axis=axis) / tokens.sum(axis=axis),
         paired=True,
@@ -122,16 +122,16 @@ def ratio_interval(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(interval.low), float(interval.high))
 
 
 def _sign_flip(nats: np.ndarray) -> float | None:
-    """Two-sided p of a sum of differences `[N]`, were either sign as likely; NaN where they are not finite."""
+    """Return the two-sided p of a sum of differences `[N]` under random signs; NaN if they are not finite."""
     if len(nats) < 2:
         return None
     if not np.isfinite(nats).all():
-        return np.nan  # NaN is never as great as the observed NaN, which would count as p = 0.0002.
-    found = stats.permutation_test(
+        return np.nan  # no resampled NaN is >= the observed NaN, which would give p = 0.0002
+    test = stats.permutation_test(
         (nats,),
         lambda nats, axis: nats.sum(axis=axis),
         permutation_type="samples",
@@ -140,7 +140,7 @@ def _sign_flip(nats: np.ndarray) -> float | None:
         batch=_batch(nats),
         rng=np.random.default_rng(0),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _batch(values: np.ndarray) -> int:

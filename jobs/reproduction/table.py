@@ -21,39 +21,39 @@ from whisper_gpt.jobs.reproduction.statistics import (
 
 LEGEND = (
     "NLL is in nats per token of codebook 0: the sum of nats over the sum of tokens, mean over seeds. PPL is its "
-    "exponential. Accuracy is the share of tokens that the model held likeliest.",
+    "exponential. Accuracy is top-1 accuracy.",
     "Intervals are 95 % bootstrap intervals, with percentiles expanded for small numbers, over speakers, or over "
-    "recordings where no speaker is known, for the models as trained: they say what other speakers would change, "
-    "not what another seed would. Seed SD is the standard deviation of NLL over seeds.",
-    "Δ is a row's NLL minus its base's, paired by speaker (recording): below 0 is better than the base. p is of a "
-    "two-sided sign-flip permutation test, each test on its own, with no correction for how many there are. Lower "
-    "or higher is said where the interval does not hold 0 and p is below 0.05. By seed: each seed's own Δ; a seed "
-    "gives both rows the same windows in the same order.",
-    "A hybrid with real mel is given information that tokens do not hold, so its NLL is no likelihood of the token "
-    "sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of more of them "
-    "than the first, scores codebook 0 given the past of the others too. Comparable as likelihoods of codebook 0 "
-    "are the token-only rows, the floors, and the hybrid with the mel of codebook 0 decoded alone "
+    "recordings if no speaker is known, for the models as trained: they show the variation over speakers, not over "
+    "seeds. Seed SD is the standard deviation of NLL over seeds.",
+    "Δ is a row's NLL minus its base's, paired by speaker (recording): below 0 is better than the base. p is that of a "
+    "two-sided sign-flip permutation test, without correction for the number of tests. A row is called lower or higher "
+    "if the interval excludes 0 and p is below 0.05. By seed: the Δ of each seed; a seed gives both rows the same "
+    "windows in the same order.",
+    "A hybrid with real mel reads information that the tokens do not contain, so its NLL is not a likelihood of the "
+    "token sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of several "
+    "decoded codebooks, also conditions codebook 0 on the past of the others. Comparable as likelihoods of codebook 0 "
+    "are the token-only rows, the n-gram baselines, and the hybrid with the mel of codebook 0 decoded alone "
     "(hybrid-4m-codes-1).",
-    "Samples are cut into windows, each scored from an empty history. A mel frame reaches back, so the first frames "
-    "of a later window tell a hybrid a little of what came before it, which a token-only row does not hear; and "
-    "where the mel is of decoded codes, the decoder's state runs on from the recording's start.",
-    "The rows of decoded mel have the codec's trained decoder before them: its parameters, its operations and what "
-    "it was trained on are in no column.",
-    "Rows that read mel are trained to predict the next mel frame too, with a tenth of the token's weight, and with "
-    "noise on the mel that they read; the hybrids also without mel in a tenth of the windows, so that they survive "
-    "their own output. All of it costs them some hundredths of a nat; token-only rows have nothing of the kind.",
+    "Samples are cut into windows, each scored from an empty history. A mel frame covers earlier samples, so the first "
+    "frames of a later window give a hybrid a little of the audio before it, which a token-only row does not have; "
+    "and if the mel is of decoded codes, the decoder's state continues from the recording's start.",
+    "The rows of decoded mel use the codec's trained decoder: its parameters, its operations and its training data are "
+    "in no column.",
+    "Rows that read mel are also trained to predict the next mel frame, with a tenth of the token's weight, and with "
+    "noise on their mel input; hybrids also without mel in a tenth of the windows, so that they tolerate their own "
+    "output. This costs them some hundredths of a nat; token-only rows have no such cost.",
     "The centred row (hybrid-4m-centred) is a control, not a model: its mel window sees up to 704 samples of the "
     "future. That window is also twice as long as that of the other rows.",
-    "Floors count the training split once, all of it, whatever the models are trained on.",
-    "FLOPs/token are of training; parameters, FLOPs and tokens trained are of one seed, wall time is the mean over "
+    "N-gram baselines count the whole training split once, whatever the models are trained on.",
+    "FLOPs/token are for training; parameters, FLOPs and tokens trained are per seed, wall time is the mean over "
     "seeds.",
-    "The paper's figures (arXiv 2412.11449: GPT-S, GPT-L, Hybrid) are of its own subsets and tokens: what can be "
-    "compared is the differences, not the values. Its hybrid's PPL on LibriSpeech, 6.96, is not exp(1.93) = 6.89.",
+    "The paper's figures (arXiv 2412.11449: GPT-S, GPT-L, Hybrid) are of its own subsets and tokens: only "
+    "the differences can be compared, not the values. Its hybrid's PPL on LibriSpeech, 6.96, is not exp(1.93) = 6.89.",
 )
 
 
 class PaperFigures(NamedTuple):
-    """What the paper reports of one row on one dataset: nats per token, share from 0 to 1, perplexity."""
+    """The paper's figures of one row on one dataset: nats per token, accuracy from 0 to 1, perplexity."""
 
     nll: float
     accuracy: float
@@ -93,25 +93,25 @@ _LEFT_ALIGNED = 2
 
 
 def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> str:
-    """The report: a table and contrasts for each domain, then the legend and the lines of `note`.
+    """Return the report: the lines of `note`, a table and contrasts for each domain, and the legend.
 
-    Raises `ValueError` where rows of a domain were not scored on the same tokens.
+    Raises `ValueError` if rows of a domain were not scored on the same tokens.
     """
     parts = ["# Reproduction of the WHISPER-GPT table", _bullets(note)]
     for domain, rows in domains.items():
         parts += [f"## {domain}", _scored(rows), _table(domain, rows)]
         parts += [f"![{domain}: {what}]({name})" for what, name in figure_names(domain).items()]
-        found = contrasts(rows)
-        if found:
-            parts += ["Contrasts of NLL:", _bullets([sentence(contrast) for contrast in found])]
+        domain_contrasts = contrasts(rows)
+        if domain_contrasts:
+            parts += ["Contrasts of NLL:", _bullets([sentence(contrast) for contrast in domain_contrasts])]
     parts += ["## What the figures are", _bullets(LEGEND)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> dict:
-    """What `table_markdown` shows, in full precision; what is not a finite number is None, as JSON has no other way.
+    """Return the content of `table_markdown` in full precision; numbers that are not finite are None, as in JSON.
 
-    Raises `ValueError` where rows of a domain were not scored on the same tokens.
+    Raises `ValueError` if rows of a domain were not scored on the same tokens.
     """
     return {
         "note": list(note),
@@ -130,12 +130,12 @@ def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) 
 
 
 def figure_names(domain: str) -> dict[str, str]:
-    """The files that lie beside the table, by what they show."""
+    """Return the names of the plots, by what they show."""
     return {"how rows learn": f"{domain}-learning.png", "nats by position": f"{domain}-positions.png"}
 
 
 def paper_figures(domain: str, row: str) -> PaperFigures | None:
-    """The paper's figures for a row, where `domain` names speech or music and the paper has the row."""
+    """Return the paper's figures for a row, if `domain` contains speech or music and the paper has the row."""
     for word, figures in _PAPER.items():
         if word in domain.lower():
             return figures.get(row)
@@ -143,7 +143,7 @@ def paper_figures(domain: str, row: str) -> PaperFigures | None:
 
 
 def _with_baseline(rows: Sequence[RowResult]) -> list[tuple[RowResult, RowResult | None]]:
-    """Each row, and the one that its Δ is taken from: None where that is the row itself, or missing."""
+    """Return each row with the baseline of its Δ; None if that is the row itself, or missing."""
     baseline = next((row for row in rows if row.row == BASELINE), None)
     return [(row, None if row is baseline else baseline) for row in rows]
 
@@ -176,7 +176,7 @@ def _cells(domain: str, row: RowResult, base: RowResult | None) -> list[str]:
         f"{spread:.4f}" if spread is not None else "–",
         _si(row.tokens_trained),
         f"{row.learning_rate:g}" if row.learning_rate is not None else "–",
-        _duration(row.wall_s) if not row.floor else "–",
+        _duration(row.wall_s) if not row.is_ngram else "–",
         f"{paper.nll:.2f} / {paper.accuracy:.2%} / {paper.ppl:.2f}" if paper else "–",
     ]
 
@@ -214,17 +214,17 @@ def _contrast_json(contrast: Contrast) -> dict:
     }
 
 
-def _difference_json(found: Difference) -> dict:
+def _difference_json(difference: Difference) -> dict:
     return {
-        "delta": _number(found.delta),
-        "interval": _ends(found.interval),
-        "p": _number(found.p),
-        "by_seed": [_number(delta) for delta in found.by_seed],
+        "delta": _number(difference.delta),
+        "interval": _ends(difference.interval),
+        "p": _number(difference.p),
+        "by_seed": [_number(delta) for delta in difference.by_seed],
     }
 
 
-def _ends(found: Interval | None) -> list[float | None] | None:
-    return [_number(end) for end in found] if found else None
+def _ends(interval: Interval | None) -> list[float | None] | None:
+    return [_number(end) for end in interval] if interval else None
 
 
 def _number(value: float | None) -> float | None:
@@ -235,12 +235,12 @@ def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _with_interval(value: float, found: Interval | None) -> str:
-    return f"{value:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else f"{value:.3f}"
+def _with_interval(value: float, interval: Interval | None) -> str:
+    return f"{value:.3f} [{interval.low:.3f}, {interval.high:.3f}]" if interval else f"{value:.3f}"
 
 
 def _si(value: float) -> str:
-    """Three significant digits and a prefix: 3.67 M, 205 M, 1.02 k."""
+    """Format with three significant digits and an SI prefix: 3.67 M, 205 M, 1.02 k."""
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         # 999,600 is 1.00 M, not 1000 k.
         if value >= 0.9995 * size:
@@ -250,7 +250,7 @@ def _si(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds to 2 minutes, minutes to 2 hours, then hours."""
+    """Format in seconds up to 2 minutes, in minutes up to 2 hours, then in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

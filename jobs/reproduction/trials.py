@@ -1,7 +1,7 @@
-"""One trial: a row trained on one dataset at one learning rate from one seed.
+"""One trial: a row trained on one dataset at one learning rate with one seed.
 
-Its folder holds `trial.json` and a checkpoint's model and state once it is trained; and while it trains, a run that
-goes on from its newest checkpoint.
+Once it is trained, its folder holds `trial.json` and a checkpoint's model and state; while it trains, a run that
+resumes from its newest checkpoint.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ from whisper_gpt.model.cost import training_flops
 from whisper_gpt.pipeline.loading.stream import Batch, whole_split
 from whisper_gpt.pipeline.shards.task import Device
 
-EVALUATIONS = 10  # points of the learning curve
-_EVALUATED_WINDOWS = 32  # at least, for a point; the trial's last score is of the whole split
-_SCORED_TOGETHER = 8
+EVALUATIONS = 10  # points on the learning curve
+_EVALUATED_WINDOWS = 32  # minimum per point; the trial's final score is of the whole split
+_SCORING_BATCH = 8
 _TRIAL_FILE = "trial.json"
 _LOG_FILE = "log.txt"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all trials share: how many frames they are trained on, in which windows, and how they are computed."""
+    """What all trials share: number of training tokens, window and batch size, and how they are computed."""
 
     tokens: int
     context: int
@@ -60,7 +60,7 @@ class Budget:
 
     @property
     def evaluated_batches(self) -> int:
-        """Batches of the validation split for a point of the learning curve."""
+        """Batches of the validation split per point on the learning curve."""
         return math.ceil(_EVALUATED_WINDOWS / self.batch)
 
     @property
@@ -71,7 +71,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """A row to train on `dataset`; `folder` is its place in the results."""
+    """A row to train on `dataset`; `folder` is its folder in the results."""
 
     dataset: Location
     row: Row
@@ -82,8 +82,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial was found to be: `nats` a token of the validation split, None where it diverged; `tokens` that it
-    learnt from (skipped steps are none of them); `curve`: (tokens, nats) on the way."""
+    """The outcome of a trial: `nats` per token on the validation split, None if it diverged; training `tokens`, without
+    those of skipped steps; `curve`: (tokens, nats) at each evaluation."""
 
     nats: float | None
     parameters: int
@@ -97,7 +97,7 @@ _DIVERGED = Trained(nats=None, parameters=0, flops_per_token=0.0, tokens=0, wall
 
 
 def train_trial(trial: Trial, budget: Budget) -> Trained:
-    """Train a trial, or go on with it, and score it on the whole validation split. In a process of its own."""
+    """Train or resume a trial, and score it on the whole validation split. Runs in a separate process."""
     torch.set_num_threads(budget.threads)
     trial.folder.mkdir(parents=True, exist_ok=True)
     config, ranks = training_config(trial, budget), single_process(budget.device)
@@ -112,7 +112,7 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     with autocast(budget.precision, ranks.device):
         score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
     parameters = model.parameter_count()
-    found = Trained(
+    trained = Trained(
         nats=score.nll if math.isfinite(score.nll) else None,
         parameters=parameters,
         flops_per_token=training_flops(model.config, parameters),
@@ -122,20 +122,20 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     )
     save_model(model.cpu(), trial.folder)
     with naming_full_disk(trial.folder):
-        save_state(trial.folder, replace(state, files={}))  # with it, the folder is a checkpoint to evaluate and audit
+        save_state(trial.folder, replace(state, files={}))  # makes the folder a checkpoint for evaluate and audit
         sync_files(trial.folder)
-    return _publish(trial, found)
+    return _publish(trial, trained)
 
 
-def _publish(trial: Trial, found: Trained) -> Trained:
-    """Say what a trial was found to be, and remove its run."""
-    publish_bytes(trial.folder / _TRIAL_FILE, (json.dumps(asdict(found)) + "\n").encode())
+def _publish(trial: Trial, trained: Trained) -> Trained:
+    """Write the outcome of a trial, and remove its run."""
+    publish_bytes(trial.folder / _TRIAL_FILE, (json.dumps(asdict(trained)) + "\n").encode())
     shutil.rmtree(training_run(trial), ignore_errors=True)
-    return found
+    return trained
 
 
 def append_log(folder: Path, text: str) -> None:
-    """Add to what a folder's trial has said so far."""
+    """Append to the log of a folder's trial."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _LOG_FILE
     with naming_full_disk(path), path.open("a", encoding="utf-8") as log:
@@ -143,36 +143,36 @@ def append_log(folder: Path, text: str) -> None:
 
 
 def training_run(trial: Trial) -> Path:
-    """Where the trial's training run lies while it goes on."""
+    """Return the folder of the trial's training run, which exists while it trains."""
     return trial.folder / "run"
 
 
 def read_trained(trial: Trial) -> Trained | None:
-    """What a trial was found to be; None where it is not trained yet."""
+    """Read the outcome of a trial; None if it is not trained yet."""
     path = trial.folder / _TRIAL_FILE
     if not path.is_file():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Trained(**{**found, "curve": tuple((tokens, nats) for tokens, nats in found["curve"])})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Trained(**{**content, "curve": tuple((tokens, nats) for tokens, nats in content["curve"])})
 
 
 def require_trained(trial: Trial) -> Trained:
-    """What a trial was found to be. Raises `JobError` where it is not trained yet."""
-    found = read_trained(trial)
-    if found is None:
-        raise JobError(f"{trial.folder}: not trained yet; rerun to go on")
-    return found
+    """Read the outcome of a trial. Raises `JobError` if it is not trained yet."""
+    trained = read_trained(trial)
+    if trained is None:
+        raise JobError(f"{trial.folder}: not trained yet; rerun to resume")
+    return trained
 
 
 def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
-    """The whole of a split, its samples cut into windows, each predicted from what is in it."""
-    found = whole_split(trial.dataset, split, budget.context, _SCORED_TOGETHER, trial.row.view)
-    return (batch.to(device) for batch in found)
+    """Return the windows of a whole split, each scored from an empty history."""
+    batches = whole_split(trial.dataset, split, budget.context, _SCORING_BATCH, trial.row.view)
+    return (batch.to(device) for batch in batches)
 
 
 def training_config(trial: Trial, budget: Budget) -> Config:
-    """The options of the trial's training run: `train`'s own, but for what makes a row, and the budget."""
-    row, now_and_then = trial.row, math.ceil(budget.steps / EVALUATIONS)
+    """Return the options of the trial's training run: `train`'s defaults, except for the row and the budget."""
+    row, evaluation_interval = trial.row, math.ceil(budget.steps / EVALUATIONS)
     return Config(
         datasets=(UPath(trial.dataset),),
         out=training_run(trial),
@@ -187,23 +187,23 @@ def training_config(trial: Trial, budget: Budget) -> Config:
         device=budget.device,
         compile=budget.compile,
         seed=trial.seed,
-        eval_every=now_and_then,
+        eval_every=evaluation_interval,
         eval_batches=budget.evaluated_batches,
         clip_s=0,
-        save_every=now_and_then,
+        save_every=evaluation_interval,
         keep=1,
     )
 
 
 def recipe() -> dict[str, Any]:
-    """What of a training run is the same in all trials, whatever their budget."""
-    same = ("optimizer", "weight_decay", "warmup", "clip", "ema", "accumulate", "pack")
+    """Return the training options that are the same in all trials, whatever the budget."""
+    names = ("optimizer", "weight_decay", "warmup", "clip", "ema", "accumulate", "pack")
     defaults = Config((), Path())
-    return {name: getattr(defaults, name) for name in same}
+    return {name: getattr(defaults, name) for name in names}
 
 
 def _curve(run: Path, budget: Budget) -> tuple[tuple[int, float], ...]:
-    """Each evaluation of a run, as it has written them down for TensorBoard."""
+    """Read the evaluations of a run from its TensorBoard log."""
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    found = {event.step: event.value for event in events.Scalars("validation/codebook_0/token_nats")}
-    return tuple((step * budget.batch * budget.context, nats) for step, nats in sorted(found.items()))
+    nats_at = {event.step: event.value for event in events.Scalars("validation/codebook_0/token_nats")}
+    return tuple((step * budget.batch * budget.context, nats) for step, nats in sorted(nats_at.items()))

@@ -145,7 +145,7 @@ def test_the_table_says_what_it_found(runs: dict[str, Path], capsys: pytest.Capt
     assert cli.main(["audit", str(runs["gpt"])]) == 0
     shown = capsys.readouterr()
     assert all(words in shown.out for words in ("causal", "320·t + 319", "320·t − 1", "model gpt-4m", "10,239"))
-    assert "nothing sees the future" in shown.err
+    assert "no stage sees the future" in shown.err
 
 
 @pytest.mark.parametrize(("name", "stages"), [("hybrid", ["codec", "mel audio", "model"]), ("gpt", ["codec", "model"])])
@@ -164,7 +164,7 @@ def test_runs_are_causal(
 
 def test_a_run_on_the_control_fails(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(runs["leaky"])]) == 1
-    assert "does not pass: mel centred-2048 (leak), model hybrid-4m (leak)" in capsys.readouterr().err
+    assert "failed: mel centred-2048 (leak), model hybrid-4m (leak)" in capsys.readouterr().err
     code, stages = audited(capsys, str(runs["leaky"]))
     assert code == 1 and stages["codec"]["passed"]
     assert [stages[name]["verdict"] for name in ("mel centred-2048", "model hybrid-4m")] == ["leak", "leak"]
@@ -212,11 +212,11 @@ def test_what_is_neither_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ((319, 600), 0, ("causal", True)),
         ((319, 640), 0, ("leak", False)),
-        ((319, None), 0, ("deaf", False)),
+        ((319, None), 0, ("ignores its input", False)),
         ((1023, 1343), 704, ("leak (the control)", True)),
         ((1023, 1344), 704, ("leak", False)),  # further than its name says
         ((319, 639), 704, ("no leak, but it is the control", False)),  # who does not see that one sees no other
-        ((1023, None), 704, ("deaf", False)),
+        ((1023, None), 704, ("ignores its input", False)),
     ],
 )
 def test_verdicts(lasts: tuple[int | None, ...], reach: int, verdict: tuple[str, bool]) -> None:

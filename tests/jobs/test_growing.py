@@ -105,7 +105,7 @@ def test_the_plan_comes_first_and_is_the_one_that_is_made(
         cli.main(["plan", "folder", str(source), "--out", str(out), *OPTIONS[:-1], "--workers=2", "--measure-s=1"]) == 0
     )
     said = capsys.readouterr().out
-    assert "core-hours" in said and "real time a core" in said and "with 2 workers" in said
+    assert "core-hours" in said and "real time per core" in said and "with 2 workers" in said
     planned = hashes(out)
     assert planned.keys() == {"plan.parquet", "absent.txt"}
     assert preprocess(source, out, "--dry-run") == 0 and hashes(out) == planned
@@ -113,7 +113,7 @@ def test_the_plan_comes_first_and_is_the_one_that_is_made(
     assert hashes(out)["plan.parquet"] == planned["plan.parquet"]
     capsys.readouterr()
     assert preprocess(source, out, "--dry-run") == 0
-    assert "every shard of the plan is there" in capsys.readouterr().out
+    assert "every shard of the plan" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ def pairs(draw, fewest: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def row_of(made_row, tokens: np.ndarray, nats: np.ndarray, name: str = "gpt-4m") -> RowResult:
-    hits = np.zeros(nats.shape, np.int64)
-    return made_row(name, recordings=len(tokens), seeds=len(nats), tokens=tokens, nats=nats, hits=hits)
+    correct = np.zeros(nats.shape, np.int64)
+    return made_row(name, recordings=len(tokens), seeds=len(nats), tokens=tokens, nats=nats, correct=correct)
 
 
 def test_nll_is_a_ratio_of_sums_and_not_a_mean_of_ratios(made_row) -> None:
@@ -45,7 +45,7 @@ def test_nll_is_a_ratio_of_sums_and_not_a_mean_of_ratios(made_row) -> None:
 
 
 def test_accuracy_is_the_share_of_tokens_hit(made_row) -> None:
-    row = made_row(recordings=2, tokens=np.array([10, 30]), hits=np.array([[5, 5], [10, 20]]))
+    row = made_row(recordings=2, tokens=np.array([10, 30]), correct=np.array([[5, 5], [10, 20]]))
     assert accuracy(row) == 0.5
 
 
@@ -159,7 +159,7 @@ def test_rows_on_other_tokens_are_refused(made_row) -> None:
         difference(row, made_row(recordings=39))
 
 
-@pytest.mark.parametrize("field", ["nats", "hits", "tokens", "position_nats"])
+@pytest.mark.parametrize("field", ["nats", "correct", "tokens", "position_nats"])
 def test_shapes_that_would_broadcast_are_refused(made_row, field) -> None:
     with pytest.raises(ValueError, match="gpt-4m"):
         made_row(**{field: np.ones(1, np.int64)})
