@@ -104,7 +104,7 @@ def _mean_nats(row: RowResult) -> np.ndarray:
 
 def ratio_interval(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
     """Return the 95 % bootstrap interval of sum(nats) / sum(tokens), both `[N]`, over groups: None for fewer than 2,
-    NaN if nats are not finite. Other values and weights work as well; with weights of 1 it is the interval of a mean."""
+    NaN if nats are not finite. Works for other values and weights too: with weights of 1 it is that of a mean."""
     count = len(nats)
     if count < 2:
         return None
