@@ -104,5 +104,5 @@ def in_words(measured: Measured, seconds: float, workers: int, device: str) -> s
     return (
         f"to do: {seconds / 3600:.2f} h of audio · here {measured.speed:.1f}× real time per {unit} with "
         f"{measured.workers} in use · {worker_s / 3600:.2f} {hours} · "
-        f"{timedelta(seconds=round(worker_s / workers))} with {workers} such workers, plus the start of Ray"
+        f"{timedelta(seconds=round(worker_s / workers))} with {workers} workers, plus the start of Ray"
     )

@@ -38,7 +38,7 @@ def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pyte
     options = ["--hold-out", "*/test-clean/*", "--steps=60", "--eval-every=30", "--learning-rate=5e-3", "--name=mine"]
     assert train(audio, out, *options) == 0
     said = capsys.readouterr().err
-    assert "held out" in said and said.count("validation/log_mel_0.75_kbps") == 2
+    assert "held-out" in said and said.count("validation/log_mel_0.75_kbps") == 2
     held_out = ["--only", "*/test-clean/*", "--codebooks=2", "--judge=none", "--json"]
     assert cli.main(["evaluate-codec", str(audio), f"--codec={out / 'codec.safetensors'}", *held_out]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
