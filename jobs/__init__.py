@@ -1,1 +1,1 @@
-"""What people run: one thin file a verb. Ray is used here and nowhere else."""
+"""The commands that users run: one thin file per verb. Ray is used only here."""

@@ -80,8 +80,8 @@ def run(config: Config) -> int:
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     refuse_dead_address(config.ray_address)
     with output_lock(results):
-        with _places(config) as places:
-            budget = _budget(config, domains, search, results, places, console.print)
+        with _places(config) as slots:
+            budget = _budget(config, domains, search, results, slots, console.print)
             keep_plan(results, plan_of(domains, budget))
             save_config(config, results / "reproduce.yaml")
             run_all(domains, search, budget, results, config.workers != 0, console.print)
@@ -150,7 +150,7 @@ def _domain(dataset: Location, rows: Sequence[str]) -> Domain:
     return domain
 
 
-def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, places: int, log: Log) -> Budget:
+def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, slots: int, log: Log) -> Budget:
     """Return the budget of all trials; with --budget, its tokens are those planned before, or what the time allows."""
     budget = Budget(
         tokens=config.tokens or planned_tokens(results) or 0,
@@ -163,7 +163,7 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
     )
     if config.budget and not budget.tokens:
         log(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
-        budget = replace(budget, tokens=afford(domains, search, budget, config.budget, places, results))
+        budget = replace(budget, tokens=afford(domains, search, budget, config.budget, slots, results))
     log(f"{budget.tokens:,} tokens per trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
 

@@ -14,11 +14,11 @@ _SIGNIFICANT = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """`row` against `base`, by name; `aside` says what the pair measures if the names do not."""
+    """`row` against `base`, by name; `note` says what the pair measures if the names do not."""
 
     row: str
     base: str
-    aside: str
+    note: str
     difference: Difference
 
 
@@ -26,19 +26,19 @@ def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
     """Return the contrasts between the `rows` of one domain, except those with a missing row."""
     named = {row.row: row for row in rows}
     return [
-        Contrast(name, base, aside, difference(named[name], named[base]))
-        for (name, base), aside in _pairs(named).items()
+        Contrast(name, base, note, difference(named[name], named[base]))
+        for (name, base), note in _pairs(named).items()
         if name in named and base in named
     ]
 
 
 def sentence(contrast: Contrast) -> str:
     """Return the contrast as a sentence, with Δ, interval, p, and Δ by seed."""
-    aside = f" ({contrast.aside})" if contrast.aside else ""
+    note = f" ({contrast.note})" if contrast.note else ""
     by_seed = contrast.difference.by_seed
     seeds = f"; by seed {', '.join(map(_signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
     return (
-        f"{contrast.row} against {contrast.base}{aside}: {verdict(contrast.difference)} "
+        f"{contrast.row} against {contrast.base}{note}: {verdict(contrast.difference)} "
         f"(Δ {difference_text(contrast.difference)}{seeds})."
     )
 
@@ -63,7 +63,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
-    """Map (row, base) of every contrast, in the order of the report and whether the rows exist or not, to its aside."""
+    """Map (row, base) of every contrast, in the order of the report and whether the rows exist or not, to its note."""
     decoded = [decoded_codebooks(name.removeprefix("hybrid-4m-")) for name in named]
     most_codes = f"hybrid-4m-codes-{max(decoded, default=0)}"
     return {

@@ -208,7 +208,7 @@ def _contrast_json(contrast: Contrast) -> dict:
     return {
         "row": contrast.row,
         "base": contrast.base,
-        "aside": contrast.aside,
+        "aside": contrast.note,
         "verdict": verdict(contrast.difference),
         **_difference_json(contrast.difference),
     }
