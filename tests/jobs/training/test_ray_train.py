@@ -93,6 +93,17 @@ def await_checkpoint(run: Path, process: subprocess.Popen, step: int) -> None:
         time.sleep(0.02)
 
 
+def await_workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """Wait until Ray Train has started the workers of the run."""
+    until = time.monotonic() + 600
+    while True:
+        workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+        if of_run := [p for p in workers if any(parent.pid == process.pid for parent in p.parents())]:
+            return of_run
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_safetensors(newest_checkpoint(run) / "model.safetensors")
 
@@ -108,10 +119,9 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(dataset, run, "--steps=40")
+    worker = await_workers(process)[0]  # looked up before the checkpoint, after which the run soon ends
     await_checkpoint(run, process, 5)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-    own = [p for p in workers if any(str(parent.pid) == str(process.pid) for parent in p.parents())]
-    own[0].kill()
+    worker.kill()
     said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     assert "going on from step" in said
@@ -137,23 +147,22 @@ def test_errors_of_workers_are_said_once_and_paths_may_be_relative(
     assert read_state(newest_checkpoint(tmp_path / "runs" / "relative")).step == 42
 
 
-def test_a_signal_stops_all_ranks_with_a_checkpoint(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
-    """And one process goes on where two stopped."""
+def test_a_signal_stops_all_ranks_with_a_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    """And one process resumes where two stopped. The run has so many steps that only the signal ends it."""
     run = tmp_path / "run"
-    process = start(dataset, run, "--steps=40")
+    process = start(dataset, run, "--steps=100000")
     await_checkpoint(run, process, 5)
-    asked = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=600)[1]
-    assert process.returncode == 1 and "--resume goes on" in said
+    output = process.communicate(timeout=600)[1]
+    assert process.returncode == 1 and str(run) in output
     stopped = read_state(newest_checkpoint(run))
-    assert 5 <= stopped.step < 40 and time.monotonic() - asked < 600
+    assert 5 <= stopped.step < 100_000
     command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", "--out", str(run), "--resume", "--workers=1"]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, f"--steps={stopped.step + 20}"], check=True)
     ended = read_state(newest_checkpoint(run))
-    assert ended.step == 40
-    # Two ranks took 2 × 2 windows a step, one takes 2.
-    assert _position(ended.stream) == 4 * stopped.step + 2 * (40 - stopped.step)
+    assert ended.step == stopped.step + 20
+    # Two ranks took 2 × 2 windows per step, one takes 2.
+    assert _position(ended.stream) == 4 * stopped.step + 2 * 20
 
 
 def _position(state: Any) -> int:
