@@ -96,5 +96,5 @@ def test_a_run_that_is_killed_twenty_times_is_the_undisturbed_run(
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in other)
     assert not list((run / "checkpoints").glob(".*"))
     assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(undisturbed)).best
-    gone_on_from = {line for line in killer.stderr.splitlines() if line.startswith("going on from step")}
-    assert len(gone_on_from) >= KILLS // 4  # places all over the run
+    resumed_from = {line for line in killer.stderr.splitlines() if line.startswith("resuming from step")}
+    assert len(resumed_from) >= KILLS // 4  # places all over the run

@@ -124,7 +124,7 @@ def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, dataset: Path
     worker.kill()
     said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
-    assert "going on from step" in said
+    assert "resuming from step" in said
     assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(undisturbed)).stream
     one, other = weights(run), weights(undisturbed)
     assert all(torch.equal(one[name], other[name]) for name in other)
