@@ -1,10 +1,20 @@
 """Helpers that several test files share."""
 
+from pathlib import Path
+
+from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
 from whisper_gpt.manifests.location import Location, file_sha256, list_files
+
+FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 
 
 def hashes(dataset: Location) -> dict[str, str]:
     """Return the SHA-256 of every committed file of a dataset, that is, of all but the logs."""
     names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))
     return {name: file_sha256(dataset / name) for name in names}
+
+
+def train(dataset: Path, out: Path, *options: str) -> int:
+    """Run `whisper-gpt train` in this process with small batches, and return its exit code."""
+    return cli.main(["train", str(dataset), "--out", str(out), *FAST_TRAINING, *options])

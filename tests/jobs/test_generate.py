@@ -1,0 +1,249 @@
+"""Continuing recordings: prompts, prefill, long continuations of constant memory, and what `generate` writes."""
+
+import json
+import shutil
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
+from whisper_gpt.jobs.inference.run_folder import load_run, newest_checkpoint, read_state
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.features.encode import align_recordings
+from whisper_gpt.pipeline.features.mel import LogMel
+
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
+
+def prompt_file(made_corpora: Path) -> Path:
+    return sorted((made_corpora / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
+
+
+@pytest.mark.parametrize("model", ["hybrid-4m", "gpt-4m"])
+def test_generate_writes_prompt_and_continuation(
+    runs: dict[str, Path], made_corpora: Path, tmp_path: Path, model: str
+) -> None:
+    out = tmp_path / "out.wav"
+    arguments = ["generate", str(runs[model]), "--out", str(out), "--seconds=1", "--top-k=20"]
+    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    wav, rate = soundfile.read(out)
+    assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half the context of 64, and a second
+    assert np.isfinite(wav).all() and wav.std() > 0
+    assert out.with_name("out.wav.yaml").is_file()
+    first = out.read_bytes()
+    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    assert out.read_bytes() == first  # the seed decides
+    assert cli.main([*arguments, "--seed=1"]) == 0  # from nothing
+    assert len(soundfile.read(out)[0]) == 75 * 320
+
+
+def test_generation_predicts_what_the_model_predicts(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
+    model, _ = load_run(runs["hybrid-4m"])
+    prompt = read_prompt(prompt_file(made_corpora), 20, codec, log_mel.config, "audio")
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    head, tokens = generated.prompt_audio, prompt.tokens
+    assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
+    mel = model.mel_encoder.normalise(prompt.mel)
+    for _ in range(6):
+        padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n
+        logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
+        piece = generated.step()
+        tokens = torch.cat([tokens, logits.argmax()[None]])
+        audio = torch.from_numpy(codec.decode(tokens[None].numpy()))
+        assert torch.allclose(piece, audio[-320:], atol=1e-5)
+        mel = torch.cat([mel, model.mel_encoder.normalise(log_mel(audio)[-1:])])
+
+
+def test_generation_goes_on_past_the_context(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    model, _ = load_run(runs["hybrid-4m"])
+    prompt = read_prompt(prompt_file(made_corpora), 32, codec, log_mel.config, "audio")
+
+    def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        generated = Continuation(model, codec, log_mel, prompt, Sampling(), mel_source, generator)
+        return torch.cat([generated.prompt_audio, *(generated.step() for _ in range(count))])
+
+    audio = {source: pieces(source, 100) for source in get_args(MelSource)}
+    assert all(a.shape == ((32 + 100) * 320,) and a.isfinite().all() for a in audio.values())
+    assert not torch.equal(audio["decode"], audio["none"]) and not torch.equal(audio["decode"], audio["predict"])
+
+
+@pytest.mark.parametrize("view", ["audio", "codes-1"])
+def test_a_prompt_is_the_end_of_the_whole_recording(
+    made_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, view: str
+) -> None:
+    """Its codes and mel are those that the whole recording has in a dataset, not those of its end by itself."""
+    wav = np.concatenate([read_mono(path) for path in sorted(made_corpora.rglob("*.flac"))[:3]])[:-100]
+    soundfile.write(str(tmp_path / "long.wav"), wav, 24_000, "FLOAT")
+    one_view = LogMel(replace(log_mel.config, views=(view,)))
+    ((segment,),) = align_recordings([[wav]], codec, one_view, len(wav))
+    prompt = read_prompt(tmp_path / "long.wav", 40, codec, log_mel.config, view)
+    whole = slice(len(wav) // 320 - 40, len(wav) // 320)
+    assert np.array_equal(prompt.tokens, segment.codes[0, whole])
+    assert np.array_equal(prompt.mel, segment.mel[whole].astype(np.float32))
+    alone = codec.encode(wav[whole.start * 320 : whole.stop * 320])[0]
+    assert not np.array_equal(prompt.tokens, alone)
+
+
+def test_a_long_continuation_keeps_half_a_context_of_history(
+    runs: dict[str, Path], codec: Codec, log_mel: LogMel
+) -> None:
+    model, _ = load_run(runs["gpt-4m"])
+    half = model.config.context // 2
+    prompt = Prompt(torch.randint(0, 1024, (half,)), torch.zeros(half, 64))
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    audio = [generated.prompt_audio, *(generated.step() for _ in range(3 * model.config.context))]
+    assert len(generated.tokens) == len(generated.mel) == half
+    # The same with the whole history at hand.
+    history = prompt.tokens
+    with torch.no_grad():
+        cache, prediction = prefill(model, history, torch.zeros(len(history), 64), "decode")
+        for _ in range(3 * model.config.context):
+            history = torch.cat([history, prediction.logits[:, -1].argmax(dim=-1)])
+            if cache.position == cache.capacity:
+                cache, prediction = prefill(model, history[-half:], torch.zeros(half, 64), "decode")
+            else:
+                token = history[-1][None, None, None]
+                prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
+    expected = codec.decode(history[None].numpy())
+    assert np.allclose(torch.cat(audio), expected, atol=1e-4)
+
+
+def test_generate_keeps_no_frame_that_it_has_written(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    step = Continuation.step
+
+    def counted(self: Continuation) -> torch.Tensor:
+        alive.append(sum(piece() is not None for piece in made))
+        piece = step(self)
+        made.append(weakref.ref(piece))
+        return piece
+
+    monkeypatch.setattr(Continuation, "step", counted)
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"]) == 0
+    assert len(alive) == 75 and max(alive) <= 1
+
+
+def test_a_generate_that_fails_leaves_no_wav(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Continuation) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Continuation, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli.run_verb("generate", [str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors that an object reaches, but for those of the model and the codec."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif hasattr(value, "__dict__") and not isinstance(value, HybridLM | Codec | LogMel):
+        yield from tensors_in(list(vars(value).values()))
+
+
+def state_bytes(generated: Continuation) -> int:
+    storages = [tensor.untyped_storage() for tensor in tensors_in(generated)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
+    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    """Over several caches; checked by plain passes over windows of all tokens, decoded and analysed in one piece."""
+    model, _ = load_run(runs["hybrid-4m"])
+    context, half, frames = model.config.context, model.config.context // 2, 200
+    prompt = read_prompt(prompt_file(made_corpora), half, codec, log_mel.config, "audio")
+    seeded = torch.Generator().manual_seed(0)
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", seeded)
+    pieces, tokens, sizes = [generated.prompt_audio], [prompt.tokens], []
+    for _ in range(frames):
+        pieces.append(generated.step())
+        tokens.append(generated.tokens[-1:])
+        sizes.append(state_bytes(generated))
+    assert sizes[-1] > 100_000 and max(sizes[context:]) <= max(sizes[:context])
+    history, audio = torch.cat(tokens), torch.cat(pieces)
+    assert np.allclose(audio, codec.decode(history[None].numpy()), atol=1e-4)
+    mel = model.mel_encoder.normalise(torch.cat([prompt.mel, log_mel(audio)[half:]]))
+    seeded, begin, drawn = torch.Generator().manual_seed(0), 0, half
+    while drawn < len(history):
+        end = min(begin + context, len(history))
+        with torch.no_grad():
+            logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
+        for frame in range(drawn, end):
+            assert history[frame] == sample(logits[frame - begin][None], Sampling(), seeded)[0]
+        begin, drawn = begin + half, end
+
+
+@torch.no_grad()
+def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
+    for name in ("hybrid-4m", "gpt-4m"):
+        model, _ = load_run(runs[name])
+        tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
+        _, prediction = prefill(model, tokens, mel, "decode")
+        plain = model(tokens[None, None], mel[None] if model.config.hybrid else None)
+        assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
+
+
+def test_generate_writes_over_nothing_of_the_user_s(runs: dict[str, Path], tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.wav"
+    soundfile.write(str(prompt), np.zeros(24_000), 24_000)
+    before = prompt.read_bytes()
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(prompt), "--prompt", str(prompt)]) == 2
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "o.mp3")]) == 2
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "o.wav"), "--top-p=0"]) == 2
+    assert list(tmp_path.iterdir()) == [prompt] and prompt.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["text", "missing", "too short"])
+def test_a_prompt_that_is_no_audio_is_one_line(
+    runs: dict[str, Path], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompt = tmp_path / "prompt.wav"
+    if kind == "text":
+        prompt.write_text("hello")
+    elif kind == "too short":
+        soundfile.write(str(prompt), np.zeros(10), 24_000)
+    out = tmp_path / "o.wav"
+    assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(out), "--prompt", str(prompt)]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"whisper-gpt generate: --prompt {prompt}: ") and not out.exists()
+
+
+def test_other_codec_weights_are_refused(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs["gpt-4m"], tmp_path / "run"))
+    folder = newest_checkpoint(run)
+    state = read_state(folder)
+    codec = {**state.data.codec, "weights_sha256": "0" * 64}
+    content = json.loads((folder / "state.json").read_text())
+    content["data"]["codec"] = codec
+    (folder / "state.json").write_text(json.dumps(content))
+    assert cli.main(["generate", str(run), "--out", str(tmp_path / "o.wav")]) == 1
+    assert "other codec weights" in capsys.readouterr().err
+    assert replace(state, step=0).data == state.data
