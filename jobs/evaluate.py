@@ -113,13 +113,13 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
 
 def table(rows: list[Row]) -> Table:
     """Return the rows as a table for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
-    table.add_column("model", no_wrap=True)
+    result = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
+    result.add_column("model", no_wrap=True)
     for heading in ("params", "context", "nats/token", "PPL", "accuracy"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("run", overflow="fold")
+        result.add_column(heading, justify="right", no_wrap=True)
+    result.add_column("run", overflow="fold")
     for row in rows:
-        table.add_row(
+        result.add_row(
             row.model,
             f"{row.parameters / 1e6:.2f} M",
             str(row.context),
@@ -128,7 +128,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.accuracy:.2%}",
             escape(Path(row.run).name) if row.run else "–",
         )
-    return table
+    return result
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:

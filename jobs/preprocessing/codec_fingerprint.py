@@ -1,24 +1,29 @@
-"""Compute a codec's fingerprint without loading the codec in this process; cached per file."""
+"""The fingerprint of a codec's file, computed once per file and cached."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 
 
-def begin_fingerprint(weights: Path, codebooks: int, precision: Precision) -> Callable[[], CodecFingerprint]:
+def begin_fingerprint(
+    weights: Path, codebooks: int, precision: Precision, in_process: bool
+) -> Callable[[], CodecFingerprint]:
     """Start computing the fingerprint of the codec in `weights`; return a function that waits for it.
 
-    It is computed in a separate process, because torch and the codec would be three quarters of this one's memory.
-    Results are cached by path, size and modification time.
+    Unless `in_process`, a separate process computes it: torch and the codec would be three quarters of this one's
+    memory. Results are cached by path, size and modification time, if the user's cache folder can be written.
     """
     cache_file = _cache_file(weights, codebooks, precision)
     try:
@@ -26,19 +31,22 @@ def begin_fingerprint(weights: Path, codebooks: int, precision: Precision) -> Ca
         return lambda: cached
     except (OSError, ValueError, TypeError):
         pass  # not cached yet, or by another version
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    computing = pool.submit(compute_fingerprint, weights, codebooks, precision)
-    pool.shutdown(wait=False)
+    compute: Callable[[], CodecFingerprint] = partial(_compute, weights, codebooks, precision)
+    if not in_process:
+        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        compute = pool.submit(compute).result
+        pool.shutdown(wait=False)
 
     def wait() -> CodecFingerprint:
-        fingerprint = computing.result()
-        publish_bytes(cache_file, (json.dumps(asdict(fingerprint)) + "\n").encode())
+        fingerprint = compute()
+        with contextlib.suppress(OSError, ManifestError):  # without the cache it is only computed again
+            publish_bytes(cache_file, (json.dumps(asdict(fingerprint)) + "\n").encode())
         return fingerprint
 
     return wait
 
 
-def compute_fingerprint(weights: Path, codebooks: int, precision: Precision) -> CodecFingerprint:
+def _compute(weights: Path, codebooks: int, precision: Precision) -> CodecFingerprint:
     """Load the codec in the file `weights`, and return its fingerprint."""
     from whisper_gpt.pipeline.codec.loading import read_codec
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
-from whisper_gpt.jobs.preprocessing.codec_fingerprint import begin_fingerprint, compute_fingerprint
+from whisper_gpt.jobs.preprocessing.codec_fingerprint import begin_fingerprint
 from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, examine_all, scan_corpus
 from whisper_gpt.manifests.location import Location, is_folder, location
 from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
@@ -140,10 +140,8 @@ def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
     Raises `PipelineError` if the codec is not found.
     """
     weights = weights_file(options.codec, options.codec_weights)
-    if options.workers == 0:  # this process will load the codec anyway
-        fingerprint = compute_fingerprint(weights, options.codebooks, options.precision)
-        return lambda: _plan_settings(options, fingerprint)
-    wait = begin_fingerprint(weights, options.codebooks, options.precision)
+    in_process = options.workers == 0  # which loads the codec anyway
+    wait = begin_fingerprint(weights, options.codebooks, options.precision, in_process)
     return lambda: _plan_settings(options, wait())
 
 

@@ -6,7 +6,7 @@ rerun resumes. With a budget in minutes, timing a few steps of each row determin
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,17 +93,19 @@ Log = Callable[[str], None]
 def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: Path, with_ray: bool, log: Log) -> None:
     """Run all trials that are not done yet, and score the chosen ones. Raises `JobError` if one fails."""
     first, needs = search.seeds[0], _needs(budget)
-    do = _do if with_ray else _do_here
+    outcomes = _in_ray if with_ray else _in_this_process
     tried = [trial_of(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
     grid = [*_ngram_scoring(domains, budget, results), *_training(tried, budget)]
-    do("n-gram baselines, and every learning rate with the first seed", grid, log)
+    _do("n-gram baselines, and every learning rate with the first seed", grid, outcomes, log)
     chosen = [trial for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)]
-    do("best learning rate with the other seeds", _training(chosen, budget), log)
+    _do("best learning rate with the other seeds", _training(chosen, budget), outcomes, log)
     for trial in chosen:
         if require_trained(trial).nats is None:
             raise JobError(f"{trial.folder}: diverged with this seed; remove this rate from --learning-rates")
     left = [trial for trial in chosen if read_scores(trial.folder) is None]
-    do("scoring the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], log)
+    _do(
+        "scoring the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], outcomes, log
+    )
 
 
 def afford(
@@ -161,50 +163,58 @@ def _ngram_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
     return work
 
 
-def _do(what: str, work: Sequence[_Work], log: Log) -> None:
-    """Run tasks in parallel, as many as Ray has room for. Raises `JobError` after all have ended if any failed."""
+class _Outcome(NamedTuple):
+    """How a call ended: the folder of its `log.txt`, one line, and whether it failed."""
+
+    folder: Path
+    text: str
+    failed: bool = False
+
+
+def _do(what: str, work: Sequence[_Work], outcomes: Callable[[Sequence[_Work]], Iterator[_Outcome]], log: Log) -> None:
+    """Run calls with `_in_ray` or `_in_this_process`. Raises `JobError` after all have ended if any failed."""
     if not work:
         return
     log(f"{what}: {len(work)} to do")
+    failures = []
+    for done, outcome in enumerate(outcomes(work), 1):
+        log(f"{done} of {len(work)} · {outcome.folder}: {outcome.text}")
+        if outcome.failed:
+            failures.append(f"{outcome.folder}: {outcome.text}")
+    if failures:
+        raise JobError(f"{len(failures)} of {len(work)} failed; rerun to retry them: {'; '.join(failures)}")
+
+
+def _in_ray(work: Sequence[_Work]) -> Iterator[_Outcome]:
+    """Run calls in parallel, as many as Ray has room for; yield their outcomes as they end."""
     running = {
         _call.options(**call.needs, max_retries=_RETRIES).remote(call.function, call.arguments): call.folder
         for call in work
     }
-    total, failures = len(running), []
     with stop_signals() as stopped:
         while running:
             done = first_ready(running, stopped)
             folder = running.pop(done)
             try:
-                outcome = ray.get(done)
+                yield _Outcome(folder, ray.get(done))
             except ray.exceptions.RayTaskError as error:
-                append_log(folder, f"{error}\n")  # with its traceback
-                outcome = f"{type(error.cause).__name__}: {error.cause} (more in its log.txt)"
-                failures.append(f"{folder}: {outcome}")
+                yield _failed(folder, error.cause, f"{error}\n")  # with its traceback
             except ray.exceptions.RayError as error:
-                outcome = f"{type(error).__name__}, {_RETRIES + 1} times"
-                failures.append(f"{folder}: {outcome}")
-            log(f"{total - len(running)} of {total} · {folder}: {outcome}")
-    if failures:
-        raise JobError(f"{len(failures)} of {total} failed; rerun to retry them: {'; '.join(failures)}")
+                yield _Outcome(folder, f"{type(error).__name__}, {_RETRIES + 1} times", failed=True)
 
 
-def _do_here(what: str, work: Sequence[_Work], log: Log) -> None:
-    """Run calls one after another in this process. Raises `JobError` after all have ended if any failed."""
-    if not work:
-        return
-    log(f"{what}: {len(work)} to do")
-    failures = []
-    for done, call in enumerate(work, 1):
+def _in_this_process(work: Sequence[_Work]) -> Iterator[_Outcome]:
+    """Run calls in sequence; yield their outcomes."""
+    for call in work:
         try:
-            outcome = call.function(*call.arguments)
+            yield _Outcome(call.folder, call.function(*call.arguments))
         except Exception as error:
-            append_log(call.folder, traceback.format_exc())
-            outcome = f"{type(error).__name__}: {error} (more in its log.txt)"
-            failures.append(f"{call.folder}: {outcome}")
-        log(f"{done} of {len(work)} · {call.folder}: {outcome}")
-    if failures:
-        raise JobError(f"{len(failures)} of {len(work)} failed; rerun to retry them: {'; '.join(failures)}")
+            yield _failed(call.folder, error, traceback.format_exc())
+
+
+def _failed(folder: Path, cause: Exception, trace: str) -> _Outcome:
+    append_log(folder, trace)
+    return _Outcome(folder, f"{type(cause).__name__}: {cause} (more in its log.txt)", failed=True)
 
 
 def _needs(budget: Budget) -> dict[str, int]:
