@@ -66,7 +66,7 @@ class Config:
     """CPU cores per trial."""
     workers: int | None = None
     """Number of trials that run in parallel on this machine; by default as many as its cores or GPUs allow. 0 runs them
-    one after another in this process, without Ray."""
+    sequentially in this process, without Ray."""
     ray_address: str | None = None
     """Address of a Ray cluster for the trials, as HOST:PORT or auto; by default $RAY_ADDRESS, else this machine."""
 

@@ -96,7 +96,7 @@ def probe_file(file: BinaryIO) -> AudioInfo:
 def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
 
-    Memory does not grow with the file. Streams chained in one file are read one after another. Raises `AudioError`
+    Memory does not grow with the file. Streams chained in one file are read in sequence. Raises `AudioError`
     (stage `decode` or `resample`) if the file is damaged, if a sample is not finite, and if the decoded samples are not
     those that the file declares and contains.
     """

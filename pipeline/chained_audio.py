@@ -137,7 +137,7 @@ def _flac_streams(file: BinaryIO, size: int) -> list[Stream]:
 
 
 def _mp3_streams(file: BinaryIO, size: int) -> list[Stream]:
-    """A Xing, Info or VBRI header, which is a frame by itself, begins a stream."""
+    """A Xing, Info or VBRI header starts a stream; it occupies a frame of its own."""
     streams: list[Stream] = []
     begin, samples = 0, 0
     for at, frame in _mp3_frames(file, size):

@@ -1,12 +1,19 @@
 """Helpers that several test files share."""
 
+import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
 from whisper_gpt.manifests.location import Location, file_sha256, list_files
 
 FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
+NEEDS_COMPILER = pytest.mark.skipif(
+    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
+)
 
 
 def hashes(dataset: Location) -> dict[str, str]:

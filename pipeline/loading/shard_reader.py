@@ -37,7 +37,7 @@ class ShardReader:
         self.shard_of = rows["shard"].combine_chunks().dictionary_encode().indices.to_numpy()  # int32 [N]
         firsts = np.unique(self.shard_of, return_index=True)[1]
         self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
-        # The first variant is a member by itself; the others share one.
+        # The first variant has its own member; the others share a second one.
         member = "mel_views" if variant else "mel"
         self._leading_shape: tuple[int, ...] = (variants - 1,) if variant else ()
         self._variant_index: tuple[int, ...] = (variant - 1,) if variant else ()

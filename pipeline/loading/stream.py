@@ -37,7 +37,7 @@ class StreamConfig:
     """How windows are cut, ordered and batched. `shuffle` gives an endless stream of epochs, else one pass in order.
 
     Samples longer than `context` frames are cut; shorter ones are padded or, with `pack`, windows are filled with the
-    samples of a shard one after another. Up to `max_damaged` samples may be unreadable; they are left out.
+    consecutive samples of a shard. Up to `max_damaged` samples may be unreadable; they are left out.
     """
 
     context: int  # frames

@@ -1,7 +1,5 @@
 """The model: sizes, causality to the bit, cache equals no cache, both heads learn."""
 
-import os
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.helpers import NEEDS_COMPILER
 from whisper_gpt.model.cache import empty_cache
 from whisper_gpt.model.checkpoint import save_model
 from whisper_gpt.model.config import PRESETS, ModelConfig, fit_to_data
@@ -26,9 +25,6 @@ SHAPES = {
     "mel alone": replace(SMALL, input_codebooks=0),
     "narrow": replace(SMALL, fusion_width=6),
 }
-NEEDS_COMPILER = pytest.mark.skipif(
-    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
-)
 every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 
 

@@ -1,7 +1,5 @@
 """The trainer's pieces: steps out of bounds, checkpoints that are kept, damaged or best, averages, clips, mixtures."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -10,57 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.jobs.training.small_runs import FAST, SMALL, batches_of, damage_first_sample, small, train
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training import checkpoints as writing
 from whisper_gpt.jobs.training import loop, session
-from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import seed_everything, single_process
 from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
-from whisper_gpt.jobs.training.session import open_session
 from whisper_gpt.jobs.training.step import train_step
-from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.model.checkpoint import load_safetensors
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
-from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.loading.stream import Batch, StreamConfig, batches, stream
+from whisper_gpt.pipeline.loading.stream import Batch
 
 pytestmark = pytest.mark.usefixtures("tiny_presets")
-
-FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--clip-s=0"]
-SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
-
-
-def train(dataset: Path | str, out: Path, *options: str) -> int:
-    return cli.main(["train", str(dataset), "--out", str(out), *FAST, *options])
-
-
-def batches_of(dataset: Path, count: int, batch: int = 2) -> list[Batch]:
-    node = stream(dataset, "train", StreamConfig(context=32, batch=batch, pack=True))
-    return [next(node) for _ in range(count)]
 
 
 def one_step(model: HybridLM, taken: Sequence[Batch], **options: Any) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options = {"clip": 1e9, "max_nats": 100.0} | options
     return train_step(Objective(model), [optimizer], taken, single_process("cpu"), **options)
-
-
-def small() -> HybridLM:
-    torch.manual_seed(0)
-    return HybridLM(SMALL).train()
 
 
 @pytest.mark.parametrize("kind", ["not a number", "too many nats"])
@@ -185,61 +161,6 @@ def test_a_running_average_is_one() -> None:
     assert torch.allclose(average.module.head.weight, begin + 0.5, atol=1e-6)
 
 
-NEEDS_COMPILER = pytest.mark.skipif(
-    not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
-)
-
-
-@pytest.mark.slow
-@NEEDS_COMPILER
-def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
-    """But for the order of float additions. The hybrid's would not be: compiled code draws other random numbers."""
-    plain, compiled, taken = small(), small(), batches_of(dataset, 2)
-    objective = Objective(compiled)
-    objective.compile()
-    for model, of_model in ((plain, Objective(plain)), (compiled, objective)):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        train_step(of_model, [optimizer], taken, single_process("cpu"), clip=1e9, max_nats=100.0)
-    assert not torch.equal(plain.head.weight, small().head.weight)
-    for name, weights in plain.state_dict().items():
-        assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
-
-
-@pytest.mark.slow
-@NEEDS_COMPILER
-def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
-    """Several threads add to the same rows of the embedding's gradient."""
-    model, taken = small(), batches_of(dataset, 1, batch=16)
-    objective, gradients, before = Objective(model), [], torch.get_num_threads()
-    objective.compile()
-    model.embed.weight.register_hook(lambda gradient: gradients.append(gradient.clone()))
-    torch.set_num_threads(4)
-    try:
-        for _ in range(100):
-            train_step(objective, [], taken, single_process("cpu"), clip=1e9, max_nats=100.0)
-            model.zero_grad()
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
-    assert not torch.are_deterministic_algorithms_enabled()
-
-
-@pytest.mark.slow
-@NEEDS_COMPILER
-def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
-    """Without packing, so that windows' lengths differ from step to step."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ["--model=hybrid-4m", "--steps=4", "--save-every=2", "--compile", "--no-pack", "--batch=1", "--seed=3"]
-    torch.compiler.reset()
-    assert train(dataset, whole, *options) == 0
-    shutil.copytree(whole, cut)
-    shutil.rmtree(newest_checkpoint(cut))
-    torch.compiler.reset()  # as in a process of its own
-    assert train(dataset, cut, *options, "--resume") == 0
-    one, other = (load_safetensors(newest_checkpoint(run) / "model.safetensors") for run in (whole, cut))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) -> None:
     adamw, muon = build_optimizers(small(), Config((), Path(), optimizer="muon"))
     assert sum(len(group["params"]) for group in muon.param_groups) == 4 * SMALL.layers
@@ -271,32 +192,6 @@ def test_initial_weights_and_the_first_step_draw_other_numbers(
     assert len(seeds) == 3 and len(set(seeds)) == 3
 
 
-def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
-    tags = events.Tags()
-    assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])
-    assert tags["audio"] == ["clip"] and tags["images"] == ["clip/mel"]
-    assert [event.step for event in events.Scalars("train/token_nats")] == [1, 2, 3]
-    assert 0 < events.Scalars("speed/mfu")[0].value < 1
-    [clip] = events.Audio("clip")
-    assert clip.length_frames == (16 + 15) * 320  # half the context of prompt, 0.2 s of continuation
-
-
-def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
-    config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
-    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
-        clips = open_clips(opened)
-        assert clips is not None
-        row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
-        tar = (dataset / "validation" / f"{row['shard']}.tar").read_bytes()
-        stored = np.load(io.BytesIO(tar[row["codes_offset"] : row["codes_offset"] + row["codes_size"]]))
-        assert np.array_equal(clips.prompt.tokens, stored[0, :32])
-        clip = clips.make(opened.model, seed=0)
-    assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
-
-
 def test_a_mixture_is_trained_on_and_resumed(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, run = Path(shutil.copytree(dataset, tmp_path / "other")), tmp_path / "run"
     info = json.loads((other / "dataset.json").read_text())
@@ -321,28 +216,6 @@ def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, t
     assert train(str(remote), there, "--steps=3", "--cache", str(tmp_path / "cache")) == 0
     one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (here, there))
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def damage_first_sample(dataset: Path, split: str) -> tuple[Path, str]:
-    """Overwrite the mel of the first sample of a split → its shard and key."""
-    row = read_samples(dataset, split).slice(0, 1).to_pylist()[0]
-    shard = dataset / split / f"{row['shard']}.tar"
-    with shard.open("r+b") as tar:
-        tar.seek(row["mel_offset"])
-        tar.write(b"nonsense")
-    return shard, row["key"]
-
-
-def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
-    _, key = damage_first_sample(copy, "validation")
-    config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
-    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
-        clips = open_clips(opened)
-        assert clips is not None and list(opened.damaged) == [key]
-        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
-    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
-    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
 
 
 def test_a_damaged_validation_sample_does_not_end_a_run(

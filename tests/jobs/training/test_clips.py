@@ -1,0 +1,60 @@
+"""TensorBoard of a run: its curves, and clips that continue a validation sample."""
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.jobs.training.small_runs import damage_first_sample, train
+from whisper_gpt.jobs.training.clips import open_clips
+from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.distributed import single_process
+from whisper_gpt.jobs.training.session import open_session
+from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.loading.stream import batches
+
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
+
+def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])
+    assert tags["audio"] == ["clip"] and tags["images"] == ["clip/mel"]
+    assert [event.step for event in events.Scalars("train/token_nats")] == [1, 2, 3]
+    assert 0 < events.Scalars("speed/mfu")[0].value < 1
+    [clip] = events.Audio("clip")
+    assert clip.length_frames == (16 + 15) * 320  # half the context of prompt, 0.2 s of continuation
+
+
+def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
+    config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
+    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None
+        row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
+        tar = (dataset / "validation" / f"{row['shard']}.tar").read_bytes()
+        stored = np.load(io.BytesIO(tar[row["codes_offset"] : row["codes_offset"] + row["codes_size"]]))
+        assert np.array_equal(clips.prompt.tokens, stored[0, :32])
+        clip = clips.make(opened.model, seed=0)
+    assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
+
+
+def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    _, key = damage_first_sample(copy, "validation")
+    config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
+    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
+        clips = open_clips(opened)
+        assert clips is not None and list(opened.damaged) == [key]
+        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
+    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
+    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
