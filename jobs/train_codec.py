@@ -25,11 +25,12 @@ from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, architecture_of, build_network, seed_weights
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.distances import SCALES
+from whisper_gpt.pipeline.codec.files import weights_file
 from whisper_gpt.pipeline.codec.fingerprint import Precision
 from whisper_gpt.pipeline.codec.quality import bitrate_kbps, distances, reconstructions
 from whisper_gpt.pipeline.codec.training.crops import AudioStore, build_store
 from whisper_gpt.pipeline.codec.training.step import Recipe, Training, begin, train_step
-from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.codec.weights import read_weights, save_weights
 from whisper_gpt.pipeline.corpora import folder, synthetic, synthetic_piano
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
@@ -57,6 +58,10 @@ class Config:
     """Name of the codec, recorded in datasets that are encoded with it."""
     about: str = ""
     """A sentence on the codec's origin and licence, stored in its file."""
+    init: str | None = None
+    """Start from the weights of this codec (a name or a file) instead of random ones. It determines --width, --latent,
+    --codebooks and --codebook-size, and --unquantized has no effect, because its codebooks are in use from the start.
+    """
     width: int = 16
     """Channels at the full sample rate; the official model has 32."""
     latent: int = 128
@@ -108,8 +113,7 @@ def run(config: Config) -> int:
     """Train and write the codec; return exit code 0."""
     _check(config)
     console = status_console()
-    architecture = CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
-    training = _resumed(config, architecture) if config.resume else _new(config, architecture)
+    training = _resumed(config) if config.resume else _new(config)
     with output_lock(config.out):
         store, held_out = _audio(config, console)
         save_config(config, config.out / CONFIG_FILE, without=["resume"])
@@ -155,10 +159,11 @@ def _train(
 
 def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> dict[str, float]:
     """Score the held-out recordings, with one codebook and with all."""
-    codec = Codec(config.name, "", config.codebooks, training.averaged())
+    depths = sorted({1, architecture_of(training.net).codebooks})
+    codec = Codec(config.name, "", depths[-1], training.averaged())
     codes = [codec.encode(wav) for wav in held_out]
     scores: dict[str, float] = {}
-    for depth in sorted({1, config.codebooks}):
+    for depth in depths:
         result = distances(held_out, reconstructions(codec, held_out, [all_codes[:depth] for all_codes in codes]))
         label = f"{bitrate_kbps(codec, depth):.2f}_kbps"
         scores |= {
@@ -168,17 +173,23 @@ def _score(config: Config, training: Training, held_out: list[np.ndarray]) -> di
     return scores
 
 
-def _new(config: Config, architecture: CodecArchitecture) -> Training:
+def _new(config: Config) -> Training:
     if (config.out / CHECKPOINT_FILE).exists():
         raise JobError(f"{config.out} holds a training run; pass --resume to continue it, or another --out")
     torch.manual_seed(config.seed)
-    net = build_network(architecture)
+    if config.init is not None:
+        net = read_weights(weights_file(config.init)).net.requires_grad_(True)
+        training = begin(net.to(config.device), _recipe(config))
+        training.quantizer.keep_codebooks()
+        return training
+    net = build_network(_architecture(config))
     seed_weights(net, config.seed)
     return begin(net.to(config.device), _recipe(config))
 
 
-def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
+def _resumed(config: Config) -> Training:
     progress = read_progress(config.out)
+    architecture = progress.architecture if config.init is not None else _architecture(config)
     if (progress.architecture, progress.seed) != (architecture, config.seed):
         raise JobError(
             f"{config.out} trains a {progress.architecture} from seed {progress.seed}; pass its original "
@@ -188,6 +199,10 @@ def _resumed(config: Config, architecture: CodecArchitecture) -> Training:
     restore(config.out, training)
     training.step, training.elapsed_s = progress.step, progress.elapsed_s
     return training
+
+
+def _architecture(config: Config) -> CodecArchitecture:
+    return CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
 
 
 def _recipe(config: Config) -> Recipe:
@@ -272,7 +287,7 @@ def _check(config: Config) -> None:
     for name in ("waveform", "commitment", "adversarial", "synthetic_pieces"):
         require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
     try:
-        CodecArchitecture(config.width, config.latent, config.codebooks, config.codebook_size)
+        _architecture(config)
     except PipelineError as error:
         raise UsageError(str(error)) from error
     require(config.seed >= 0, f"--seed {config.seed}: must not be negative")

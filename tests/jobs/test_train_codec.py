@@ -100,3 +100,24 @@ def test_what_cannot_work_is_refused(
         pytest.skip("there is a CUDA device here")
     assert train(audio, tmp_path / "run", *options) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_run_starts_from_another_codec_and_resumes_exactly(
+    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, whole, halves = (tmp_path / name for name in ("base", "whole", "halves"))
+    assert train(audio, base, "--steps=4", "--adversarial=0") == 0
+    start = load_file(base / "codec.safetensors")
+    # Without an architecture of its own: the codec's is taken. A rate of almost 0 leaves its weights as they were.
+    small = ["--batch=2", "--crop-frames=16", "--eval-every=3", "--adversarial=0", "--learning-rate=1e-12"]
+    options = ["train-codec", str(audio), *small, "--init", str(base / "codec.safetensors"), "--steps=4"]
+    assert cli.main([*options, "--out", str(whole)]) == 0
+    tuned = load_file(whole / "codec.safetensors")
+    assert tuned.keys() == start.keys()
+    network = [name for name in start if "codebook" not in name]
+    assert all(torch.equal(tuned[name], start[name]) for name in network)
+    monkeypatch.setattr(train_codec, "stop_signals", lambda: a_signal_in_step(2))
+    assert cli.main([*options, "--out", str(halves)]) == 1
+    monkeypatch.undo()
+    assert cli.main([*options, "--out", str(halves), "--resume"]) == 0
+    assert (halves / "codec.safetensors").read_bytes() == (whole / "codec.safetensors").read_bytes()

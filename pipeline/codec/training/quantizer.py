@@ -64,6 +64,10 @@ class QuantizerTrainer(nn.Module):
             residual = residual - codebook[_nearest(residual, codebook)]
         self.has_started.fill_(1)
 
+    def keep_codebooks(self) -> None:
+        """Start with the codebooks that the network has, as if they were uniformly used so far."""
+        self.has_started.fill_(1)
+
     def forward(self, net: EncodecModel, latents: torch.Tensor, depth: int) -> Quantized:
         """Quantize latents `[B, D, T]` with the first `depth` codebooks of `net`, and update those codebooks."""
         residual, commitment = latents.transpose(1, 2).flatten(0, 1), torch.zeros((), device=latents.device)
