@@ -50,8 +50,8 @@ from whisper_gpt.pipeline.audit import (
     audit_stage,
     frames_ahead,
     frames_to_audit,
-    made_clip,
     resampler_lookahead,
+    synthetic_clip,
 )
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
@@ -142,7 +142,7 @@ def run(config: Config) -> int:
 def _stages(config: Config) -> tuple[np.ndarray, list[_Stage]]:
     """Return a clip, and the stages of a dataset or run. Raises `JobError` for another target or unusable audio."""
     target = location(config.target)
-    wav = _read(config.audio) if config.audio else made_clip(_SYNTHETIC_FRAMES)
+    wav = _read(config.audio) if config.audio else synthetic_clip(_SYNTHETIC_FRAMES)
     if is_file(target / FILE_NAME):
         data = trained_on(read_info(target))
         return wav, _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
@@ -242,14 +242,16 @@ def _dataset_stages(data: TrainedOn, codec: Codec, wav: np.ndarray) -> list[_Sta
     return [
         _Stage("codec", aligned.codes, len(wav), "share of codes"),
         *(
-            _Stage(f"mel {view}", aligned.mel(row), len(wav), "log10 units", control_reach=lookahead_samples(view))
-            for row, view in enumerate(mel_config.views)
+            _Stage(
+                f"mel {variant}", aligned.mel(row), len(wav), "log10 units", control_reach=lookahead_samples(variant)
+            )
+            for row, variant in enumerate(mel_config.variants)
         ),
     ]
 
 
 def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray) -> list[_Stage]:
-    aligned = _Aligned(codec, LogMel(replace(MelConfig(**data.mel), views=(data.view,))))
+    aligned = _Aligned(codec, LogMel(replace(MelConfig(**data.mel), variants=(data.mel_variant,))))
     mel = aligned.mel(0)
 
     @torch.no_grad()
@@ -261,7 +263,7 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
 
     stages = [_Stage("codec", aligned.codes, len(wav), "share of codes")]
     if model.config.hybrid:
-        stages.append(_Stage(f"mel {data.view}", mel, len(wav), "log10 units"))
+        stages.append(_Stage(f"mel {data.mel_variant}", mel, len(wav), "log10 units"))
     window = min(len(wav), model.config.context * HOP_SAMPLES)
     return [*stages, _Stage(f"model {model.config.name}", logits, window, "logits", frames_back=1)]
 
@@ -277,9 +279,9 @@ class _Aligned:
         """Return the codes `[T, K]` of samples `[N]`."""
         return self._of(wav)[0]
 
-    def mel(self, view: int) -> Stage:
+    def mel(self, variant: int) -> Stage:
         """Return a function from samples `[N]` to the log-mel `[T, M]` of a variant."""
-        return lambda wav: self._of(wav)[1][view]
+        return lambda wav: self._of(wav)[1][variant]
 
     def _of(self, wav: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         key = hashlib.sha256(wav.tobytes()).digest()

@@ -89,7 +89,7 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, _, state in loaded:
-        require_same_data(state.data, trained_on(info, state.data.view), folder, config.dataset)
+        require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     training_tokens = info.splits["train"].frames if "train" in info.splits else 0
@@ -103,7 +103,7 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
             rows.append(_row(None, name, ngram.parameter_count(), config.split, context, add_up(scores)))
     for folder, model, state in loaded:
         shape = model.config
-        windows = whole_split(dataset, config.split, shape.context, config.batch, state.data.view)
+        windows = whole_split(dataset, config.split, shape.context, config.batch, state.data.mel_variant)
         score = score_model(model.to(device), (batch.to(device) for batch in windows))
         rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
     if not rows:

@@ -73,8 +73,8 @@ def run(config: Config) -> int:
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
-    if not can_continue(model, state.data.view):
-        n_codebooks, variant = model.config.input_codebooks, state.data.view
+    if not can_continue(model, state.data.mel_variant):
+        n_codebooks, variant = model.config.input_codebooks, state.data.mel_variant
         raise JobError(
             f"{config.run}: reads {n_codebooks} codebooks and the mel variant {variant}; generation has one codebook, "
             "and no future"
@@ -86,7 +86,7 @@ def run(config: Config) -> int:
     frames = round(config.seconds * codec.sample_rate / codec.hop)
     prompt = empty_prompt(log_mel)
     if config.prompt:
-        prompt = read_prompt(config.prompt, model.config.context // 2, codec, log_mel.config, state.data.view)
+        prompt = read_prompt(config.prompt, model.config.context // 2, codec, log_mel.config, state.data.mel_variant)
     generator = torch.Generator().manual_seed(config.seed)
     continuation = Continuation(model, codec, log_mel, prompt, sampling, config.mel, generator)
     console = status_console()

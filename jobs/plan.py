@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from whisper_gpt.jobs.common.errors import require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.preprocessing.estimate import Measured, measure, own_cores
@@ -33,34 +32,24 @@ from whisper_gpt.manifests.location import location
 from whisper_gpt.pipeline.corpora.recording import SPLITS
 from whisper_gpt.pipeline.shards.plan import PlanSettings
 
-_MEASURE_S = 20.0
+MEASURE_S = 20.0  # how long the machine is measured for the estimate
 
 
 @dataclass(frozen=True)
 class Config(DatasetOptions):
     """Options of `whisper-gpt plan`."""
 
-    measure_s: float = _MEASURE_S
-    """Seconds to spend on measuring for the estimate; 0 skips it."""
-
 
 def run(config: Config) -> int:
     """Write the plan of a dataset, or compare it with the existing one, and print it; return exit code 0."""
-    require(config.measure_s >= 0, f"--measure-s {config.measure_s}: must not be below zero")
     check(config)
-    write_and_print(config, config.measure_s)
-    return 0
-
-
-def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> None:
-    """Write and print the plan and the estimate; also used by `preprocess --dry-run`."""
-    dataset = location(options.out)
+    dataset = location(config.out)
     refuse_foreign_folder(dataset)
-    root, wait_for_settings = source_root(options), begin_settings(options)
-    corpus = survey(options, root, status_console())
+    root, wait_for_settings = source_root(config), begin_settings(config)
+    corpus = survey(config, root, status_console())
     settings = wait_for_settings()
     with output_lock(dataset):
-        parts = settle_plan(dataset, corpus.sources, settings, options.extend, options.retry_failed)
+        parts = settle_plan(dataset, corpus.sources, settings, config.extend, config.retry_failed)
         publish_absent(dataset, corpus.scan.absent)
     console = Console(highlight=False)
     console.print(plan_table(parts, settings))
@@ -68,17 +57,18 @@ def write_and_print(options: DatasetOptions, measure_s: float = _MEASURE_S) -> N
     missing = {task.shard for task in shard_tasks(parts, committed)}
     rows = pa.concat_tables([part.rows for part in parts])
     rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
-    if measure_s and rows.num_rows:
-        local = 1 if options.device == "cuda" else min(own_cores(), options.workers or own_cores())
-        measured = measure(worker_setup(options, root, settings), rows.to_pylist(), local, measure_s)
+    if rows.num_rows:
+        local = 1 if config.device == "cuda" else min(own_cores(), config.workers or own_cores())
+        measured = measure(worker_setup(config, root, settings), rows.to_pylist(), local, MEASURE_S)
         words = "no estimate: none of the sources that were tried could be encoded"
         if measured:
-            seconds, workers = pc.sum(rows["seconds"]).as_py(), options.workers or measured.workers
-            words = in_words(measured, seconds, workers, options.device)
+            seconds, workers = pc.sum(rows["seconds"]).as_py(), config.workers or measured.workers
+            words = in_words(measured, seconds, workers, config.device)
         console.print(words, soft_wrap=True)
-    elif not rows.num_rows:
+    else:
         console.print("every shard of the plan exists")
     console.print(f"plan: {dataset / parts[-1].name}; next, run whisper-gpt preprocess with the same options")
+    return 0
 
 
 def plan_table(parts: Sequence[PlanPart], settings: PlanSettings) -> Table:

@@ -14,7 +14,6 @@ from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import audio_progress, status_console
 from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
 from whisper_gpt.jobs.common.signals import stop_signals
-from whisper_gpt.jobs.plan import write_and_print
 from whisper_gpt.jobs.preprocessing import local_worker, ray_workers
 from whisper_gpt.jobs.preprocessing.options import (
     DatasetOptions,
@@ -46,8 +45,6 @@ EXIT_TOO_MANY_FAILED = 3
 class Config(DatasetOptions):
     """Options of `whisper-gpt preprocess`."""
 
-    dry_run: bool = False
-    """Stop after writing the plan and estimating the work, as whisper-gpt plan does."""
     ray_address: str | None = None
     """Address of a Ray cluster, as HOST:PORT or auto; by default $RAY_ADDRESS, else Ray is started on this machine."""
     max_failed: float = 0.01
@@ -58,9 +55,6 @@ def run(config: Config) -> int:
     """Scan, plan, make the missing shards, describe the dataset; return exit code 0 or 3."""
     check(config)
     require(0 <= config.max_failed <= 1, f"--max-failed {config.max_failed}: must be a share, 0 to 1")
-    if config.dry_run:
-        write_and_print(config)
-        return 0
     console, dataset = status_console(), location(config.out)
     refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)

@@ -60,8 +60,7 @@ class Config:
     """A sentence on the codec's origin and licence, stored in its file."""
     init: str | None = None
     """Start from the weights of this codec (a name or a file) instead of random ones. It determines --width, --latent,
-    --codebooks and --codebook-size, and --unquantized has no effect, because its codebooks are in use from the start.
-    """
+    --codebooks and --codebook-size."""
     width: int = 16
     """Channels at the full sample rate; the official model has 32."""
     latent: int = 128
@@ -80,13 +79,8 @@ class Config:
     """Frames per crop: 50 are 0.67 s."""
     learning_rate: float = 1e-3
     """Peak learning rate; it decays to zero along a cosine."""
-    unquantized: float = 0.03
-    """Share of the run that trains without the quantizer, at the start."""
     waveform: float = 1.0
     """Gradient share of the waveform loss, relative to 1 for the spectral losses."""
-    commitment: float = 0.5
-    """Weight of the commitment loss: at a distance of 1 from its codeword, a latent gets this share of the decoder's
-    gradient."""
     adversarial: float = 1.0
     """Gradient share of a multi-scale STFT discriminator (adversarial loss and feature matching), relative to 1 for the
     spectral losses. 0 trains without a discriminator, in about two thirds of the time."""
@@ -281,10 +275,9 @@ def _check(config: Config) -> None:
     require(config.crop_frames >= 8, f"--crop-frames {config.crop_frames}: must be at least 8")
     require(config.minutes is None or config.minutes > 0, f"--minutes {config.minutes}: must be above zero")
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
-    for name in ("unquantized", "adversarial_from"):
-        share = getattr(config, name)
-        require(0 <= share < 1, f"--{name.replace('_', '-')} {share}: must be a share of the run, from 0 to below 1")
-    for name in ("waveform", "commitment", "adversarial", "synthetic_pieces"):
+    share = config.adversarial_from
+    require(0 <= share < 1, f"--adversarial-from {share}: must be a share of the run, from 0 to below 1")
+    for name in ("waveform", "adversarial", "synthetic_pieces"):
         require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
     try:
         _architecture(config)

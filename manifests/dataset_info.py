@@ -13,7 +13,7 @@ from whisper_gpt.manifests.location import Location, is_file
 
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 FILE_NAME = "dataset.json"
-FORMAT = "whisper-gpt dataset 3"
+FORMAT = "whisper-gpt dataset 4"
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,11 @@ def read_info(dataset: Location) -> DatasetInfo:
         raise ManifestError(f"{path}: no such file; {advice}")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if content.pop("format") != FORMAT:
-            raise ManifestError(f"{path}: the format is not {FORMAT!r}; written by another version of whisper-gpt")
+        if (found := content.pop("format")) != FORMAT:
+            raise ManifestError(
+                f"{path}: its format is {found!r}, but this version of whisper-gpt reads {FORMAT!r}; preprocess the "
+                "source again, or read it with the version that wrote it"
+            )
         splits = {name: SplitTotals(**totals) for name, totals in content.pop("splits").items()}
         return DatasetInfo(splits=splits, **content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

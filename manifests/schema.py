@@ -15,8 +15,8 @@ SAMPLES = pa.schema(
         pa.field("json_size", pa.int64(), nullable=False),
         pa.field("mel_offset", pa.int64(), nullable=False),
         pa.field("mel_size", pa.int64(), nullable=False),
-        pa.field("mel_views_offset", pa.int64(), nullable=False),  # 0 and 0 if there is one mel variant
-        pa.field("mel_views_size", pa.int64(), nullable=False),
+        pa.field("mel_variants_offset", pa.int64(), nullable=False),  # 0 and 0 if there is one mel variant
+        pa.field("mel_variants_size", pa.int64(), nullable=False),
         pa.field("frames", pa.int32(), nullable=False),
         pa.field("codebooks", pa.int16(), nullable=False),
         pa.field("mel_bands", pa.int16(), nullable=False),
@@ -42,9 +42,10 @@ SAMPLES = pa.schema(
         pa.field("title", pa.string(), nullable=False),
         pa.field("year", pa.int16(), nullable=False),
         pa.field("midi", pa.string(), nullable=False),
+        pa.field("extra", pa.string(), nullable=False),  # a JSON object, or ""
         pa.field("codes_sha256", pa.string(), nullable=False),  # of the member's bytes, with the header
         pa.field("mel_sha256", pa.string(), nullable=False),
-        pa.field("mel_views_sha256", pa.string(), nullable=False),
+        pa.field("mel_variants_sha256", pa.string(), nullable=False),
     ]
 )
 

@@ -20,7 +20,7 @@ from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
 from whisper_gpt.manifests.location import Location, is_file, list_files
 
-_MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_views": "mel_views.npy"}
+_MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_variants": "mel_variants.npy"}
 _JSON_TYPES = (str, int, float)
 
 
@@ -156,7 +156,7 @@ def _check_members(data: bytes, file: str, rows: list[dict]) -> Iterator[Problem
 def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
     """Yield the problems of one sample: hashes, types, shapes, ranges, alignment."""
     raw = {name: data[row[f"{name}_offset"] : row[f"{name}_offset"] + row[f"{name}_size"]] for name in _MEMBERS}
-    for name in ("codes", "mel", "mel_views"):
+    for name in ("codes", "mel", "mel_variants"):
         if raw[name] and hashlib.sha256(raw[name]).hexdigest() != row[f"{name}_sha256"]:
             yield f"the sha256 of its {name} differs from the manifest's"
     hop = info.codec["hop_samples"]
@@ -169,8 +169,8 @@ def _check_sample(data: bytes, row: dict, info: DatasetInfo) -> Iterator[str]:
         yield f"codes from {codes.min()} to {codes.max()}, outside a codebook of {info.codec['codebook_size']}"
     shape = (row["frames"], info.mel["bands"])
     yield from _check_mel("mel", mel, shape, info)
-    if additional := len(info.mel["views"]) - 1:
-        yield from _check_mel("mel_views", _read_npy(raw["mel_views"]), (additional, *shape), info)
+    if additional := len(info.mel["variants"]) - 1:
+        yield from _check_mel("mel_variants", _read_npy(raw["mel_variants"]), (additional, *shape), info)
     yield from _check_json(raw["json"], row)
 
 

@@ -67,18 +67,18 @@ class HybridLM(nn.Module, Pretrained):
         codes: torch.Tensor,
         mel: torch.Tensor | None,
         keep_mel: torch.Tensor | None = None,
-        segments: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
     ) -> Prediction:
         """Predict each frame of a window from the frames before it.
 
         `codes` int64 `[B, K, T]`, of which the coarsest `input_codebooks` are read. `mel` normalised `[B, T, M]`, or
         None: no mel in any window. `keep_mel` bool `[B]`: which windows keep their mel (default: all).
-        `segments` int64 `[B, T]` numbers the pieces of packed windows: each piece is predicted independently.
+        `doc_ids` int64 `[B, T]` numbers the pieces of packed windows: each piece is predicted independently.
         """
         begins = torch.zeros_like(codes[:, 0], dtype=torch.bool)  # [B, T]
         begins[:, 0] = True
-        if segments is not None:
-            begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+        if doc_ids is not None:
+            begins[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
         n_codebooks = self.config.input_codebooks
         offsets = self.config.vocab * torch.arange(n_codebooks, device=codes.device)[:, None]  # [K, 1]
         previous = F.pad(codes[:, :n_codebooks, :-1] + offsets, (1, 0)).masked_fill(begins[:, None], self.begin_token)
@@ -86,7 +86,7 @@ class HybridLM(nn.Module, Pretrained):
         if mel is not None:
             mel = F.pad(mel[:, :-1], (0, 0, 1, 0)).masked_fill(begins[..., None], 0)  # [B, T, M]
             mel_mask = ~begins if keep_mel is None else ~begins & keep_mel[:, None]
-        return self.predict_next(previous, mel, mel_mask, segments=segments)
+        return self.predict_next(previous, mel, mel_mask, doc_ids=doc_ids)
 
     def predict_next(
         self,
@@ -94,23 +94,23 @@ class HybridLM(nn.Module, Pretrained):
         mel: torch.Tensor | None,
         mel_mask: torch.Tensor,
         cache: Cache | None = None,
-        segments: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
     ) -> Prediction:
         """Predict the frame after each input: `tokens` `[B, K, n]` and normalised `mel` `[B, n, M]`.
 
         `tokens` are embedding rows: code + k · vocab for codebook k, or the begin token. `mel_mask` bool `[B, n]` is
         False where there is no mel. With `cache`, the inputs follow those already in it, and are added to it. See
-        `forward` for `segments`.
+        `forward` for `doc_ids`.
         """
         position = cache.position if cache else 0
-        attn_mask = None if segments is None else packed_causal_mask(segments)
+        attn_mask = None if doc_ids is None else packed_causal_mask(doc_ids)
         vectors = []  # each [B, n, …], with an RMS of 1
         if self.config.input_codebooks:
             vectors.append(norm(self.embed(tokens).sum(dim=1)))
         if self.config.hybrid:
             if mel is None:
                 mel = self.head.weight.new_zeros(*mel_mask.shape, self.config.mel_bands)
-            mel_features = self.mel_encoder(mel, mel_mask, cache, segments, attn_mask)
+            mel_features = self.mel_encoder(mel, mel_mask, cache, doc_ids, attn_mask)
             vectors.append(norm(self.narrow(mel_features)) if self.config.fusion_width else mel_features)
         x = self.fuse(torch.cat(vectors, dim=-1)) if self.config.hybrid else vectors[0]  # [B, n, D]
         x = run_blocks(self.blocks, self.config.heads, x, cache.decoder if cache else None, position, attn_mask)

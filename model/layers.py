@@ -148,9 +148,9 @@ def run_blocks(
     return norm(x)
 
 
-def packed_causal_mask(segments: torch.Tensor) -> torch.Tensor:
-    """Return the block-diagonal causal mask of packed windows: from `segments` `[B, T]` to bool `[B, 1, T, T]`."""
-    same = segments[:, :, None] == segments[:, None, :]
+def packed_causal_mask(doc_ids: torch.Tensor) -> torch.Tensor:
+    """Return the block-diagonal causal mask of packed windows: from `doc_ids` `[B, T]` to bool `[B, 1, T, T]`."""
+    same = doc_ids[:, :, None] == doc_ids[:, None, :]
     return torch.tril(same)[:, None]
 
 

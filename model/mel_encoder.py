@@ -42,12 +42,12 @@ class MelEncoder(nn.Module):
         mel: torch.Tensor,
         mel_mask: torch.Tensor,
         cache: Cache | None = None,
-        segments: torch.Tensor | None = None,
+        doc_ids: torch.Tensor | None = None,
         attn_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """`mel_mask` bool `[B, T]` is False where there is no mel: a learned vector replaces it.
 
-        In packed windows (`segments` `[B, T]` and their `attn_mask`) no frame depends on another segment.
+        In packed windows (`doc_ids` `[B, T]` and their `attn_mask`) no frame depends on another segment.
         """
         if cache is None:
             mel = F.pad(mel, (0, 0, self.kernel - 1, 0))  # [B, T + k - 1, M]
@@ -55,9 +55,9 @@ class MelEncoder(nn.Module):
             mel = torch.cat([cache.mel_stem, mel], dim=1)
             cache.mel_stem = mel[:, mel.shape[1] - (self.kernel - 1) :]
         frames = mel.unfold(1, self.kernel, 1)  # [B, T, M, k]
-        if segments is not None:
-            segment_of = F.pad(segments, (self.kernel - 1, 0), value=-1).unfold(1, self.kernel, 1)  # [B, T, k]
-            frames = frames * (segment_of == segments[..., None])[:, :, None]
+        if doc_ids is not None:
+            doc_of = F.pad(doc_ids, (self.kernel - 1, 0), value=-1).unfold(1, self.kernel, 1)  # [B, T, k]
+            frames = frames * (doc_of == doc_ids[..., None])[:, :, None]
         x = torch.where(mel_mask[..., None], self.stem(frames.flatten(2)), self.no_mel)  # [B, T, mel_width]
         caches, position = (cache.mel_encoder, cache.position) if cache else (None, 0)
         return run_blocks(self.blocks, self.heads, x, caches, position, attn_mask)

@@ -32,9 +32,9 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(
-        self, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor, segments: torch.Tensor | None
+        self, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor, doc_ids: torch.Tensor | None
     ) -> Losses:
-        return training_losses(self.model, codes, mel, mask, segments)
+        return training_losses(self.model, codes, mel, mask, doc_ids)
 
 
 def training_losses(
@@ -42,19 +42,19 @@ def training_losses(
     codes: torch.Tensor,
     mel: torch.Tensor,
     mask: torch.Tensor,
-    segments: torch.Tensor | None = None,
+    doc_ids: torch.Tensor | None = None,
 ) -> Losses:
     """Return teacher-forced losses for `codes` `[B, K, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`, and for packed
-    windows `segments` `[B, T]`. The target is the coarsest codebook.
+    windows `doc_ids` `[B, T]`. The target is the coarsest codebook.
 
     In training mode the hybrid's mel input is corrupted: noise with a random standard deviation per window, and no mel
     at all in some windows. Both reduce exposure bias: in generation the mel comes from the model's own tokens.
     """
     if not model.config.hybrid:
-        return losses(model(codes, None, segments=segments), codes[:, 0], None, mask, 0.0)
+        return losses(model(codes, None, doc_ids=doc_ids), codes[:, 0], None, mask, 0.0)
     target = model.mel_encoder.normalise(mel)
     mel_input, keep_mel = corrupt_mel(target, model.config) if model.training else (target, None)
-    return losses(model(codes, mel_input, keep_mel, segments), codes[:, 0], target, mask, model.config.mel_loss_weight)
+    return losses(model(codes, mel_input, keep_mel, doc_ids), codes[:, 0], target, mask, model.config.mel_loss_weight)
 
 
 def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:

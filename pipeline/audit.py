@@ -80,7 +80,7 @@ def frames_to_audit(frames: int) -> list[int]:
     return sorted({0, min(1, frames - 1), frames // 2, max(0, frames - 9)})
 
 
-def made_clip(frames: int, seed: int = 0) -> np.ndarray:
+def synthetic_clip(frames: int, seed: int = 0) -> np.ndarray:
     """Return a synthetic clip float32 `[frames · 320]`: tones and noise, peak about −6 dBFS, level varying by 40 dB."""
     time_s = np.arange(frames * HOP_SAMPLES) / SAMPLE_RATE
     tones = sum(np.sin(2 * np.pi * hz * time_s) / 4 for hz in (196, 523, 1976))

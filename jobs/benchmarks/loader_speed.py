@@ -140,7 +140,7 @@ def _rate_of_ours(rank: int, world: int, dataset: str, split: str, seconds: floa
 
 
 def _our_batches(dataset: str, split: str, rank: int, world: int) -> Iterator[Tensors]:
-    for batch in stream(dataset, split, StreamConfig(CONTEXT, BATCH, rank=rank, world=world)):
+    for batch in stream(dataset, split, StreamConfig(CONTEXT, BATCH, rank=rank, world_size=world)):
         yield batch.codes, batch.mel, batch.mask
 
 

@@ -109,7 +109,7 @@ def write_manifest(dataset: Path, rows: int, shards: int) -> None:
         corpus="made",
         fingerprint="made",
         codec=codec,
-        mel={**mel, "views": ["audio"]},
+        mel={**mel, "variants": ["audio"]},
         segment_frames=2250,
         plans_sha256=["0" * 64],
         absent_sources=0,

@@ -41,18 +41,18 @@ def empty_prompt(log_mel: LogMel) -> Prompt:
     return Prompt(torch.zeros(0, dtype=torch.long), torch.zeros(0, log_mel.config.bands))
 
 
-def can_continue(model: HybridLM, view: str) -> bool:
+def can_continue(model: HybridLM, variant: str) -> bool:
     """Whether a model's inputs are available in generation, which has one codebook and no future."""
-    return model.config.input_codebooks == 1 and (view == AUDIO or decoded_codebooks(view) == 1)
+    return model.config.input_codebooks == 1 and (variant == AUDIO or decoded_codebooks(variant) == 1)
 
 
-def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, view: str) -> Prompt:
+def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, variant: str) -> Prompt:
     """Return the last `frames` whole frames of the audio in `path`, as `preprocess` would encode the whole recording.
 
     The codec's state is that after all earlier audio; memory does not grow with the recording. Raises `JobError` if the
     file is not audio, or is shorter than a frame.
     """
-    log_mel = LogMel(replace(mel, views=(view,)))
+    log_mel = LogMel(replace(mel, variants=(variant,)))
     tokens, mels, samples = np.zeros(0, np.int16), np.zeros((0, mel.bands), np.float16), 0
     try:
         (segments,) = align_recordings([stream_mono(path, codec.sample_rate)], codec, log_mel, _READ_FRAMES)

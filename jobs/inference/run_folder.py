@@ -22,7 +22,7 @@ class TrainedOn:
     fingerprint: str
     codec: dict[str, Any]
     mel: dict[str, Any]
-    view: str
+    mel_variant: str
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,18 @@ def read_state(folder: Path) -> TrainingState:
         data, best = TrainedOn(**content.pop("data")), content.pop("best")
         return TrainingState(data=data, best=Best(**best) if best else None, **content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise JobError(f"{path}: not the state of a training run ({error})") from error
+        raise JobError(f"{path}: not the state of a training run of this version of whisper-gpt ({error})") from error
 
 
-def trained_on(info: DatasetInfo, view: str | None = None) -> TrainedOn:
+def trained_on(info: DatasetInfo, mel_variant: str | None = None) -> TrainedOn:
     """Return the data of a dataset read with a mel variant, the first by default."""
-    return TrainedOn(info.fingerprint, info.codec, info.mel, view or info.mel["views"][0])
+    return TrainedOn(info.fingerprint, info.codec, info.mel, mel_variant or info.mel["variants"][0])
 
 
 def require_same_data(data: TrainedOn, other: TrainedOn, run: Path, dataset: Location) -> None:
     """Raise `JobError` if a run was trained on other data than a dataset's; the message says what differs."""
-    if (data.fingerprint, data.view) == (other.fingerprint, other.view):
+    if (data.fingerprint, data.mel_variant) == (other.fingerprint, other.mel_variant):
         return
-    views = [] if data.view == other.view else [f"mel of {data.view} / {other.view}"]
-    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel) + views)
+    variants = [] if data.mel_variant == other.mel_variant else [f"mel of {data.mel_variant} / {other.mel_variant}"]
+    what = "; ".join(differences(data.codec, data.mel, other.codec, other.mel) + variants)
     raise JobError(f"{run} was trained on other data than {dataset} holds: {what}")

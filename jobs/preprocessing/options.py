@@ -62,10 +62,11 @@ class DatasetOptions:
     """Length of the mel window in samples at 24 kHz; the window ends with the frame."""
     mel_of: Literal["audio", "codes", "both"] = "audio"
     """Source of the mel: audio; codes, the audio decoded from the codes, which is all that a generating model can know;
-    or both, the mel of the audio and, in a second member (mel_views.npy), those of 1, 2 and all codebooks decoded."""
+    or both, the mel of the audio and, in a second member (mel_variants.npy), those of 1, 2 and all codebooks
+    decoded."""
     leaky_control: bool = False
-    """Add a mel with a centred window of 2048 samples to mel_views.npy: it sees 704 samples of the future, and is the
-    control that measures what such a leak is worth. Do not train on it for any other purpose."""
+    """Add a mel with a centred window of 2048 samples to mel_variants.npy: it sees 704 samples of the future, and is
+    the control that measures what such a leak is worth. Do not train on it for any other purpose."""
     segment_s: float = 30.0
     """Length of the longest sample in seconds; longer recordings are cut into several samples."""
     shard_mb: float = 8.0
@@ -173,7 +174,7 @@ def _mel_config(options: DatasetOptions) -> MelConfig:
     }[options.mel_of]
     if options.leaky_control:
         variants.append(_LEAKY)
-    return MelConfig(bands=options.mels, window_samples=options.mel_window, views=tuple(variants))
+    return MelConfig(bands=options.mels, window_samples=options.mel_window, variants=tuple(variants))
 
 
 def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:

@@ -28,7 +28,7 @@ class RowResult:
     """One row of the table on one domain, all seeds. Raises `ValueError` if the shapes do not match."""
 
     row: str  # 'gpt-4m', 'gpt-40m', 'gpt-4m-all-codes', 'hybrid-4m', 'hybrid-4m-codes-1', 'mel-alone', 'unigram', …
-    tag: str  # 'a' to 'f', or 'floor' for n-gram baselines
+    tag: str  # 'a' to 'f', or 'baseline' for n-gram baselines
     description: str  # its input: 'token-only', 'all 8 codebooks summed', 'real causal mel', …
     parameters: int
     flops_per_token: float  # of training; 0 for n-gram baselines
@@ -70,14 +70,14 @@ _SCORES_FILE = "test.json"
 
 @dataclass(frozen=True)
 class Scores:
-    """Sums over each recording (`tokens`, `nats`, `hits`: top-1 correct, `[N]`) and each position in a window (`[C]`);
-    the model's `parameters`, which for an n-gram model are the n-grams that it keeps."""
+    """Sums over each recording (`tokens`, `nats`, `correct` top-1 predictions, `[N]`) and each position in a window
+    (`[C]`); the model's `parameters`, which for an n-gram model are the n-grams that it keeps."""
 
     parameters: int
     recordings: list[str]
     tokens: list[int]
     nats: list[float]
-    hits: list[int]
+    correct: list[int]
     position_nats: list[float]
     position_tokens: list[int]
 
@@ -100,9 +100,12 @@ def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) ->
 
 
 def read_scores(folder: Path) -> Scores | None:
-    """Read the scores in `folder`; None if there are none yet."""
+    """Read the scores in `folder`; None if there are none yet. Raises `JobError` if invalid."""
     path = folder / _SCORES_FILE
-    return Scores(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    try:
+        return Scores(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise JobError(f"{path}: not scores of this version of whisper-gpt ({error}); use another --out") from error
 
 
 def require_scores(folder: Path) -> Scores:
@@ -126,18 +129,18 @@ def _publish(folder: Path, scores: Scores) -> None:
 def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, parameters: int) -> Scores:
     samples = read_samples(dataset, "test", ["key", "source"])
     recording_of = dict(zip(samples["key"].to_pylist(), samples["source"].to_pylist(), strict=True))
-    tokens, hits = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
+    tokens, correct = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
     nats = dict.fromkeys(recording_of.values(), 0.0)
     position_nats, position_tokens = np.zeros(context), np.zeros(context, np.int64)
     for score in scores:
         recording, frames = recording_of[score.key], len(score.nats)
         tokens[recording] += frames
         nats[recording] += float(score.nats.sum())
-        hits[recording] += int(score.correct.sum())
+        correct[recording] += int(score.correct.sum())
         position_nats[:frames] += score.nats
         position_tokens[:frames] += 1
     names = sorted(tokens)
-    by_recording = [tokens[name] for name in names], [nats[name] for name in names], [hits[name] for name in names]
+    by_recording = [tokens[name] for name in names], [nats[name] for name in names], [correct[name] for name in names]
     return Scores(parameters, names, *by_recording, position_nats.tolist(), position_tokens.tolist())
 
 
@@ -187,7 +190,7 @@ def _ngram_result(name: str, folder: Path, domain: Domain, groups: dict[str, str
     scores = require_scores(folder)
     return RowResult(
         row=name,
-        tag="floor",
+        tag="baseline",
         description=f"counts, order {NGRAM_ORDERS[name]}",
         parameters=scores.parameters,
         flops_per_token=0.0,
@@ -215,7 +218,7 @@ def _sums(scores: Sequence[Scores], groups: dict[str, str]) -> dict[str, Any]:
         "recordings": len(recordings),
         "tokens": by_group(scores[0].tokens).astype(np.int64),
         "nats": np.array([by_group(seed.nats) for seed in scores]),
-        "correct": np.array([by_group(seed.hits) for seed in scores]).astype(np.int64),
+        "correct": np.array([by_group(seed.correct) for seed in scores]).astype(np.int64),
         "position_nats": np.sum([seed.position_nats for seed in scores], axis=0),
         "position_tokens": np.sum([seed.position_tokens for seed in scores], axis=0),
     }

@@ -10,13 +10,13 @@ from whisper_gpt.pipeline.features.mel_config import AUDIO, centred_window, deco
 
 @dataclass(frozen=True)
 class Row:
-    """A trained row: its `model` preset, and its inputs: the mel variant `view` (None: no mel) and the codebooks."""
+    """A trained row: its `model` preset, and its inputs: `mel_variant` (None: no mel) and the codebooks."""
 
     name: str
     tag: str
     description: str
     model: str
-    view: str | None
+    mel_variant: str | None
     input_codebooks: int
 
 
@@ -26,7 +26,7 @@ BASELINE = "gpt-4m"
 
 def rows_of(name: str, info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
     """Return the rows of `wanted`, by default all that the dataset `name` allows. Raises `UsageError` for others."""
-    variants, n_codebooks = info.mel["views"], info.codec["codebooks"]
+    variants, n_codebooks = info.mel["variants"], info.codec["codebooks"]
     rows = [
         Row(BASELINE, "a", "token-only", "gpt-4m", None, 1),
         Row("gpt-40m", "a", "token-only", "gpt-40m", None, 1),
@@ -57,7 +57,7 @@ def rows_of(name: str, info: DatasetInfo, wanted: Sequence[str]) -> list[Row]:
 
 def lacking(info: DatasetInfo) -> list[str]:
     """Return the kinds of mel that a dataset lacks, and so the rows that read them."""
-    variants = info.mel["views"]
+    variants = info.mel["variants"]
     kinds = {
         "real mel": AUDIO in variants,
         "decoded mel": any(map(decoded_codebooks, variants)),

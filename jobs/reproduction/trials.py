@@ -166,7 +166,7 @@ def require_trained(trial: Trial) -> Trained:
 
 def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
     """Return the windows of a whole split, each scored from an empty history."""
-    batches = whole_split(trial.dataset, split, budget.context, _SCORING_BATCH, trial.row.view)
+    batches = whole_split(trial.dataset, split, budget.context, _SCORING_BATCH, trial.row.mel_variant)
     return (batch.to(device) for batch in batches)
 
 
@@ -177,7 +177,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
         datasets=(UPath(trial.dataset),),
         out=training_run(trial),
         model=row.model,
-        mel=row.view,
+        mel=row.mel_variant,
         input_codebooks=row.input_codebooks,
         steps=budget.steps,
         batch=budget.batch,

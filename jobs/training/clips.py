@@ -60,7 +60,7 @@ def open_clips(session: Session) -> Clips | None:
     """
     config = session.config
     data = session.state.data
-    if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.view):
+    if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.mel_variant):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
     prompt = _first_readable(batches(session.validation), max(1, config.context // 2))

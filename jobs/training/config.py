@@ -93,8 +93,6 @@ class Config:
     """Steps between checkpoints; one is also saved at the last step and at the best evaluation."""
     keep: int = 2
     """Number of newest checkpoints to keep, in addition to the best one."""
-    max_bad_steps: int = 5
-    """Consecutive steps that may be skipped for a loss or gradient out of bounds before the run stops."""
     max_damaged: int = 16
     """Unreadable samples that may be skipped before the run stops."""
     cache: Path | None = None
@@ -143,7 +141,7 @@ def check(config: Config) -> None:
     """Raise `UsageError` for option values that are invalid for any data."""
     require(bool(config.datasets), "name at least one dataset")
     least = {"steps": 1, "batch": 1, "accumulate": 1, "context": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1}
-    least |= {"keep": 1, "max_bad_steps": 1, "workers": 1, "input_codebooks": 0, "max_damaged": 0}
+    least |= {"keep": 1, "workers": 1, "input_codebooks": 0, "max_damaged": 0}
     least |= {"seed": 0, "clip_s": 0}
     for name, bound in least.items():
         value = getattr(config, name)

@@ -21,6 +21,8 @@ from whisper_gpt.jobs.training.step import StepResult, train_step
 from whisper_gpt.pipeline.loading.stream import Batch
 from whisper_gpt.pipeline.loading.stream import batches as all_batches
 
+MAX_BAD_STEPS = 5  # consecutive steps out of bounds, after which the run stops
+
 
 @dataclass
 class Streak:
@@ -164,7 +166,7 @@ def _answer_bad_step(
     numbers = f"{result.token_nats:.3g} nats per token, gradient norm {result.gradient_norm:.3g}"
     if monitor:
         monitor.log(f"step {session.state.step} skipped: {numbers}, out of bounds")
-    if len(streak.keys) < config.max_bad_steps:
+    if len(streak.keys) < MAX_BAD_STEPS:
         return
     if streak.batches and _take(session, streak.batches, ()).healthy:
         _save(session, replace(streak.healthy, best=session.state.best))
@@ -172,7 +174,7 @@ def _answer_bad_step(
     left = f"{saved[-1].name} is from before them" if saved else "there is no checkpoint from before them"
     keys = "; ".join(", ".join(step_keys) for step_keys in streak.keys)
     raise Diverged(
-        f"{config.max_bad_steps} consecutive steps were out of bounds, the last with {numbers}; {left}; their samples"
+        f"{MAX_BAD_STEPS} consecutive steps were out of bounds, the last with {numbers}; {left}; their samples"
         f"{f' on rank {ranks.rank}' if ranks.world_size > 1 else ''}: {keys}"
     )
 

@@ -92,8 +92,8 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
     seed_everything(config.seed, 0, 0)
     model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
     if model.config.hybrid:
-        view = infos[0].mel["views"].index(data.view)
-        model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, view))
+        variant = infos[0].mel["variants"].index(data.mel_variant)
+        model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, variant))
     state = TrainingState(0, 0.0, None, _order(config, training), data, config.optimizer)
     average = running_average(model, config.ema)
     optimizers = build_optimizers(model, config)
@@ -138,7 +138,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             pack=training and config.pack,
             mel_variant=config.mel,
             rank=ranks.rank,
-            world=ranks.world_size,
+            world_size=ranks.world_size,
             max_damaged=config.max_damaged,
             cache_folder=config.cache,
             cache_gb=config.cache_gb,
@@ -153,12 +153,12 @@ def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
 
 
 def _mel_statistics(
-    infos: list[DatasetInfo], weights: tuple[float, ...], view: int
+    infos: list[DatasetInfo], weights: tuple[float, ...], variant: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation `[M]` of each band of a mel variant over the mixture of the datasets."""
     shares = block_slots(weights) / BLOCK
-    means = np.array([info.mel_mean[view] for info in infos])
-    squares = np.array([info.mel_std[view] for info in infos]) ** 2 + means**2
+    means = np.array([info.mel_mean[variant] for info in infos])
+    squares = np.array([info.mel_std[variant] for info in infos]) ** 2 + means**2
     mean = shares @ means
     deviation = np.sqrt(shares @ squares - mean**2)
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)

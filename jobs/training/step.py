@@ -49,7 +49,7 @@ def train_step(
         with reproducible(ranks.device), ranks.grad_sync(objective, last):
             on_device = batch.to(ranks.device, codebooks)
             with autocast(precision, ranks.device):
-                losses = objective(on_device.codes, on_device.mel, on_device.mask, on_device.segments)
+                losses = objective(on_device.codes, on_device.mel, on_device.mask, on_device.doc_ids)
             losses.total.backward()
         values = (losses.token_nats, losses.mel_nats, losses.correct, losses.frames)
         batch_sums.append(torch.stack([value.detach().double() for value in values]))

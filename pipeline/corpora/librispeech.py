@@ -5,6 +5,7 @@ libsndfile reads. A folder without tables or transcripts (an incomplete download
 with one warning.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ def scan(root: Location, corpus: str = "librispeech", exclude: Sequence[str] = (
                     book=chapter.book if chapter else "",
                     title=chapter.title if chapter else "",
                     text=texts.get(utterance, ""),
+                    extra=json.dumps({"subset": subset}),
                 )
             )
     warnings = source.warnings + _warnings(recordings)

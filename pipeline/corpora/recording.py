@@ -27,6 +27,7 @@ class Recording:
     title: str = ""
     year: int = 0
     midi: str = ""
+    extra: str = ""  # a JSON object of whatever else the corpus knows
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ _BATCH_SLOTS = {"cpu": 8, "cuda": 128}
 class Segment:
     """`codes` int16 `[K, T]` and `mel` float16 `[T, M]` of `samples` samples from `start_sample` on, at 24 kHz.
 
-    `mel` is the first mel variant; `mel_views` float16 `[V − 1, T, M]` holds the others.
+    `mel` is the first mel variant; `mel_variants` float16 `[V − 1, T, M]` holds the others.
     """
 
     start_sample: int
     samples: int
     codes: np.ndarray
     mel: np.ndarray
-    mel_views: np.ndarray
+    mel_variants: np.ndarray
     peak_dbfs: float
     rms_dbfs: float
     clipped_share: float
@@ -40,7 +40,7 @@ class Segment:
     @property
     def mels(self) -> np.ndarray:
         """All mel variants, float16 `[V, T, M]`."""
-        return np.concatenate([self.mel[None], self.mel_views])
+        return np.concatenate([self.mel[None], self.mel_variants])
 
 
 def align_recordings(
@@ -201,7 +201,7 @@ def _segment(start_sample: int, frames: _Frames) -> Segment:
         samples=len(wav),
         codes=frames.codes,
         mel=frames.mel[:, 0],
-        mel_views=frames.mel[:, 1:].swapaxes(0, 1),
+        mel_variants=frames.mel[:, 1:].swapaxes(0, 1),
         peak_dbfs=_dbfs(float(np.abs(wav).max())),
         rms_dbfs=_dbfs(float(np.sqrt(np.mean(np.square(wav, dtype=np.float64))))),
         clipped_share=float(np.mean(np.abs(wav) >= CLIPPED_AT)),

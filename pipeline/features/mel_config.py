@@ -19,7 +19,7 @@ class MelConfig:
     """How the mel frames are computed; part of a dataset's fingerprint.
 
     The window of `window_samples` ends with the frame. Values are log10 of power, clamped at log10(`floor`): a
-    constant, because a floor computed from the clip (as in Whisper) would depend on its future. `views` are the mel
+    constant, because a floor computed from the clip (as in Whisper) would depend on its future. `variants` are the mel
     variants that each sample contains; the first is its `mel`.
     """
 
@@ -28,15 +28,15 @@ class MelConfig:
     hop_samples: int = HOP_SAMPLES
     sample_rate: int = SAMPLE_RATE
     floor: float = 1e-10
-    views: tuple[str, ...] = (AUDIO,)
+    variants: tuple[str, ...] = (AUDIO,)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))  # JSON gives a list
+        object.__setattr__(self, "variants", tuple(self.variants))  # JSON gives a list
         if self.window_samples < self.hop_samples:
             raise PipelineError(f"--mel-window {self.window_samples} is shorter than the hop of {self.hop_samples}")
         if not 1 <= self.bands <= self.window_samples // 4:
             raise PipelineError(f"--mels {self.bands} does not fit a window of {self.window_samples} samples")
-        for variant in self.views:
+        for variant in self.variants:
             if variant != AUDIO and not decoded_codebooks(variant) and not lookahead_samples(variant):
                 variants = "audio, codes-K or centred-W (W longer than two hops)"
                 raise PipelineError(f"{variant!r} is not a mel variant; choose {variants}")

@@ -26,7 +26,7 @@ class MelVariants:
 
     def __init__(self, codec: Codec, log_mel: LogMel):
         self._codec = codec
-        self.names = log_mel.config.views
+        self.names = log_mel.config.variants
         self.lookahead = max(map(lookahead_samples, self.names))
         self._transforms = [
             LogMel(replace(log_mel.config, window_samples=window)) if (window := centred_window(name)) else log_mel

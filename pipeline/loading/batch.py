@@ -20,14 +20,14 @@ class Batch:
     """Windows padded on the right to the same length.
 
     From a stream: `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool `[B, T]` (False at padding and at
-    damaged samples), and for packed windows `segments` int64 `[B, T]`, the index of a frame's piece in its window,
+    damaged samples), and for packed windows `doc_ids` int64 `[B, T]`, the index of a frame's piece in its window,
     otherwise None. `keys` and `starts` list, for each window, the samples of its pieces and their first frames.
     """
 
     codes: torch.Tensor
     mel: torch.Tensor
     mask: torch.Tensor
-    segments: torch.Tensor | None
+    doc_ids: torch.Tensor | None
     keys: list[tuple[str, ...]]
     starts: list[tuple[int, ...]]
 
@@ -39,7 +39,7 @@ class Batch:
             codes=F.pad(self.codes, (0, missing)),
             mel=F.pad(self.mel, (0, 0, 0, missing)),
             mask=F.pad(self.mask, (0, missing)),
-            segments=None if self.segments is None else F.pad(self.segments, (0, missing)),
+            doc_ids=None if self.doc_ids is None else F.pad(self.doc_ids, (0, missing)),
         )
 
     def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
@@ -49,7 +49,7 @@ class Batch:
             codes=self.codes[:, :codebooks].to(device),
             mel=self.mel.to(device),
             mask=self.mask.to(device),
-            segments=None if self.segments is None else self.segments.to(device),
+            doc_ids=None if self.doc_ids is None else self.doc_ids.to(device),
         )
 
 
@@ -99,7 +99,7 @@ class BatchReader:
         codes = np.empty((count, n_codebooks, longest), np.int16)  # zeroed below where no piece is written
         mel = np.empty((count, longest, bands), np.float16)
         mask = np.zeros((count, longest), np.bool_)
-        segments = np.zeros((count, longest), np.int64) if self._packed else None
+        doc_ids = np.zeros((count, longest), np.int64) if self._packed else None
         keys: list[tuple[str, ...]] = []
         starts: list[tuple[int, ...]] = []
         placed: list[tuple[int, slice, ShardReader, int]] = []
@@ -117,8 +117,8 @@ class BatchReader:
                     codes[i, :, begin:end], mel[i, begin:end] = 0, 0
                 else:
                     codes[i, :, begin:end], mel[i, begin:end], mask[i, begin:end] = piece_codes, piece_mel, True
-                if segments is not None:
-                    segments[i, begin:end] = number
+                if doc_ids is not None:
+                    doc_ids[i, begin:end] = number
                 placed.append((i, slice(begin, end), reader, row))
                 begin = end
             codes[i, :, begin:], mel[i, begin:] = 0, 0
@@ -134,7 +134,7 @@ class BatchReader:
             torch.from_numpy(codes),
             torch.from_numpy(mel),
             torch.from_numpy(mask),
-            None if segments is None else torch.from_numpy(segments),
+            None if doc_ids is None else torch.from_numpy(doc_ids),
             keys,
             starts,
         )

@@ -37,7 +37,7 @@ class SequentialConfig:
     shuffle: int = 0  # windows in the shuffle buffer; 0: no shuffling, tars in order
     seed: int = 0
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     max_damaged: int = 0
 
 
@@ -55,9 +55,9 @@ def sequential_stream(urls: str | Sequence[str], config: SequentialConfig) -> It
     """Yield one pass over the tars at `urls`: paths, `pipe:` commands and http(s) URLs as in webdataset, with braces.
 
     Limits: windows are shuffled only within a buffer; there is no state, so an interrupted pass starts from the
-    beginning; each rank takes every `world`-th tar, so ranks have different numbers of batches; a tar is read from its
-    start, and one that is truncated between two samples is noticed only if the `pipe:` command fails. For another epoch
-    call it with another seed; with a buffer this also shuffles the tars.
+    beginning; each rank takes every `world_size`-th tar, so ranks have different numbers of batches; a tar is read from
+    its start, and one that is truncated between two samples is noticed only if the `pipe:` command fails. For another
+    epoch call it with another seed; with a buffer this also shuffles the tars.
 
     Nothing is unpickled. A sample whose members are missing, unreadable or of different lengths is left out and logged.
     Raises `PipelineError` if there are more than `max_damaged` of them, or if a tar cannot be opened or read.
@@ -65,9 +65,11 @@ def sequential_stream(urls: str | Sequence[str], config: SequentialConfig) -> It
     tars = [tar for url in ([urls] if isinstance(urls, str) else urls) for tar in expand_urls(url)]
     if config.shuffle:
         random.Random(config.seed).shuffle(tars)
-    rank_tars = tars[config.rank :: config.world]
+    rank_tars = tars[config.rank :: config.world_size]
     if not rank_tars:
-        raise PipelineError(f"{len(tars)} tars for {config.world} ranks: rank {config.rank} has none; use fewer ranks")
+        raise PipelineError(
+            f"{len(tars)} tars for {config.world_size} ranks: rank {config.rank} has none; use fewer ranks"
+        )
     return _batches(rank_tars, config)
 
 

@@ -15,7 +15,7 @@ from whisper_gpt.pipeline.shards.sample import npy_view
 from whisper_gpt.pipeline.shards.tar import shard_path
 
 _NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size")
-_MELS = ("mel_offset", "mel_size", "mel_views_offset", "mel_views_size")
+_MELS = ("mel_offset", "mel_size", "mel_variants_offset", "mel_variants_size")
 COLUMNS = ("key", "split", "shard", *_NUMBERS, *_MELS)
 _OPEN_SHARDS = 64
 _CODES, _MEL = np.dtype(np.int16), np.dtype(np.float16)
@@ -38,7 +38,7 @@ class ShardReader:
         firsts = np.unique(self.shard_of, return_index=True)[1]
         self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
         # The first variant has its own member; the others share a second one.
-        member = "mel_views" if variant else "mel"
+        member = "mel_variants" if variant else "mel"
         self._leading_shape: tuple[int, ...] = (variants - 1,) if variant else ()
         self._variant_index: tuple[int, ...] = (variant - 1,) if variant else ()
         names = (*_NUMBERS, f"{member}_offset", f"{member}_size")

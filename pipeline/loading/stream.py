@@ -48,7 +48,7 @@ class StreamConfig:
     mel_variant: str | None = None  # None: the first, which is each sample's `mel`
     shards_per_group: int = 16
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     max_damaged: int = 0
     cache_folder: Path | None = None  # for remote shards; None: `default_cache_folder()`
     cache_gb: float = 20.0
@@ -100,7 +100,7 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     for folder, info in zip(folders, infos, strict=True):
         require_like(infos[0], info, folders[0], folder)
     cache = _cache(config) if any(is_remote(folder) for folder in folders) else None
-    variants = infos[0].mel["views"]
+    variants = infos[0].mel["variants"]
     variant = mel_variant_index(variants, config.mel_variant, folders[0])
     readers = [
         ShardReader(folder, read_split(folder, info, split, COLUMNS), cache, variant, len(variants))
@@ -159,7 +159,7 @@ class WindowOrder(BaseNode[list[Window]]):
         end = begin + c.batch if c.shuffle else min(begin + c.batch, int(self._ends[-1]))
         if end <= begin:
             raise StopIteration
-        self._position += c.batch * c.world
+        self._position += c.batch * c.world_size
         return [self._window(slot) for slot in range(begin, end)]
 
     def get_state(self) -> dict[str, Any]:

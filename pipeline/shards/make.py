@@ -114,7 +114,7 @@ def _write_recording(
     rows, plan_row = [], source.row
     for index, segment in enumerate(segments):
         meta = _meta(recording_of(plan_row), plan_row["corpus"], index, segment, codec)
-        sample = Sample(meta, segment.codes, segment.mel, segment.mel_views)
+        sample = Sample(meta, segment.codes, segment.mel, segment.mel_variants)
         spans = writer.add(sample)
         tally.add(segment, codec.sample_rate)
         rows.append(_manifest_row(sample, segment, spans, task.shard))
@@ -177,6 +177,6 @@ def _new_tally(codec: Codec, log_mel: LogMel) -> _Tally:
     return _Tally(
         frames=0,
         seconds=0.0,
-        mel_sums=np.zeros((2, len(log_mel.config.views), log_mel.config.bands)),
+        mel_sums=np.zeros((2, len(log_mel.config.variants), log_mel.config.bands)),
         code_counts=np.zeros((codec.codebooks, codec.codebook_size), np.int64),
     )

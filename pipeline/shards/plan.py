@@ -51,7 +51,7 @@ class PlanSettings:
     def bytes_of(self, seconds: float) -> float:
         """Estimate the bytes that `seconds` of audio take in a shard."""
         frames_per_s = self.codec.sample_rate / self.codec.hop_samples
-        frame_bytes = 2 * (self.codec.codebooks + len(self.mel.views) * self.mel.bands)
+        frame_bytes = 2 * (self.codec.codebooks + len(self.mel.variants) * self.mel.bands)
         return seconds * frames_per_s * (frame_bytes + _SAMPLE_OVERHEAD_BYTES / self.segment_frames)
 
 

@@ -2,7 +2,7 @@
 
 A sample has three members with fixed names and types: `KEY.codes.npy` int16 `[K, T]`, `KEY.json` with the fields of
 `SampleMeta`, `KEY.mel.npy` float16 `[T, M]`. If a dataset has several mel variants, each sample has a fourth member
-with the others: `KEY.mel_views.npy` float16 `[V − 1, T, M]`. Loaders that infer a schema from the first samples
+with the others: `KEY.mel_variants.npy` float16 `[V − 1, T, M]`. Loaders that infer a schema from the first samples
 (Hugging Face `datasets`) never see a different one: missing text is `""`, a missing number is 0, and a float is always
 written as a float.
 """
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-MEMBERS = ("codes.npy", "json", "mel.npy", "mel_views.npy")  # in the order of the tar
+MEMBERS = ("codes.npy", "json", "mel.npy", "mel_variants.npy")  # in the order of the tar
 MAX_NAME = 90  # key and extension; below the 100 characters of USTAR's name field
 _KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -43,16 +43,17 @@ class SampleMeta:
     title: str
     year: int
     midi: str
+    extra: str  # a JSON object, or ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One aligned sample: `codes` int16 `[K, T]`, `mel` float16 `[T, M]`, `mel_views` float16 `[V − 1, T, M]`."""
+    """One aligned sample: `codes` int16 `[K, T]`, `mel` float16 `[T, M]`, `mel_variants` float16 `[V − 1, T, M]`."""
 
     meta: SampleMeta
     codes: np.ndarray
     mel: np.ndarray
-    mel_views: np.ndarray
+    mel_variants: np.ndarray
 
     def __post_init__(self) -> None:
         key = self.meta.key
@@ -60,12 +61,12 @@ class Sample:
             raise ValueError(
                 f"key {key!r}: only A-Z a-z 0-9 _ -, and at most {MAX_NAME - len('.codes.npy')} characters"
             )
-        if self.codes.dtype != np.int16 or {self.mel.dtype, self.mel_views.dtype} != {np.dtype(np.float16)}:
+        if self.codes.dtype != np.int16 or {self.mel.dtype, self.mel_variants.dtype} != {np.dtype(np.float16)}:
             raise ValueError(f"{key}: codes {self.codes.dtype} and mel {self.mel.dtype}, not int16 and float16")
         if self.codes.shape[1] != self.mel.shape[0]:
             raise ValueError(f"{key}: {self.codes.shape[1]} code frames but {self.mel.shape[0]} mel frames")
-        if self.mel_views.shape[1:] != self.mel.shape:
-            raise ValueError(f"{key}: mel_views {self.mel_views.shape} do not match mel {self.mel.shape}")
+        if self.mel_variants.shape[1:] != self.mel.shape:
+            raise ValueError(f"{key}: mel_variants {self.mel_variants.shape} do not match mel {self.mel.shape}")
 
 
 def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
@@ -75,8 +76,8 @@ def pack_members(sample: Sample) -> list[tuple[str, bytes]]:
         "json": json.dumps(asdict(sample.meta), sort_keys=True, ensure_ascii=False).encode(),
         "mel.npy": npy_bytes(sample.mel),
     }
-    if len(sample.mel_views):
-        data["mel_views.npy"] = npy_bytes(sample.mel_views)
+    if len(sample.mel_variants):
+        data["mel_variants.npy"] = npy_bytes(sample.mel_variants)
     return [(f"{sample.meta.key}.{extension}", data[extension]) for extension in MEMBERS if extension in data]
 
 

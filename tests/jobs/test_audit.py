@@ -20,8 +20,8 @@ from whisper_gpt.pipeline.audit import (
     audit_stage,
     frames_ahead,
     frames_to_audit,
-    made_clip,
     resampler_lookahead,
+    synthetic_clip,
 )
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import PipelineError
@@ -43,7 +43,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def control(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with every kind of view, the leaky control among them."""
+    """A dataset with every mel variant, the leaky control among them."""
     out = tmp_path_factory.mktemp("control") / "dataset"
     arguments = ["preprocess", "folder", str(made_corpora / "LibriSpeech"), "--out", str(out), "--workers=0"]
     assert (
@@ -78,7 +78,7 @@ def last_of_frame(t: int) -> int:
 
 
 def finding(stage: Callable[[np.ndarray], np.ndarray], frame: int = MIDDLE) -> Finding:
-    (found,) = audit_stage("stage", stage, made_clip(FRAMES), [frame], last_of_frame)
+    (found,) = audit_stage("stage", stage, synthetic_clip(FRAMES), [frame], last_of_frame)
     return found
 
 
@@ -109,7 +109,7 @@ def test_the_resampler_s_lookahead_is_measured_and_does_not_count(
     assert list(frames) == ["codec", "mel audio", "mel codes-1", "mel codes-2", "mel centred-2048"]
     assert 1 <= frames["codec"] <= 3 and frames["mel centred-2048"] >= 3 > frames["mel audio"]
     assert found["stages"]["mel audio"]["change"] > 1  # an onset out of silence
-    soundfile.write(str(tmp_path / "own.wav"), made_clip(FRAMES), 24_000)
+    soundfile.write(str(tmp_path / "own.wav"), synthetic_clip(FRAMES), 24_000)
     assert cli.main(["audit", str(runs["gpt"]), "--audio", str(tmp_path / "own.wav"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["resampler"] == []  # nothing is resampled
     assert cli.main(["audit", str(runs["gpt"])]) == 0
@@ -191,12 +191,12 @@ def test_a_model_whose_stem_is_padded_on_both_sides_fails(
 
 def test_a_recording_can_be_audited_on(control: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "hello.wav"
-    soundfile.write(file, np.concatenate([np.zeros(8000), made_clip(40)]), 24_000)
+    soundfile.write(file, np.concatenate([np.zeros(8000), synthetic_clip(40)]), 24_000)
     code, stages = audited(capsys, str(control), "--audio", str(file))
     assert code == 0 and [f["frame"] for f in stages["codec"]["findings"]] == [0, 1, 32, 56]
     assert max(ahead(stages["mel centred-2048"])) == 704
     for samples, words in ((3000, "shorter than 20 frames"), (0, "--audio")):
-        soundfile.write(file, made_clip(40)[:samples], 24_000)
+        soundfile.write(file, synthetic_clip(40)[:samples], 24_000)
         assert cli.main(["audit", str(control), "--audio", str(file)]) == 1
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1

@@ -13,7 +13,7 @@ import soundfile
 import yaml
 from upath import UPath
 
-from whisper_gpt.jobs import cli
+from whisper_gpt.jobs import cli, plan
 from whisper_gpt.jobs.common.config_files import default_from_file, local_word, save_config
 from whisper_gpt.jobs.common.errors import UsageError
 from whisper_gpt.jobs.preprocess import Config as PreprocessConfig
@@ -96,14 +96,15 @@ def test_a_file_address_means_its_folder_everywhere(tmp_path: Path) -> None:
 
 
 def test_a_file_address_is_a_folder_and_a_store_is_refused_where_none_can_be(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sound = np.random.default_rng(0).standard_normal(24_000) * 0.1
     (tmp_path / "in").mkdir()
     soundfile.write(str(tmp_path / "in" / "a.wav"), sound, 24_000)
     address = f"file://{tmp_path}"
     arguments = ["plan", "folder", f"{address}/in", "--out", f"{address}/out", "--codec=encodec_24khz_small"]
-    assert cli.main([*arguments, "--measure-s=0"]) == 0
+    monkeypatch.setattr(plan, "MEASURE_S", 0.1)
+    assert cli.main(arguments) == 0
     assert (tmp_path / "out" / "plan.parquet").is_file()
     assert cli.main(["train", f"{address}/out", "--out", f"{address}/run", "--steps=1"]) == 1
     assert f"{tmp_path}/out" in capsys.readouterr().err and not Path("file:").exists()
@@ -159,7 +160,8 @@ def test_a_colon_in_a_path_is_no_protocol(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir(parents=True)
-    arguments = ["folder", name, "--out", f"{name}/out", "--codec=encodec_24khz_small", "--measure-s=0"]
+    arguments = ["folder", name, "--out", f"{name}/out", "--codec=encodec_24khz_small"]
+    monkeypatch.setattr(plan, "MEASURE_S", 0.1)
     assert cli.main(["plan", *arguments]) == 1
     assert f"{tmp_path / name}: no audio file" in capsys.readouterr().err
     soundfile.write(str(tmp_path / name / "a.wav"), np.zeros(8_000), 16_000)

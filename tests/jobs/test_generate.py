@@ -84,16 +84,16 @@ def test_generation_goes_on_past_the_context(
     assert not torch.equal(audio["decode"], audio["none"]) and not torch.equal(audio["decode"], audio["predict"])
 
 
-@pytest.mark.parametrize("view", ["audio", "codes-1"])
+@pytest.mark.parametrize("variant", ["audio", "codes-1"])
 def test_a_prompt_is_the_end_of_the_whole_recording(
-    made_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, view: str
+    made_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, variant: str
 ) -> None:
     """Its codes and mel are those that the whole recording has in a dataset, not those of its end by itself."""
     wav = np.concatenate([read_mono(path) for path in sorted(made_corpora.rglob("*.flac"))[:3]])[:-100]
     soundfile.write(str(tmp_path / "long.wav"), wav, 24_000, "FLOAT")
-    one_view = LogMel(replace(log_mel.config, views=(view,)))
-    ((segment,),) = align_recordings([[wav]], codec, one_view, len(wav))
-    prompt = read_prompt(tmp_path / "long.wav", 40, codec, log_mel.config, view)
+    one_variant = LogMel(replace(log_mel.config, variants=(variant,)))
+    ((segment,),) = align_recordings([[wav]], codec, one_variant, len(wav))
+    prompt = read_prompt(tmp_path / "long.wav", 40, codec, log_mel.config, variant)
     whole = slice(len(wav) // 320 - 40, len(wav) // 320)
     assert np.array_equal(prompt.tokens, segment.codes[0, whole])
     assert np.array_equal(prompt.mel, segment.mel[whole].astype(np.float32))

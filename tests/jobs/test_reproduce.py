@@ -25,8 +25,8 @@ FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "-
 
 @pytest.fixture(scope="module")
 def seen(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset with every view of the mel, two codebooks."""
-    out = tmp_path_factory.mktemp("views") / "made-speech"
+    """A dataset with every mel variant, two codebooks."""
+    out = tmp_path_factory.mktemp("variants") / "made-speech"
     arguments = ["preprocess", "librispeech", str(made_corpora / "LibriSpeech"), "--out", str(out)]
     arguments += ["--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control", "--workers=0"]
     assert cli.main([*arguments, "--hold-out", "0.3", "0.3"]) == 0
@@ -39,7 +39,7 @@ def reproduce(dataset: Path, out: Path, *options: str, workers: str = "--workers
 
 def test_every_view_is_in_every_sample(seen: Path) -> None:
     info = read_info(seen)
-    assert info.mel["views"] == ["audio", "codes-1", "codes-2", "centred-2048"]
+    assert info.mel["variants"] == ["audio", "codes-1", "codes-2", "centred-2048"]
     assert len(info.mel_mean) == 4 and all(len(mean) == 64 for mean in info.mel_mean)
     assert cli.main(["verify", str(seen)]) == 0
 
@@ -116,7 +116,7 @@ def test_rows_seeds_and_datasets_are_added_to_a_table(seen: Path, dataset: Path,
     assert list(table["domains"]) == list(json.loads((tmp_path / "plan.json").read_text())["dataset"])
     assert list(table["domains"]) == [seen.name, dataset.name]
     for domain in table["domains"].values():
-        trained = {row["row"]: row["seeds"] for row in domain["rows"] if row["tag"] != "floor"}
+        trained = {row["row"]: row["seeds"] for row in domain["rows"] if row["tag"] != "baseline"}
         assert trained == {"gpt-4m": [0, 1], "hybrid-4m": [0, 1]}
     assert any(f"{dataset.name} does not allow the rows of decoded mel, centred mel" in line for line in table["note"])
 
@@ -144,7 +144,7 @@ def test_trained_rows_read_what_they_say(seen: Path, tmp_path: Path) -> None:
     models = [HybridLM.from_pretrained(folders[name]) for name in ("hybrid-4m-codes-1", "mel-alone")]
     means = [tuple(model.mel_encoder.mel_mean.tolist()) for model in models]
     info = read_info(seen)
-    assert means[0] == pytest.approx(info.mel_mean[1], abs=1e-4)  # each view is normalised by its own statistics
+    assert means[0] == pytest.approx(info.mel_mean[1], abs=1e-4)  # each variant is normalised by its own statistics
     assert means[1] == pytest.approx(info.mel_mean[0], abs=1e-4)
 
 
@@ -176,7 +176,7 @@ def test_what_it_cannot_do_is_said_before_anything_is_trained(
 def test_rows_follow_from_the_views(seen: Path) -> None:
     info = read_info(seen)
     assert [row.tag for row in rows_of("speech", info, [])] == list("aabcddef")
-    plain: DatasetInfo = replace(info, mel={**info.mel, "views": ["codes-2"]})
+    plain: DatasetInfo = replace(info, mel={**info.mel, "variants": ["codes-2"]})
     names = [row.name for row in rows_of("speech", plain, [])]
     assert names == ["gpt-4m", "gpt-40m", "gpt-4m-all-codes", "hybrid-4m-codes-2"]
     assert lacking(info) == [] and lacking(plain) == ["real mel", "centred mel"]

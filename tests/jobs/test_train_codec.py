@@ -16,7 +16,7 @@ from whisper_gpt.pipeline.codec.loading import load_codec
 
 SMALL = [
     *("--width=4", "--latent=16", "--codebooks=2", "--codebook-size=32"),
-    *("--batch=2", "--crop-frames=16", "--eval-every=3", "--unquantized=0.3"),
+    *("--batch=2", "--crop-frames=16", "--eval-every=3"),
 ]
 
 

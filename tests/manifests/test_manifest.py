@@ -138,7 +138,7 @@ def test_dataset_json_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"format": "other"}', '{"format": "whisper-gpt dataset 3", "splits": {}}']
+    "content", [None, "{", "[]", '{"format": "other"}', '{"format": "whisper-gpt dataset 4", "splits": {}}']
 )
 def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -122,7 +122,7 @@ PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
 def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
-    packed = model(codes, mel if config.hybrid else None, segments=PACKED).logits
+    packed = model(codes, mel if config.hybrid else None, doc_ids=PACKED).logits
     for row in range(2):
         for piece in PACKED[row].unique():
             own = PACKED[row] == piece
@@ -135,11 +135,11 @@ def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig
 def test_nothing_passes_from_one_piece_to_another(config: ModelConfig) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
-    before = model(codes, mel if config.hybrid else None, segments=PACKED)
+    before = model(codes, mel if config.hybrid else None, doc_ids=PACKED)
     first = PACKED == 0
     other_codes = torch.where(first[:, None], (codes + 1) % config.vocab, codes)
     other_mel = torch.where(first[..., None], mel + 3.0, mel)
-    after = model(other_codes, other_mel if config.hybrid else None, segments=PACKED)
+    after = model(other_codes, other_mel if config.hybrid else None, doc_ids=PACKED)
     assert torch.equal(before.logits[~first], after.logits[~first])
     assert not torch.equal(before.logits[first], after.logits[first])
 

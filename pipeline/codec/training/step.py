@@ -27,6 +27,11 @@ from whisper_gpt.pipeline.frames import HOP_SAMPLES
 # Frames per codebook entry for the k-means that initialises the codebooks.
 _START_FRAMES_PER_ENTRY = 16
 _WARMUP_STEPS = 50
+# Share of the run that trains without the quantizer, at the start.
+_UNQUANTIZED = 0.03
+# Weight of the commitment loss: at a distance of 1 from its codeword, a latent gets this share of the decoder's
+# gradient.
+_COMMITMENT = 0.5
 # Weight of feature matching relative to the adversarial loss, as in HiFi-GAN (Kong et al. 2020, arXiv 2010.05646,
 # section 2.3).
 _FEATURES_WEIGHT = 2.0
@@ -42,9 +47,7 @@ class Recipe:
     batch: int
     crop_frames: int
     learning_rate: float
-    unquantized: float
     waveform: float
-    commitment: float
     adversarial: float
     adversarial_from: float
     precision: Precision
@@ -97,7 +100,7 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     """Run one optimizer step, after the fraction `done` of the run; return its losses by name."""
     net, step = training.net, training.step
     crop = recipe.crop_frames * HOP_SAMPLES
-    if done >= recipe.unquantized and not training.quantizer.started:
+    if done >= _UNQUANTIZED and not training.quantizer.started:
         training.quantizer.start(net, _sample_latents(recipe, net, store))
         for name, tensor in codec_tensors(net).items():
             training.average[name].copy_(tensor)  # codebooks before `start` are meaningless
@@ -121,7 +124,7 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
     scales = SCALES[step % 2 :: 2]  # alternating halves: half the time, and the same sum over two steps
     losses |= {"log_mel": training.log_mel(x, y, scales), "waveform_db": noise_to_signal_db(x, y)}
     weighted = [(losses["log_mel"], 1.0), (losses["waveform_db"], recipe.waveform)]
-    if training.critic and done >= max(recipe.adversarial_from, recipe.unquantized):
+    if training.critic and done >= max(recipe.adversarial_from, _UNQUANTIZED):
         scale = [step % len(training.critic.judge.scales)]  # one per step: a third of the time
         with _autocast(net, recipe):
             real, decoded = training.critic.judge(x, scale), training.critic.judge(y, scale)
@@ -139,7 +142,7 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
         (commitment_gradient,) = torch.autograd.grad(losses["commitment"], [latents], retain_graph=True)
         # Its norm times √(B·D·T) / 2 is the root mean square of the distance. A commitment gradient of constant norm
         # shrinks the latents without limit, a weaker one lets them grow without limit (docs/experiments.md).
-        gradient = gradient + recipe.commitment * gradient.norm() * commitment_gradient * latents.numel() ** 0.5 / 2
+        gradient = gradient + _COMMITMENT * gradient.norm() * commitment_gradient * latents.numel() ** 0.5 / 2
     latents.backward(gradient)
     training.optimizer.step()
     training.step += 1

@@ -49,7 +49,7 @@ def made_row() -> MakeRow:
 @pytest.fixture(scope="session")
 def all_rows() -> list[RowResult]:
     """Every row of the table, NLLs apart from one another."""
-    floor = {"tag": "floor", "learning_rate": None, "flops_per_token": 0.0, "curves": ((),)}
+    floor = {"tag": "baseline", "learning_rate": None, "flops_per_token": 0.0, "curves": ((),)}
     return [
         make_row("gpt-4m", 2.00),
         make_row("gpt-40m", 1.95),

@@ -35,7 +35,7 @@ import torch
 dataset, rank, world, steps, meeting = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
 ranks = Ranks(rank, world, torch.device("cpu"))
-node = stream(dataset, "train", StreamConfig(context=20, batch=3, rank=rank, world=world, shards_per_group=1))
+node = stream(dataset, "train", StreamConfig(context=20, batch=3, rank=rank, world_size=world, shards_per_group=1))
 windows, counts = [], []
 for step in range(steps):
     batch = next(node)

@@ -73,8 +73,9 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
         return step(objective, optimizers, taken, *rest, **named)
 
     monkeypatch.setattr(loop, "train_step", spoilt)
+    monkeypatch.setattr(loop, "MAX_BAD_STEPS", 3)
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--save-every=4", "--max-bad-steps=3") == 1
+    assert train(dataset, run, "--steps=20", "--save-every=4") == 1
     said = capsys.readouterr().err
     assert said.count("out of bounds") == 5 and "step 3 skipped" in said
     assert "step-00000005 is from before them; their samples: " in said
@@ -87,7 +88,7 @@ def test_weights_that_are_spoilt_are_not_saved(
 ) -> None:
     """At an absurd learning rate the first step is in bounds, and what it makes of the weights is not."""
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0", "--max-bad-steps=2") == 1
+    assert train(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0") == 1
     assert "there is no checkpoint from before them" in capsys.readouterr().err and not checkpoints(run)
 
 
@@ -103,7 +104,7 @@ def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
 
     monkeypatch.setattr(loop, "train_step", spoilt)
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--save-every=1", "--max-bad-steps=4") == 1
+    assert train(dataset, run, "--steps=20", "--save-every=1") == 1
     assert [c.name for c in checkpoints(run)] == ["step-00000001", "step-00000002"]
 
 

@@ -12,36 +12,38 @@ from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
 from whisper_gpt.pipeline.features.mel_variants import with_lookahead
 
-VIEWS = ("audio", "codes-1", "codes-8", "centred-2048")
+VARIANTS = ("audio", "codes-1", "codes-8", "centred-2048")
 
 
 def noise(samples: int, seed: int = 3) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32)
 
 
-def views_of(wav: np.ndarray, codec: Codec, segment_frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Codes `[K, T]` and all views `[V, T, M]` of one recording, beside a shorter and a longer one."""
+def variants_of(wav: np.ndarray, codec: Codec, segment_frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Codes `[K, T]` and all variants `[V, T, M]` of one recording, beside a shorter and a longer one."""
     others = [noise(30_000), noise(100_000)]
-    aligned = align_recordings([[others[0]], [wav], [others[1]]], codec, LogMel(MelConfig(views=VIEWS)), segment_frames)
+    aligned = align_recordings(
+        [[others[0]], [wav], [others[1]]], codec, LogMel(MelConfig(variants=VARIANTS)), segment_frames
+    )
     segments = [list(own) for own in aligned][1]
     codes = np.concatenate([s.codes for s in segments], axis=1)
-    return codes, np.concatenate([np.concatenate([s.mel[None], s.mel_views]) for s in segments], axis=1)
+    return codes, np.concatenate([np.concatenate([s.mel[None], s.mel_variants]) for s in segments], axis=1)
 
 
 @pytest.mark.parametrize("samples", [24_000 * 3 + 777, 24_000 * 2 + 320, 24_000 * 2, 24_000 + 100, 300])
 def test_each_view_is_the_mel_of_what_it_says(codec: Codec, log_mel: LogMel, samples: int) -> None:
     wav = noise(samples)
-    codes, views = views_of(wav, codec)
+    codes, variants = variants_of(wav, codec)
     expected = [log_mel(torch.from_numpy(wav)).numpy()]
     expected += [log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8)]
-    for found, wanted in zip(views, expected, strict=False):
+    for found, wanted in zip(variants, expected, strict=False):
         assert np.abs(found.astype(np.float32) - wanted).max() < 0.02
     padded = np.pad(wav, (0, -samples % 320))
     power = librosa.feature.melspectrogram(
         y=padded, sr=24_000, n_fft=2048, hop_length=320, n_mels=64, center=True, pad_mode="constant"
     )
-    centred = np.log10(np.maximum(power.T[: len(views[3])], 1e-10))
-    assert np.abs(views[3].astype(np.float32) - centred).max() < 0.02
+    centred = np.log10(np.maximum(power.T[: len(variants[3])], 1e-10))
+    assert np.abs(variants[3].astype(np.float32) - centred).max() < 0.02
 
 
 @pytest.mark.parametrize("t", [0, 40, 80, 110])
@@ -49,23 +51,23 @@ def test_views_of_codes_see_their_codes_alone_and_the_control_sees_ahead(codec: 
     wav = noise(24_000 * 2)
     other = wav.copy()
     other[320 * (t + 1) :] = noise(len(wav) - 320 * (t + 1), seed=5)
-    (codes, views), (codes_2, views_2) = views_of(wav, codec), views_of(other, codec)
+    (codes, variants), (codes_2, variants_2) = variants_of(wav, codec), variants_of(other, codec)
     assert np.array_equal(codes[:, : t + 1], codes_2[:, : t + 1])
-    for view in range(3):
-        assert np.array_equal(views[view, : t + 1], views_2[view, : t + 1])
+    for variant in range(3):
+        assert np.array_equal(variants[variant, : t + 1], variants_2[variant, : t + 1])
     ahead = lookahead_samples("centred-2048")
     assert ahead == 704
     first_touched = t - ahead // 320  # its window ends 704 samples later, two frames and a bit
-    assert not np.array_equal(views[3, max(0, first_touched) : t + 1], views_2[3, max(0, first_touched) : t + 1])
+    assert not np.array_equal(variants[3, max(0, first_touched) : t + 1], variants_2[3, max(0, first_touched) : t + 1])
 
 
 def test_a_view_of_one_codebook_knows_nothing_of_the_others(codec: Codec) -> None:
     """It is the mel of what codebook 0 alone decodes to, and that is not the mel of all."""
-    codes, views = views_of(noise(48_000), codec)
+    codes, variants = variants_of(noise(48_000), codec)
     log_mel = LogMel(MelConfig())
     one, all_eight = (log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8))
-    assert np.allclose(views[1].astype(np.float32), one, atol=0.02)
-    assert np.allclose(views[2].astype(np.float32), all_eight, atol=0.02)
+    assert np.allclose(variants[1].astype(np.float32), one, atol=0.02)
+    assert np.allclose(variants[2].astype(np.float32), all_eight, atol=0.02)
     assert np.abs(one - all_eight).max() > 0.1
 
 
@@ -81,6 +83,6 @@ def test_looking_ahead() -> None:
 
 
 def test_views_that_are_none_are_refused() -> None:
-    assert MelConfig(views=["audio"]).views == ("audio",)  # type: ignore[arg-type]
+    assert MelConfig(variants=["audio"]).variants == ("audio",)  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match="'sound'"):
-        MelConfig(views=("sound",))
+        MelConfig(variants=("sound",))

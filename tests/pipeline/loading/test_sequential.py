@@ -93,11 +93,12 @@ def test_a_buffer_mixes_by_the_seed(dataset: Path, ours: Windows) -> None:
 def test_ranks_share_the_tars(dataset: Path, ours: Windows, shuffle: int) -> None:
     tars = tars_of(dataset)
     ranks = [
-        windows(sequential_stream(tars, SequentialConfig(250, 7, shuffle, rank=rank, world=2))) for rank in range(2)
+        windows(sequential_stream(tars, SequentialConfig(250, 7, shuffle, rank=rank, world_size=2)))
+        for rank in range(2)
     ]
     assert not ranks[0].keys() & ranks[1].keys() and same(ranks[0] | ranks[1], ours)
     with pytest.raises(PipelineError, match=f"{len(tars)} tars for 99 ranks: rank 98 has none"):
-        sequential_stream(tars, SequentialConfig(250, 7, rank=98, world=99))
+        sequential_stream(tars, SequentialConfig(250, 7, rank=98, world_size=99))
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> str:

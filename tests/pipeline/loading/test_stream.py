@@ -44,7 +44,7 @@ def test_any_restarts_on_any_ranks_read_each_epoch_once(
     read: list[tuple[int, int]] = []
     state = None
     for world, batch, steps in phases:
-        configs = [StreamConfig(7, batch, seed=1, rank=rank, world=world) for rank in range(world)]
+        configs = [StreamConfig(7, batch, seed=1, rank=rank, world_size=world) for rank in range(world)]
         nodes = [WindowOrder(tables, weights, config) for config in configs]
         for node in nodes:
             node.reset(state)
@@ -65,7 +65,7 @@ def test_any_restarts_on_any_ranks_read_each_epoch_once(
 @given(st.lists(shard_sizes, min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 4))
 def test_without_shuffling_the_ranks_share_one_pass(datasets: list[list[list[int]]], batch: int, world: int) -> None:
     tables = [table_of(shards, 7) for shards in datasets]
-    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world=world) for rank in range(world)]
+    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world_size=world) for rank in range(world)]
     nodes = [WindowOrder(tables, [1.0] * len(tables), config) for config in configs]
     ranks = [[window for one in node for window in one] for node in nodes]
     once = [(dataset, window, 0) for dataset, table in enumerate(tables) for window in range(len(table))]
@@ -76,7 +76,7 @@ def same(a: Any, b: Any) -> bool:
     """Whether two items of a node are the same."""
     if not isinstance(a, Batch):
         return a == b
-    tensors = zip((a.codes, a.mel, a.mask, a.segments), (b.codes, b.mel, b.mask, b.segments), strict=True)
+    tensors = zip((a.codes, a.mel, a.mask, a.doc_ids), (b.codes, b.mel, b.mask, b.doc_ids), strict=True)
     return (a.keys, a.starts) == (b.keys, b.starts) and all(
         x is y if x is None or y is None else torch.equal(x, y) for x, y in tensors
     )
@@ -133,11 +133,11 @@ def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) 
     for batch in batches(stream(dataset, "train", StreamConfig(90, 4, shuffle=False, pack=pack))):
         assert batch.codes.shape[1] == 8 and batch.mel.shape[2] == 64
         assert torch.all(batch.mel[~batch.mask] == 0) and torch.all(batch.codes.transpose(1, 2)[~batch.mask] == 0)
-        assert (batch.segments is not None) == pack
+        assert (batch.doc_ids is not None) == pack
         for i, (keys, starts) in enumerate(zip(batch.keys, batch.starts, strict=True)):
-            segments = batch.segments[i] if batch.segments is not None else torch.zeros_like(batch.mask[i]).long()
+            doc_ids = batch.doc_ids[i] if batch.doc_ids is not None else torch.zeros_like(batch.mask[i]).long()
             for piece, (key, start) in enumerate(zip(keys, starts, strict=True)):
-                frames = int((batch.mask[i] & (segments == piece)).sum())
+                frames = int((batch.mask[i] & (doc_ids == piece)).sum())
                 found.update((key, frame) for frame in range(start, start + frames))
     rows = zip(samples["key"].to_pylist(), samples["frames"].to_pylist(), strict=True)
     assert found == Counter((key, frame) for key, n in rows for frame in range(n))
@@ -255,7 +255,7 @@ def test_a_state_of_two_ranks_goes_on_with_three(dataset: Path) -> None:
     read: list[tuple[Any, Any]] = []
     state = None
     for world, steps in ((2, 3), (3, 2)):
-        nodes = [stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world=world)) for r in range(world)]
+        nodes = [stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world_size=world)) for r in range(world)]
         for node in nodes:
             node.reset(state)
         for _ in range(steps):

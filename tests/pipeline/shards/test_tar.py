@@ -34,16 +34,17 @@ META = SampleMeta(
     title="",
     year=0,
     midi="",
+    extra="",
 )
 
 
-def sample(key: str = META.key, frames: int = 8, views: int = 1) -> Sample:
+def sample(key: str = META.key, frames: int = 8, variants: int = 1) -> Sample:
     random = np.random.default_rng(frames)
     return Sample(
         replace(META, key=key),
         random.integers(0, 1024, (8, frames)).astype(np.int16),
         random.standard_normal((frames, 64)).astype(np.float16),
-        random.standard_normal((views - 1, frames, 64)).astype(np.float16),
+        random.standard_normal((variants - 1, frames, 64)).astype(np.float16),
     )
 
 
@@ -62,12 +63,12 @@ def test_offsets_lead_to_the_members() -> None:
         assert np.array_equal(codes, sample(frames=i + 1).codes)
 
 
-def test_other_views_of_the_mel_are_one_more_member() -> None:
-    made = sample(views=3)
+def test_other_mel_variants_are_one_more_member() -> None:
+    made = sample(variants=3)
     members = dict(pack_members(made))
-    assert list(members) == sorted(members) and list(members)[-1] == f"{META.key}.mel_views.npy"
-    assert np.array_equal(npy_view(members[f"{META.key}.mel_views.npy"]), made.mel_views)
-    assert f"{META.key}.mel_views.npy" not in dict(pack_members(sample()))
+    assert list(members) == sorted(members) and list(members)[-1] == f"{META.key}.mel_variants.npy"
+    assert np.array_equal(npy_view(members[f"{META.key}.mel_variants.npy"]), made.mel_variants)
+    assert f"{META.key}.mel_variants.npy" not in dict(pack_members(sample()))
 
 
 def test_equal_samples_give_equal_bytes() -> None:
@@ -104,11 +105,11 @@ def test_keys_that_tars_or_loaders_would_trip_over_are_refused(key: str) -> None
 def test_misaligned_or_mistyped_samples_are_refused() -> None:
     good = sample()
     with pytest.raises(ValueError, match=r"8 code frames .* 7 mel frames"):
-        Sample(good.meta, good.codes, good.mel[:7], good.mel_views)
+        Sample(good.meta, good.codes, good.mel[:7], good.mel_variants)
     with pytest.raises(ValueError, match="int16 and float16"):
-        Sample(good.meta, good.codes.astype(np.int64), good.mel, good.mel_views)
-    with pytest.raises(ValueError, match="views"):
-        Sample(good.meta, good.codes, good.mel, good.mel_views[:, :7])
+        Sample(good.meta, good.codes.astype(np.int64), good.mel, good.mel_variants)
+    with pytest.raises(ValueError, match="variants"):
+        Sample(good.meta, good.codes, good.mel, good.mel_variants[:, :7])
 
 
 def test_json_has_one_schema_and_keeps_its_types() -> None:
