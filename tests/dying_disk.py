@@ -43,7 +43,7 @@ def dying_at(fatal: int, folder: Path) -> Iterator[Writes]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir"):
             patch.setattr(os, name, _counted(getattr(os, name), writes))
-        patch.setattr(os, "fsync", _counted(os.fsync, writes, lambda file: os.readlink(f"/proc/self/fd/{file}")))
+        patch.setattr(os, "fsync", _counted(os.fsync, writes, lambda file: Path(f"/proc/self/fd/{file}").readlink()))
         patch.setattr(io, "open", _counted_open(io.open, writes))
         yield writes
 
