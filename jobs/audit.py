@@ -35,7 +35,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
-from whisper_gpt.jobs.inference.scoring import token_logits
+from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location
@@ -259,7 +259,7 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
         """Return the logits `[T, V]` of each frame given those before it."""
         codes = torch.from_numpy(aligned.codes(wav).T[None]).long()  # [1, K, T]
         frames = torch.from_numpy(mel(wav)).float()[None]  # [1, T, M]
-        return token_logits(model, codes, frames)[0].numpy()
+        return predict(model, codes, frames).logits[0].numpy()
 
     stages = [_Stage("codec", aligned.codes, len(wav), "share of codes")]
     if model.config.hybrid:

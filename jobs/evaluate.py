@@ -55,7 +55,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table; `nll` in nats per token, `ppl` its exponential, `accuracy` top-1, from 0 to 1."""
+    """One row of the table; `nll` in nats per token of the coarsest codebook, `ppl` its exponential, `accuracy` top-1,
+    from 0 to 1; `codebook_nll` in nats per token of each codebook that the model predicts, and `bits_per_s` of audio
+    over all of them."""
 
     run: str | None  # None: an n-gram baseline
     model: str
@@ -66,6 +68,8 @@ class Row:
     ppl: float
     accuracy: float
     tokens: int
+    codebook_nll: list[float]
+    bits_per_s: float
 
 
 def run(config: Config) -> int:
@@ -113,9 +117,10 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
 
 def table(rows: list[Row]) -> Table:
     """Return the rows as a table for the terminal."""
-    result = Table(box=box.SIMPLE_HEAD, title=f"{rows[0].split}: {rows[0].tokens:,} tokens of codebook 0")
+    title = f"{rows[0].split}: {rows[0].tokens:,} frames; nats, PPL and accuracy of codebook 0"
+    result = Table(box=box.SIMPLE_HEAD, title=title)
     result.add_column("model", no_wrap=True)
-    for heading in ("params", "context", "nats/token", "PPL", "accuracy"):
+    for heading in ("params", "context", "nats/token", "PPL", "accuracy", "codebooks", "bits/s"):
         result.add_column(heading, justify="right", no_wrap=True)
     result.add_column("run", overflow="fold")
     for row in rows:
@@ -126,10 +131,24 @@ def table(rows: list[Row]) -> Table:
             f"{row.nll:.3f}",
             f"{row.ppl:.2f}",
             f"{row.accuracy:.2%}",
+            str(len(row.codebook_nll)),
+            f"{row.bits_per_s:,.0f}",
             escape(Path(row.run).name) if row.run else "–",
         )
     return result
 
 
 def _row(run: str | None, model: str, parameters: int, split: str, context: int, score: Score) -> Row:
-    return Row(run, model, parameters, split, context, score.nll, math.exp(score.nll), score.accuracy, score.tokens)
+    return Row(
+        run=run,
+        model=model,
+        parameters=parameters,
+        split=split,
+        context=context,
+        nll=score.nll,
+        ppl=math.exp(score.nll),
+        accuracy=score.accuracy,
+        tokens=score.tokens,
+        codebook_nll=score.codebook_nll,
+        bits_per_s=score.bits_per_s,
+    )

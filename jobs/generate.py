@@ -1,6 +1,6 @@
 """Continue a recording, or start without a prompt, and write the audio as a WAV.
 
-The whole WAV is decoded from the one codebook that is modelled: the prompt's tokens, then the continuation.
+The whole WAV is decoded from the codebooks that the model predicts: the prompt's codes, then the continuation.
 """
 
 import io
@@ -74,19 +74,21 @@ def run(config: Config) -> int:
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
     if not can_continue(model, state.data.mel_variant):
-        n_codebooks, variant = model.config.input_codebooks, state.data.mel_variant
         raise JobError(
-            f"{config.run}: reads {n_codebooks} codebooks and the mel variant {variant}; generation has one codebook, "
-            "and no future"
+            f"{config.run}: reads {model.config.input_codebooks} codebooks and the mel variant "
+            f"{state.data.mel_variant}; generation has the {model.config.output_codebooks} that the model predicts, "
+            "their mel, and no future"
         )
     device = single_process(config.device).device
     model = model.to(device)
     codec = codec_of(config.run, state.data, config.codec_weights, device)
     log_mel = LogMel(MelConfig(**state.data.mel))
     frames = round(config.seconds * codec.sample_rate / codec.hop)
-    prompt = empty_prompt(log_mel)
+    n_codebooks = model.config.output_codebooks
+    prompt = empty_prompt(n_codebooks, log_mel)
     if config.prompt:
-        prompt = read_prompt(config.prompt, model.config.context // 2, codec, log_mel.config, state.data.mel_variant)
+        half = model.config.context // 2
+        prompt = read_prompt(config.prompt, half, codec, log_mel.config, state.data.mel_variant, n_codebooks)
     generator = torch.Generator().manual_seed(config.seed)
     continuation = Continuation(model, codec, log_mel, prompt, sampling, config.mel, generator)
     console = status_console()

@@ -15,7 +15,13 @@ class ModelConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
-    input_codebooks: int = 1  # how many the model reads, coarsest first; it predicts the coarsest
+    input_codebooks: int = 1  # how many the model reads per frame, coarsest first
+    output_codebooks: int = 1  # how many it predicts per frame; all but the coarsest by the depth decoder
+    depth_width: int = 128
+    depth_layers: int = 2
+    depth_heads: int = 2
+    depth_frames: float = 0.25  # share of a batch's frames that the depth decoder is trained on
+    depth_loss_weight: float = 1.0  # of the mean NLL of the finer codebooks
     mel_bands: int = 0
     mel_width: int = 96
     mel_layers: int = 2
@@ -29,6 +35,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.width % (2 * self.heads) or (self.mel_bands and self.mel_width % (2 * self.mel_heads)):
             raise ModelError(f"{self.name}: a width must be an even multiple of its number of heads")
+        if self.output_codebooks < 1 or self.depth_width % (2 * self.depth_heads) or not 0 < self.depth_frames <= 1:
+            raise ModelError(f"{self.name}: its output codebooks or the sizes of its depth decoder are out of range")
         if self.input_codebooks < (0 if self.hybrid else 1):
             raise ModelError(f"{self.name}: no input: {self.input_codebooks} codebooks and no mel")
 
@@ -48,12 +56,14 @@ PRESETS = {
     "hybrid-paper": ModelConfig("hybrid-paper", mel_bands=64, fusion_width=32),
     "gpt-4m": ModelConfig("gpt-4m"),
     "gpt-40m": ModelConfig("gpt-40m", width=512, layers=12, heads=8),
+    "hybrid-8m": ModelConfig("hybrid-8m", mel_bands=64, input_codebooks=8, output_codebooks=8),
+    "gpt-8m": ModelConfig("gpt-8m", input_codebooks=8, output_codebooks=8),
 }
 
 
-def fit_to_data(config: ModelConfig, *, vocab: int, context: int, mel_bands: int, input_codebooks: int) -> ModelConfig:
-    """Return `config` with a codec's codebook size, a context, the dataset's mel bands and the codebooks to read."""
+def fit_to_data(config: ModelConfig, *, vocab: int, context: int, mel_bands: int) -> ModelConfig:
+    """Return `config` with a codec's codebook size, a context and the dataset's mel bands."""
     bands = mel_bands if config.hybrid else 0
-    if not input_codebooks:
+    if not config.input_codebooks:
         config = replace(config, mel_dropout=0.0)  # mel dropout would leave a mel-only model without any input
-    return replace(config, vocab=vocab, context=context, mel_bands=bands, input_codebooks=input_codebooks)
+    return replace(config, vocab=vocab, context=context, mel_bands=bands)

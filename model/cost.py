@@ -18,13 +18,19 @@ def training_flops(config: ModelConfig, parameters: int) -> float:
     """Return the operations to train on one token: 6 per matrix weight, 12 per layer, channel and context position.
 
     Chowdhery et al. 2022 (PaLM), appendix B, for the decoder and the mel branch. Embeddings are subtracted from
-    `parameters`, because they are looked up, not multiplied.
+    `parameters`, because they are looked up, not multiplied. The depth decoder's blocks work on K − 1 tokens of the
+    share of frames that it is trained on, its projections once per such frame.
     """
+    finer, width = config.output_codebooks - 1, config.depth_width
+    projections, tables = finer * width * (config.width + config.vocab), finer * width * config.vocab
+    blocks = config.depth_layers * 12 * width**2 if finer else 0
+    depth = 6.0 * config.depth_frames * (projections + finer * blocks)
+    parameters -= projections + tables + blocks
     embeddings = (config.input_codebooks * config.vocab + 1) * config.token_width if config.input_codebooks else 0
     attention = (
         12 * config.context * (config.layers * config.width + config.hybrid * config.mel_layers * config.mel_width)
     )
-    return 6.0 * (parameters - embeddings) + attention
+    return 6.0 * (parameters - embeddings) + attention + depth
 
 
 def peak_flops(device_name: str) -> float | None:

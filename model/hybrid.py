@@ -1,7 +1,8 @@
-"""The language model: token embeddings concatenated with mel vectors, one causal decoder, two heads.
+"""The language model: token embeddings concatenated with mel vectors, one causal decoder, and its heads.
 
 Input t is frame t − 1: its tokens (a begin token at t = 0) and its mel. Output t predicts frame t: a distribution over
-its coarsest token, and one over its mel. A token-only model is the same without the mel branch and the mel head.
+its coarsest token, and one over its mel. A token-only model is the same without the mel branch and the mel head. The
+depth decoder, if there is one, predicts the frame's finer tokens.
 """
 
 from dataclasses import dataclass
@@ -13,22 +14,24 @@ from torch import nn
 from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.checkpoint import Pretrained
 from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """`logits` `[B, T, V]`; for a hybrid also a Laplace distribution per normalised mel value: `mel_location` and
-    `mel_log_scale` `[B, T, M]`."""
+    """`logits` `[B, T, V]` of the coarsest codebook, and the `hidden` states `[B, T, D]` that they come from; for a
+    hybrid also a Laplace distribution per normalised mel value: `mel_location` and `mel_log_scale` `[B, T, M]`."""
 
+    hidden: torch.Tensor
     logits: torch.Tensor
     mel_location: torch.Tensor | None
     mel_log_scale: torch.Tensor | None
 
 
 class HybridLM(nn.Module, Pretrained):
-    """A decoder that predicts the coarsest codebook's tokens; conditioned on mel frames if `config.mel_bands` > 0."""
+    """A decoder of `config.output_codebooks` codebooks per frame; conditioned on mel if `config.mel_bands` > 0."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -47,6 +50,7 @@ class HybridLM(nn.Module, Pretrained):
         self.head = nn.Linear(config.width, config.vocab, bias=False)
         initialise(self)
         nn.init.normal_(self.head.weight, std=0.1 * config.width**-0.5)  # predictions start almost uniform
+        self.depth = DepthDecoder(config) if config.output_codebooks > 1 else None
 
     @property
     def begin_token(self) -> int:
@@ -118,6 +122,6 @@ class HybridLM(nn.Module, Pretrained):
             cache.position += mel_mask.shape[1]
         logits = self.head(x)  # [B, n, V]
         if not self.config.hybrid:
-            return Prediction(logits, None, None)
+            return Prediction(x, logits, None, None)
         location, log_scale = self.mel_head(x).chunk(2, dim=-1)  # each [B, n, M]
-        return Prediction(logits, location, log_scale)
+        return Prediction(x, logits, location, log_scale)

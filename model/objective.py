@@ -1,24 +1,26 @@
-"""The training objective of both heads: token cross-entropy plus the weighted Laplace NLL of the mel, in nats."""
+"""The training objective: cross-entropy of the tokens plus the weighted Laplace NLL of the mel, in nats."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.hybrid import HybridLM, Prediction
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over the frames where the mask is True, each a scalar; `mel_nats` is 0 for a token-only model.
+    """Sums over the frames where the mask is True, scalars but for `finer_nats`; `mel_nats` is 0 without a mel branch.
 
     Sums, not means, so that batches with different numbers of frames can be added up and divided once.
     """
 
     total: torch.Tensor
-    token_nats: torch.Tensor
+    token_nats: torch.Tensor  # of the coarsest codebook
+    finer_nats: torch.Tensor  # [K - 1], of the others; in training estimated from a sample of the frames
     mel_nats: torch.Tensor  # per frame the mean over its bands
     correct: torch.Tensor  # tokens whose top-1 prediction is right
     frames: torch.Tensor
@@ -45,16 +47,39 @@ def training_losses(
     doc_ids: torch.Tensor | None = None,
 ) -> Losses:
     """Return teacher-forced losses for `codes` `[B, K, T]`, raw log-mel `[B, T, M]`, `mask` `[B, T]`, and for packed
-    windows `doc_ids` `[B, T]`. The target is the coarsest codebook.
+    windows `doc_ids` `[B, T]`. The targets are the coarsest `output_codebooks` of `codes`.
 
     In training mode the hybrid's mel input is corrupted: noise with a random standard deviation per window, and no mel
     at all in some windows. Both reduce exposure bias: in generation the mel comes from the model's own tokens.
     """
-    if not model.config.hybrid:
-        return losses(model(codes, None, doc_ids=doc_ids), codes[:, 0], None, mask, 0.0)
-    target = model.mel_encoder.normalise(mel)
-    mel_input, keep_mel = corrupt_mel(target, model.config) if model.training else (target, None)
-    return losses(model(codes, mel_input, keep_mel, doc_ids), codes[:, 0], target, mask, model.config.mel_loss_weight)
+    config, target, mel_input, keep_mel = model.config, None, None, None
+    if config.hybrid:
+        target = model.mel_encoder.normalise(mel)
+        mel_input, keep_mel = corrupt_mel(target, config) if model.training else (target, None)
+    prediction = model(codes, mel_input, keep_mel, doc_ids)
+    coarsest = losses(prediction, codes[:, 0], target, mask, config.mel_loss_weight)
+    if model.depth is None:
+        return coarsest
+    finer = finer_nats(model.depth, prediction.hidden, codes, mask, config.depth_frames)
+    return replace(coarsest, total=coarsest.total + config.depth_loss_weight * finer.mean(), finer_nats=finer)
+
+
+def finer_nats(
+    depth: DepthDecoder, hidden: torch.Tensor, codes: torch.Tensor, mask: torch.Tensor, share: float
+) -> torch.Tensor:
+    """Return the summed NLL `[K − 1]` of the finer codebooks over the frames of `mask` `[B, T]`, estimated from a
+    random sample: as many frames as `share` of `B · T`, of one number whatever the mask is, so that shapes are static.
+
+    The logits of all frames would take B · T · (K − 1) · V numbers.
+    """
+    count = max(1, round(share * mask.numel()))
+    order = torch.rand(mask.numel(), device=mask.device) + mask.flatten()  # unmasked frames come first
+    chosen = order.topk(count).indices
+    frames = codes[:, : depth.finer + 1].transpose(1, 2).flatten(0, 1)[chosen]  # [n, K]
+    weight = mask.flatten()[chosen]
+    logits = depth(hidden.flatten(0, 1)[chosen], frames).float()
+    nats = F.cross_entropy(logits.flatten(0, 1), frames[:, 1:].flatten(), reduction="none").view(count, -1)
+    return (nats * weight[:, None]).sum(dim=0) * (mask.sum() / weight.sum().clamp_min(1))
 
 
 def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +95,7 @@ def corrupt_mel(mel: torch.Tensor, config: ModelConfig) -> tuple[torch.Tensor, t
 def losses(
     prediction: Prediction, codes: torch.Tensor, mel: torch.Tensor | None, mask: torch.Tensor, mel_weight: float
 ) -> Losses:
-    """Return the losses of a prediction against its targets: `codes` `[B, T]` and normalised `mel` `[B, T, M]`.
+    """Return the losses of the coarsest codebook, `codes` `[B, T]`, and of the normalised `mel` `[B, T, M]`.
 
     All losses are 0 if `mask` is False everywhere.
     """
@@ -85,7 +110,8 @@ def losses(
         location, log_scale = prediction.mel_location.float(), prediction.mel_log_scale.float()
         nats_per_frame = laplace_nats(mel, location, log_scale).mean(dim=-1)  # [B, T]
         mel_nats = (nats_per_frame * mask).sum()
-    return Losses(token_nats + mel_weight * mel_nats, token_nats, mel_nats, correct, mask.sum())
+    total = token_nats + mel_weight * mel_nats
+    return Losses(total, token_nats, token_nats.new_zeros(0), mel_nats, correct, mask.sum())
 
 
 def laplace_nats(value: torch.Tensor, location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import math
 
 SAMPLE_RATE = 24_000
 HOP_SAMPLES = 320
+FRAME_RATE = SAMPLE_RATE / HOP_SAMPLES
 
 
 def frame_count(samples: int) -> int:

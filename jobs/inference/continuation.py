@@ -1,7 +1,7 @@
 """Continue audio with a trained model, frame by frame.
 
-Each sampled token is decoded at once to its 320 samples, and their mel frame is the model's next input (decode and
-re-analyse), so the mel input always matches the audio that was actually generated.
+The sampled codes of a frame are decoded at once to their 320 samples, and the mel frame of those is the model's next
+input (decode and re-analyse), so the mel input always matches the audio that was actually generated.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.model.cache import Cache, empty_cache
@@ -20,7 +21,7 @@ from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
-from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig, decoded_codebooks
+from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
 
 MelSource = Literal["decode", "predict", "none"]
 
@@ -29,54 +30,58 @@ _READ_FRAMES = 750  # per segment; only the end of the prompt is kept
 
 @dataclass(frozen=True)
 class Prompt:
-    """Frames to continue from: `tokens` int64 `[n]` of codebook 0, and their `mel` float32 `[n, M]` as in datasets (not
-    normalised), of the mel variant that the model was trained on."""
+    """Frames to continue from: `codes` int64 `[K, n]` of the codebooks that the model predicts, and their `mel` float32
+    `[n, M]` as in datasets (not normalised), of the mel variant that the model was trained on."""
 
-    tokens: torch.Tensor
+    codes: torch.Tensor
     mel: torch.Tensor
 
 
-def empty_prompt(log_mel: LogMel) -> Prompt:
+def empty_prompt(n_codebooks: int, log_mel: LogMel) -> Prompt:
     """Return a prompt without any frame."""
-    return Prompt(torch.zeros(0, dtype=torch.long), torch.zeros(0, log_mel.config.bands))
+    return Prompt(torch.zeros(n_codebooks, 0, dtype=torch.long), torch.zeros(0, log_mel.config.bands))
 
 
 def can_continue(model: HybridLM, variant: str) -> bool:
-    """Whether a model's inputs are available in generation, which has one codebook and no future."""
-    return model.config.input_codebooks == 1 and (variant == AUDIO or decoded_codebooks(variant) == 1)
+    """Whether a model's inputs are available in generation, which has the codebooks that it predicts, and no future.
+
+    A model of real audio's mel is given the mel of decoded audio, which it was not trained on.
+    """
+    n_codebooks = model.config.output_codebooks
+    return 1 <= model.config.input_codebooks <= n_codebooks and variant in (AUDIO, f"codes-{n_codebooks}")
 
 
-def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, variant: str) -> Prompt:
+def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, variant: str, n_codebooks: int = 1) -> Prompt:
     """Return the last `frames` whole frames of the audio in `path`, as `preprocess` would encode the whole recording.
 
-    The codec's state is that after all earlier audio; memory does not grow with the recording. Raises `JobError` if the
-    file is not audio, or is shorter than a frame.
+    Of the codec's codebooks the coarsest `n_codebooks` are returned. The codec's state is that after all earlier audio;
+    memory does not grow with the recording. Raises `JobError` if the file is not audio, or is shorter than a frame.
     """
     log_mel = LogMel(replace(mel, variants=(variant,)))
-    tokens, mels, samples = np.zeros(0, np.int16), np.zeros((0, mel.bands), np.float16), 0
+    codes, mels, samples = np.zeros((n_codebooks, 0), np.int16), np.zeros((0, mel.bands), np.float16), 0
     try:
         (segments,) = align_recordings([stream_mono(path, codec.sample_rate)], codec, log_mel, _READ_FRAMES)
         for segment in segments:
             samples += segment.samples
             # One frame more than is kept: the last may be incomplete.
-            tokens = np.concatenate([tokens, segment.codes[0]])[-frames - 1 :]
+            codes = np.concatenate([codes, segment.codes[:n_codebooks]], axis=1)[:, -frames - 1 :]
             mels = np.concatenate([mels, segment.mel])[-frames - 1 :]
     except AudioError as error:
         raise JobError(f"--prompt {path}: {error}") from error
     if samples < codec.hop:
         raise JobError(f"--prompt {path}: shorter than one frame of {codec.hop} samples")
-    whole = len(tokens) - (samples % codec.hop > 0)
+    whole = codes.shape[1] - (samples % codec.hop > 0)
     kept = slice(max(0, whole - frames), whole)
-    return Prompt(torch.from_numpy(tokens[kept]).long(), torch.from_numpy(mels[kept]).float())
+    return Prompt(torch.from_numpy(codes[:, kept]).long(), torch.from_numpy(mels[kept]).float())
 
 
 class Continuation:
     """A continuation of `prompt`: `prompt_audio` float32 `[n · hop]` is the prompt decoded, `step` adds a frame to it.
 
-    Model and codec compute on their own devices; tokens are sampled and mel frames computed on the CPU.
+    Model and codec compute on their own devices; codes are sampled and mel frames computed on the CPU.
 
-    It may be endless: memory and time per frame are constant. `tokens` and `mel` hold the last half context of the
-    history; once the cache is full, a new one is filled from them.
+    It may be endless: memory and time per frame are constant. `codes` `[K, n]` and `mel` hold the last half context of
+    the history; once the cache is full, a new one is filled from them.
     """
 
     @torch.no_grad()
@@ -92,33 +97,41 @@ class Continuation:
     ):
         self._model, self._codec, self._log_mel = model, codec, log_mel
         self._sampling, self._mel_source, self._generator = sampling, mel_source, generator
-        self._decoder, self._mel_context = codec.decoder_start(codebooks=1), log_mel.start()
+        self._decoder, self._mel_context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
         self._history_frames = max(1, model.config.context // 2)
         self.prompt_audio = torch.zeros(0)
-        if len(prompt.tokens):
-            self.prompt_audio = self._decode(prompt.tokens)
+        if prompt.codes.shape[1]:
+            self.prompt_audio = self._decode(prompt.codes)
             _, self._mel_context = log_mel.step(self._mel_context, self.prompt_audio)
-        self.tokens = prompt.tokens[-self._history_frames :]
+        self.codes = prompt.codes[:, -self._history_frames :]
         self.mel = _normalise(model, prompt.mel[-self._history_frames :])
-        self._cache, self._prediction = prefill(model, self.tokens, self.mel, mel_source)
+        self._cache, self._prediction = prefill(model, self.codes, self.mel, mel_source)
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
-        """Sample the next token, and return its audio float32 `[hop]`."""
-        token = sample(self._prediction.logits[:, -1].cpu(), self._sampling, self._generator)  # [1]
-        audio = self._decode(token)
+        """Sample the codes of the next frame, and return its audio float32 `[hop]`."""
+        codes = self._draw()  # [K, 1]
+        audio = self._decode(codes)
         mel = self._next_mel(audio)
-        self.tokens = torch.cat([self.tokens, token])[-self._history_frames :]
+        self.codes = torch.cat([self.codes, codes], dim=1)[:, -self._history_frames :]
         self.mel = torch.cat([self.mel, mel])[-self._history_frames :]
         if self._cache.position == self._cache.capacity:
-            self._cache, self._prediction = prefill(self._model, self.tokens, self.mel, self._mel_source)
+            self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
         else:
-            self._prediction = _predict(self._model, token, mel, self._mel_source, self._cache)
+            self._prediction = _predict(self._model, _rows(self._model, codes), mel, self._mel_source, self._cache)
         return audio
 
-    def _decode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Decode tokens `[n]` to the next samples `[n · hop]` of the stream."""
-        decoded, self._decoder = self._codec.decode_chunk(self._decoder, tokens[None, None].to(self._codec.device))
+    def _draw(self) -> torch.Tensor:
+        """Sample the codes `[K, 1]` of the next frame: the coarsest, then the finer ones given it."""
+        coarsest = sample(self._prediction.logits[:, -1].cpu(), self._sampling, self._generator)  # [1]
+        if self._model.depth is None:
+            return coarsest[None]
+        hidden, coarsest = self._prediction.hidden[:, -1], coarsest.to(self._model.device)
+        return self._model.depth.draw(hidden, coarsest, self._sampling, self._generator).T.cpu()
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Decode codes `[K, n]` to the next samples `[n · hop]` of the stream."""
+        decoded, self._decoder = self._codec.decode_chunk(self._decoder, codes[None].to(self._codec.device))
         return decoded[0].cpu()
 
     def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
@@ -131,22 +144,27 @@ class Continuation:
         return self.mel.new_zeros(1, self.mel.shape[1])
 
 
-def prefill(
-    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource
-) -> tuple[Cache, Prediction]:
-    """Fill a new cache with frames `tokens` `[n]` and normalised `mel` `[n, M]`; return it, and the predictions of
+def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source: MelSource) -> tuple[Cache, Prediction]:
+    """Fill a new cache with frames of `codes` `[K, n]` and normalised `mel` `[n, M]`; return it, and the predictions of
     frames 0 to n."""
     cache = empty_cache(model.config, batch=1, device=model.device)
-    tokens = torch.cat([torch.tensor([model.begin_token]), tokens])  # [1 + n]
+    tokens = F.pad(_rows(model, codes), (1, 0), value=model.begin_token)  # [K, 1 + n]
     mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
     return cache, _predict(model, tokens, mel, mel_source, cache)
+
+
+def _rows(model: HybridLM, codes: torch.Tensor) -> torch.Tensor:
+    """Return the embedding rows `[K', n]` of the codebooks of `codes` `[K, n]` that the model reads."""
+    n_codebooks = model.config.input_codebooks
+    return codes[:n_codebooks] + model.config.vocab * torch.arange(n_codebooks)[:, None]
 
 
 def _predict(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
 ) -> Prediction:
-    """Return the predictions after `tokens` `[n]` and normalised `mel` `[n, M]`; a begin token has no mel."""
-    tokens, mel = tokens[None, None].to(model.device), mel.to(model.device)  # [1, 1, n], [n, M]
+    """Return the predictions after embedding rows `tokens` `[K', n]` and normalised `mel` `[n, M]`; a begin token has
+    no mel."""
+    tokens, mel = tokens[None].to(model.device), mel.to(model.device)  # [1, K', n], [n, M]
     mel_mask = tokens[:, 0] != model.begin_token
     if not model.config.hybrid:
         return model.predict_next(tokens, None, mel_mask, cache)

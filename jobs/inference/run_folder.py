@@ -27,7 +27,7 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation score, in nats per token, and its step."""
+    """The best validation score, in nats per frame over all codebooks that the model predicts, and its step."""
 
     step: int
     nats: float

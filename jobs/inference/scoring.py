@@ -1,5 +1,6 @@
 """Score a model over a stream of windows: NLL and top-1 accuracy, summed in double precision."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -7,23 +8,38 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.ngram import NGram, log_probabilities
+from whisper_gpt.pipeline.frames import FRAME_RATE
 from whisper_gpt.pipeline.loading.stream import Batch
+
+_FRAMES = 1024  # that the depth decoder scores at a time: 1024 × 7 × 1024 logits take 29 MB
 
 
 @dataclass(frozen=True)
 class Score:
-    """Sums over `tokens` predicted tokens: NLL in nats, and correct top-1 predictions."""
+    """Sums over `tokens` frames: NLL of the coarsest codebook in nats, its correct top-1 predictions, and the NLL of
+    each finer codebook that the model predicts."""
 
     nats: float
     correct: int
     tokens: int
+    finer_nats: tuple[float, ...] = ()
 
     @property
     def nll(self) -> float:
-        """Nats per token."""
+        """Nats per token of the coarsest codebook."""
         return self.nats / self.tokens
+
+    @property
+    def codebook_nll(self) -> list[float]:
+        """Nats per token of each codebook that the model predicts."""
+        return [nats / self.tokens for nats in (self.nats, *self.finer_nats)]
+
+    @property
+    def bits_per_s(self) -> float:
+        """Bits per second of audio, over all codebooks that the model predicts."""
+        return FRAME_RATE * sum(self.codebook_nll) / math.log(2)
 
     @property
     def accuracy(self) -> float:
@@ -33,47 +49,65 @@ class Score:
 
 @dataclass(frozen=True)
 class WindowScore:
-    """Scores of the tokens in one window of a sample: nats float64 `[T]`, and top-1 correctness bool `[T]`."""
+    """Scores of the frames in one window of a sample: nats float64 `[T]` and top-1 correctness bool `[T]` of the
+    coarsest codebook, and nats float64 `[T, K − 1]` of the finer ones."""
 
     key: str
     nats: np.ndarray
     correct: np.ndarray
+    finer_nats: np.ndarray
 
 
 def score_model(model: HybridLM, windows: Iterable[Batch]) -> Score:
-    """Return the teacher-forced score of `model` on codebook 0 of `windows`; keeps the model's training mode."""
+    """Return the teacher-forced score of `model` on `windows`; keeps the model's training mode."""
     return add_up(model_scores(model, windows))
 
 
 @torch.no_grad()
 def model_scores(model: HybridLM, windows: Iterable[Batch]) -> Iterator[WindowScore]:
-    """Yield teacher-forced scores of `model` on codebook 0 of `windows`, which are not packed."""
+    """Yield teacher-forced scores of `model` on `windows`, which are not packed."""
     training = model.training
     model.eval()
     try:
         for batch in windows:
             targets = batch.codes[:, 0]
-            logits = token_logits(model, batch.codes, batch.mel).float()
+            prediction = predict(model, batch.codes, batch.mel)
+            logits = prediction.logits.float()
             nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
             correct = logits.argmax(dim=-1) == targets
-            columns = (nats.double().cpu().numpy(), correct.cpu().numpy(), batch.mask.cpu().numpy())
-            for (key,), row_nats, row_correct, mask in zip(batch.keys, *columns, strict=True):
-                yield WindowScore(key, row_nats[mask], row_correct[mask])
+            finer = _finer_nats(model, prediction.hidden, batch.codes)
+            columns = (nats.double(), correct, finer.double(), batch.mask)
+            rows = zip(batch.keys, *(column.cpu().numpy() for column in columns), strict=True)
+            for (key,), row_nats, row_correct, row_finer, mask in rows:
+                yield WindowScore(key, row_nats[mask], row_correct[mask], row_finer[mask])
     finally:
         model.train(training)
 
 
-def token_logits(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor) -> torch.Tensor:
-    """Return the logits `[B, T, V]` of every frame given those before it, from `codes` `[B, K, T]` and raw log-mel
-    `[B, T, M]`, which a token-only model ignores."""
-    return model(codes, model.mel_encoder.normalise(mel) if model.config.hybrid else None).logits
+def predict(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor) -> Prediction:
+    """Predict every frame from those before it, from `codes` `[B, K, T]` and raw log-mel `[B, T, M]`, which a
+    token-only model ignores."""
+    return model(codes, model.mel_encoder.normalise(mel) if model.config.hybrid else None)
+
+
+def _finer_nats(model: HybridLM, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Return the NLL `[B, T, K − 1]` of the finer codebooks, computed for some frames at a time to save memory."""
+    if model.depth is None:
+        return hidden.new_zeros(*hidden.shape[:2], 0)
+    frames = codes[:, : model.depth.finer + 1].transpose(1, 2).flatten(0, 1)  # [N, K]
+    nats = []
+    for states, targets in zip(hidden.flatten(0, 1).split(_FRAMES), frames.split(_FRAMES), strict=True):
+        logits = model.depth(states, targets).float().transpose(1, 2)  # [n, V, K − 1]
+        nats.append(F.cross_entropy(logits, targets[:, 1:], reduction="none"))
+    return torch.cat(nats).unflatten(0, hidden.shape[:2])
 
 
 def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:
     """Yield scores of an n-gram model on codebook 0 of `windows`, each from an empty history as for neural models."""
     for key, tokens in sequences(windows):
         logs = log_probabilities(ngram, tokens)
-        yield WindowScore(key, -logs[np.arange(len(tokens)), tokens], logs.argmax(axis=1) == tokens)
+        nats = -logs[np.arange(len(tokens)), tokens]
+        yield WindowScore(key, nats, logs.argmax(axis=1) == tokens, np.zeros((len(tokens), 0)))
 
 
 def sequences(windows: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
@@ -85,9 +119,10 @@ def sequences(windows: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
 
 def add_up(scores: Iterable[WindowScore]) -> Score:
     """Return the sums over all windows."""
-    nats, correct, tokens = 0.0, 0, 0
+    nats, correct, tokens, finer = 0.0, 0, 0, np.zeros(0)
     for score in scores:
+        finer = score.finer_nats.sum(axis=0) + (finer if len(finer) else 0)
         nats += float(score.nats.sum())
         correct += int(score.correct.sum())
         tokens += len(score.nats)
-    return Score(nats, correct, tokens)
+    return Score(nats, correct, tokens, tuple(finer.tolist()))

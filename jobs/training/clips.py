@@ -54,7 +54,7 @@ class Clips:
 
 def open_clips(session: Session) -> Clips | None:
     """Return what clips need, or None if --clip-s is 0, no validation sample is readable, or the model reads inputs
-    that a continuation lacks (several codebooks, the future).
+    that a continuation lacks (codebooks that it does not predict, the future).
 
     Raises `JobError` or `PipelineError` if the datasets' codec is not found.
     """
@@ -63,17 +63,18 @@ def open_clips(session: Session) -> Clips | None:
     if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.mel_variant):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
-    prompt = _first_readable(batches(session.validation), max(1, config.context // 2))
+    most = max(1, config.context // 2)
+    prompt = _first_readable(batches(session.validation), most, session.model.config.output_codebooks)
     if prompt is None:
         return None
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
     return Clips(codec, LogMel(MelConfig(**data.mel)), prompt, frames)
 
 
-def _first_readable(windows: Iterable[Batch], most: int) -> Prompt | None:
+def _first_readable(windows: Iterable[Batch], most: int, n_codebooks: int) -> Prompt | None:
     """Return the first frames, at most `most`, of the first readable window."""
     for batch in windows:
         for codes, mel, mask in zip(batch.codes, batch.mel, batch.mask, strict=True):
             if frames := min(most, int(mask.sum())):
-                return Prompt(codes[0, :frames], mel[:frames])
+                return Prompt(codes[:n_codebooks, :frames], mel[:frames])
     return None

@@ -16,10 +16,9 @@ from whisper_gpt.jobs.training.distributed import DeviceChoice, PrecisionChoice
 from whisper_gpt.model.config import PRESETS, ModelConfig
 
 CONFIG_FILE = "train.yaml"  # in the run's folder
-# The other fields of a model's configuration follow from the data and from --context and --input-codebooks.
-_MODEL_FIELDS = [
-    field.name for field in fields(ModelConfig) if field.name not in ("vocab", "context", "input_codebooks")
-]
+# The other fields of a model's configuration follow from the data and from --context.
+_MODEL_FIELDS = [field.name for field in fields(ModelConfig) if field.name not in ("vocab", "context")]
+_SIZES = ("width", "layers", "heads", "input_codebooks", "output_codebooks")
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,9 @@ class Config:
     weights: tuple[float, ...] = ()
     """Share of the windows from each dataset; equal shares if not given."""
     model: str = "hybrid-4m"
-    """A preset (hybrid-4m, hybrid-paper, gpt-4m or gpt-40m), or a JSON file with the fields of a configuration: missing
-    fields keep their defaults, and `mel_bands` above 0 makes a hybrid."""
+    """A preset, or a JSON file with the fields of a configuration: missing fields keep their defaults, and `mel_bands`
+    above 0 makes a hybrid. Presets: hybrid-4m, hybrid-paper, gpt-4m and gpt-40m predict one codebook; hybrid-8m and
+    gpt-8m predict all eight."""
     width: int | None = None
     """Width of the decoder; by default that of --model."""
     layers: int | None = None
@@ -42,10 +42,13 @@ class Config:
     heads: int | None = None
     """Number of attention heads per decoder layer; by default that of --model."""
     mel: str | None = None
-    """Mel variant that the model reads, such as audio or codes-8 (see preprocess --mel-of); by default the first."""
-    input_codebooks: int = 1
-    """Number of codebooks per frame that the model reads, coarsest first, as a sum of embeddings; it predicts only the
-    coarsest. 0: it reads the mel alone."""
+    """Mel variant that the model reads, such as audio or codes-8 (see preprocess --mel-of). By default the first; for a
+    hybrid that predicts several codebooks, that of the audio which those codes decode to."""
+    input_codebooks: int | None = None
+    """Number of codebooks per frame that the model reads, coarsest first, as a sum of embeddings; by default that of
+    --model. 0: it reads the mel alone."""
+    output_codebooks: int | None = None
+    """Number of codebooks per frame that the model predicts, coarsest first; by default that of --model."""
     steps: int = 5000
     """Number of optimizer steps."""
     minutes: float | None = None
@@ -117,11 +120,12 @@ def model_config(config: Config) -> ModelConfig:
 
     Raises `UsageError` if --model is neither a preset nor a readable file with a valid configuration.
     """
-    sizes = {name: size for name in ("width", "layers", "heads") if (size := getattr(config, name)) is not None}
+    sizes = {name: size for name in _SIZES if (size := getattr(config, name)) is not None}
     chosen = PRESETS[config.model] if config.model in PRESETS else _read_model(Path(config.model))
+    sizes = {name: size for name, size in sizes.items() if size != getattr(chosen, name)}
     if not sizes:
         return chosen
-    changed = "-".join(f"{name}{size}" for name, size in sizes.items())
+    changed = "-".join(f"{name.replace('_codebooks', '')}{size}" for name, size in sizes.items())
     return replace(chosen, **sizes, name=f"{chosen.name}-{changed}")
 
 
@@ -141,7 +145,7 @@ def check(config: Config) -> None:
     """Raise `UsageError` for option values that are invalid for any data."""
     require(bool(config.datasets), "name at least one dataset")
     least = {"steps": 1, "batch": 1, "accumulate": 1, "context": 1, "eval_every": 1, "eval_batches": 1, "save_every": 1}
-    least |= {"keep": 1, "workers": 1, "input_codebooks": 0, "max_damaged": 0}
+    least |= {"keep": 1, "workers": 1, "max_damaged": 0}
     least |= {"seed": 0, "clip_s": 0}
     for name, bound in least.items():
         value = getattr(config, name)
@@ -157,9 +161,9 @@ def check(config: Config) -> None:
     require(0 <= config.weight_decay < math.inf, f"--weight-decay {config.weight_decay}: must not be negative")
     require(0 <= config.warmup < 1, f"--warmup {config.warmup}: must be a share of the run, 0 to 1")
     require(0 <= config.ema < 1, f"--ema {config.ema}: must be a decay, 0 to 1")
-    for name in ("width", "layers", "heads"):
-        size = getattr(config, name)
-        require(size is None or size >= 1, f"--{name} {size}: must be at least 1")
+    for name in _SIZES:
+        size, bound = getattr(config, name), 0 if name == "input_codebooks" else 1
+        require(size is None or size >= bound, f"--{name.replace('_', '-')} {size}: must be at least {bound}")
     model_config(config)
     require(len(config.shares) == len(config.datasets), "--weights: pass one for each dataset")
     cuda = config.device != "cuda" or config.workers > 1 or torch.cuda.is_available()

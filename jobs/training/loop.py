@@ -115,7 +115,7 @@ def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch
         clip=config.clip,
         max_nats=session.max_nats,
         precision=session.precision,
-        codebooks=max(1, session.model.config.input_codebooks),
+        codebooks=max(session.model.config.input_codebooks, session.model.config.output_codebooks),
     )
 
 
@@ -135,7 +135,10 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
     until_stopped = (batch.to(ranks.device) for batch in itertools.takewhile(lambda _: not stopped(), windows))
     with autocast(session.precision, ranks.device):
         share = score_model(session.scored_model, until_stopped)
-    nats, correct, tokens, interrupted = ranks.sum([share.nats, share.correct, share.tokens, float(stopped())])
+    finer_nats = share.finer_nats or (0.0,) * (session.model.config.output_codebooks - 1)  # a rank may have no windows
+    *finer, nats, correct, tokens, interrupted = ranks.sum(
+        [*finer_nats, share.nats, share.correct, share.tokens, float(stopped())]
+    )
     session.state = replace(session.state, unscored=bool(interrupted))
     if interrupted:
         return False
@@ -143,13 +146,14 @@ def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], b
         if monitor:
             monitor.log(f"step {session.state.step}: not scored, as no validation sample can be read")
         return False
-    score = Score(nats, int(correct), int(tokens))
+    score = Score(nats, int(correct), int(tokens), tuple(finer))
     if monitor:
         monitor.evaluation(session.state.step, score, stopped)
     before = session.state.best
-    if math.isnan(score.nll) or (before is not None and before.nats <= score.nll):
+    frame_nats = sum(score.codebook_nll)
+    if math.isnan(frame_nats) or (before is not None and before.nats <= frame_nats):
         return False
-    session.state = replace(session.state, best=Best(session.state.step, score.nll))
+    session.state = replace(session.state, best=Best(session.state.step, frame_nats))
     return True
 
 

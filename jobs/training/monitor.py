@@ -79,16 +79,21 @@ class Monitor:
         }
         if self._peak:
             scalars["speed/mfu"] = tokens_per_s * self._flops / (self._peak * self._session.ranks.world_size)
+        scalars |= {f"train/codebook_{k}_nats": nats for k, nats in enumerate(result.finer_nats, start=1)}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
 
     def evaluation(self, step: int, score: Score, stopped: Callable[[], bool]) -> None:
         """Log the validation score and, unless stopped, a generated audio sample."""
-        self._writer.add_scalar("validation/codebook_0/token_nats", score.nll, step)
+        for k, nll in enumerate(score.codebook_nll):
+            self._writer.add_scalar(f"validation/codebook_{k}/token_nats", nll, step)
+        self._writer.add_scalar("validation/bits_per_s", score.bits_per_s, step)
         self._writer.add_scalar("validation/codebook_0/accuracy", score.accuracy, step)
         self._writer.flush()  # a run that is killed now resumes after this point
-        self._console.print(f"step {step}: validation {score.nll:.3f} nats, accuracy {score.accuracy:.1%}")
+        finer = "".join(f" {nll:.3f}" for nll in score.codebook_nll[1:])
+        bits = f", {score.bits_per_s:,.0f} bits/s" if finer else ""
+        self._console.print(f"step {step}: validation {score.nll:.3f}{finer} nats{bits}, accuracy {score.accuracy:.1%}")
         if self._clips and not stopped():
             clip = self._clips.make(self._session.scored_model, seed=step)
             self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)

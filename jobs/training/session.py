@@ -85,12 +85,13 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
     """
     infos = [read_info(location(dataset)) for dataset in config.datasets]
     weighted = list(zip(config.datasets, config.shares, strict=True))
-    data = trained_on(infos[0], config.mel)
-    training = _stream(config, ranks, weighted, "train")
+    shape = _shape(config, infos[0])
+    data = trained_on(infos[0], config.mel or default_mel(shape))
+    training = _stream(config, ranks, weighted, "train", data.mel_variant)
     validated = [dataset for dataset, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
-    validation = _stream(config, ranks, validated, "validation") if validated else None
+    validation = _stream(config, ranks, validated, "validation", data.mel_variant) if validated else None
     seed_everything(config.seed, 0, 0)
-    model = HybridLM(_shape(config, infos[0])).to(ranks.device).train()
+    model = HybridLM(shape).to(ranks.device).train()
     if model.config.hybrid:
         variant = infos[0].mel["variants"].index(data.mel_variant)
         model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, variant))
@@ -124,7 +125,7 @@ def _has_samples(info: DatasetInfo, split: str) -> bool:
     return split in info.splits and info.splits[split].samples > 0
 
 
-def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str) -> Stream:
+def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str, mel_variant: str) -> Stream:
     """The stream of a split; other splits than train are neither shuffled nor packed."""
     training = split == "train"
     return stream(
@@ -136,7 +137,7 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             seed=config.seed,
             shuffle=training,
             pack=training and config.pack,
-            mel_variant=config.mel,
+            mel_variant=mel_variant,
             rank=ranks.rank,
             world_size=ranks.world_size,
             max_damaged=config.max_damaged,
@@ -148,8 +149,22 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
 
 def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
     vocab, bands = info.codec["codebook_size"], info.mel["bands"]
-    shape = {"vocab": vocab, "context": config.context, "mel_bands": bands}
-    return fit_to_data(model_config(config), **shape, input_codebooks=config.input_codebooks)
+    shape = fit_to_data(model_config(config), vocab=vocab, context=config.context, mel_bands=bands)
+    needed, available = max(shape.input_codebooks, shape.output_codebooks), info.codec["codebooks"]
+    if needed > available:
+        raise JobError(
+            f"{config.datasets[0]} has {available} codebooks, and {shape.name} needs {needed}; pass --input-codebooks "
+            "and --output-codebooks, or preprocess with more --codebooks"
+        )
+    return shape
+
+
+def default_mel(shape: ModelConfig) -> str | None:
+    """Return the mel variant that a model reads by default: None, the dataset's first, if it predicts one codebook.
+
+    Otherwise that of the decoded codes: in generation there is no other, and in training it is the same.
+    """
+    return f"codes-{shape.output_codebooks}" if shape.hybrid and shape.output_codebooks > 1 else None
 
 
 def _mel_statistics(

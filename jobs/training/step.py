@@ -18,7 +18,8 @@ class StepResult:
     `healthy` is False if a number was out of bounds; the update was then skipped.
     """
 
-    token_nats: float
+    token_nats: float  # of the coarsest codebook
+    finer_nats: tuple[float, ...]  # of each of the others that the model predicts
     mel_nats: float
     accuracy: float
     gradient_norm: float
@@ -41,7 +42,7 @@ def train_step(
     ranks, at the learning rate that is set in `optimizers`.
 
     The gradient norm is clipped to `clip`; a loss of `max_nats` per token or more is out of bounds. Only the first
-    `codebooks`, those that the model reads, are copied to the device.
+    `codebooks`, those that the model reads or predicts, are copied to the device.
     """
     batch_sums = []
     for index, batch in enumerate(batches):
@@ -51,7 +52,7 @@ def train_step(
             with autocast(precision, ranks.device):
                 losses = objective(on_device.codes, on_device.mel, on_device.mask, on_device.doc_ids)
             losses.total.backward()
-        values = (losses.token_nats, losses.mel_nats, losses.correct, losses.frames)
+        values = (*losses.finer_nats, losses.token_nats, losses.mel_nats, losses.correct, losses.frames)
         batch_sums.append(torch.stack([value.detach().double() for value in values]))
     *sums, tokens = ranks.add(torch.stack(batch_sums).sum(dim=0)).unbind()
     gradients = [parameter.grad for parameter in objective.parameters() if parameter.grad is not None]
@@ -60,10 +61,12 @@ def train_step(
     gradient_norm = nn.utils.clip_grad_norm_(objective.parameters(), clip)
     means = [total / tokens.clamp_min(1) for total in sums]
     # The only host sync of a step.
-    token_nats, mel_nats, accuracy, norm, count = torch.stack([*means, gradient_norm.double(), tokens]).tolist()
-    healthy = all(map(math.isfinite, (token_nats, mel_nats, norm))) and token_nats < max_nats
+    *finer_nats, token_nats, mel_nats, accuracy, norm, count = torch.stack(
+        [*means, gradient_norm.double(), tokens]
+    ).tolist()
+    healthy = all(map(math.isfinite, (*finer_nats, token_nats, mel_nats, norm))) and token_nats < max_nats
     for optimizer in optimizers:
         if healthy:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return StepResult(token_nats, mel_nats, accuracy, norm, int(count), healthy)
+    return StepResult(token_nats, tuple(finer_nats), mel_nats, accuracy, norm, int(count), healthy)

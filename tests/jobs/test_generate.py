@@ -55,7 +55,7 @@ def test_generation_predicts_what_the_model_predicts(
     model, _ = load_run(runs["hybrid-4m"])
     prompt = read_prompt(prompt_file(made_corpora), 20, codec, log_mel.config, "audio")
     generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
-    head, tokens = generated.prompt_audio, prompt.tokens
+    head, tokens = generated.prompt_audio, prompt.codes[0]
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
     mel = model.mel_encoder.normalise(prompt.mel)
     for _ in range(6):
@@ -95,10 +95,10 @@ def test_a_prompt_is_the_end_of_the_whole_recording(
     ((segment,),) = align_recordings([[wav]], codec, one_variant, len(wav))
     prompt = read_prompt(tmp_path / "long.wav", 40, codec, log_mel.config, variant)
     whole = slice(len(wav) // 320 - 40, len(wav) // 320)
-    assert np.array_equal(prompt.tokens, segment.codes[0, whole])
+    assert np.array_equal(prompt.codes[0], segment.codes[0, whole])
     assert np.array_equal(prompt.mel, segment.mel[whole].astype(np.float32))
     alone = codec.encode(wav[whole.start * 320 : whole.stop * 320])[0]
-    assert not np.array_equal(prompt.tokens, alone)
+    assert not np.array_equal(prompt.codes[0], alone)
 
 
 def test_a_long_continuation_keeps_half_a_context_of_history(
@@ -106,18 +106,18 @@ def test_a_long_continuation_keeps_half_a_context_of_history(
 ) -> None:
     model, _ = load_run(runs["gpt-4m"])
     half = model.config.context // 2
-    prompt = Prompt(torch.randint(0, 1024, (half,)), torch.zeros(half, 64))
+    prompt = Prompt(torch.randint(0, 1024, (1, half)), torch.zeros(half, 64))
     generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
     audio = [generated.prompt_audio, *(generated.step() for _ in range(3 * model.config.context))]
-    assert len(generated.tokens) == len(generated.mel) == half
+    assert generated.codes.shape[1] == len(generated.mel) == half
     # The same with the whole history at hand.
-    history = prompt.tokens
+    history = prompt.codes[0]
     with torch.no_grad():
-        cache, prediction = prefill(model, history, torch.zeros(len(history), 64), "decode")
+        cache, prediction = prefill(model, history[None], torch.zeros(len(history), 64), "decode")
         for _ in range(3 * model.config.context):
             history = torch.cat([history, prediction.logits[:, -1].argmax(dim=-1)])
             if cache.position == cache.capacity:
-                cache, prediction = prefill(model, history[-half:], torch.zeros(half, 64), "decode")
+                cache, prediction = prefill(model, history[None, -half:], torch.zeros(half, 64), "decode")
             else:
                 token = history[-1][None, None, None]
                 prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
@@ -180,10 +180,10 @@ def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
     prompt = read_prompt(prompt_file(made_corpora), half, codec, log_mel.config, "audio")
     seeded = torch.Generator().manual_seed(0)
     generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", seeded)
-    pieces, tokens, sizes = [generated.prompt_audio], [prompt.tokens], []
+    pieces, tokens, sizes = [generated.prompt_audio], [prompt.codes[0]], []
     for _ in range(frames):
         pieces.append(generated.step())
-        tokens.append(generated.tokens[-1:])
+        tokens.append(generated.codes[0, -1:])
         sizes.append(state_bytes(generated))
     assert sizes[-1] > 100_000 and max(sizes[context:]) <= max(sizes[:context])
     history, audio = torch.cat(tokens), torch.cat(pieces)
@@ -204,7 +204,7 @@ def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
     for name in ("hybrid-4m", "gpt-4m"):
         model, _ = load_run(runs[name])
         tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
-        _, prediction = prefill(model, tokens, mel, "decode")
+        _, prediction = prefill(model, tokens[None], mel, "decode")
         plain = model(tokens[None, None], mel[None] if model.config.hybrid else None)
         assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
 

@@ -43,7 +43,7 @@ def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path
         row = read_samples(dataset, "validation").slice(0, 1).to_pylist()[0]
         tar = (dataset / "validation" / f"{row['shard']}.tar").read_bytes()
         stored = np.load(io.BytesIO(tar[row["codes_offset"] : row["codes_offset"] + row["codes_size"]]))
-        assert np.array_equal(clips.prompt.tokens, stored[0, :32])
+        assert np.array_equal(clips.prompt.codes, stored[:1, :32])
         clip = clips.make(opened.model, seed=0)
     assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
 
@@ -56,5 +56,5 @@ def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_p
         clips = open_clips(opened)
         assert clips is not None and list(opened.damaged) == [key]
         whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
-    assert torch.equal(clips.prompt.tokens, whole[0].codes[0, 0, :32])
+    assert torch.equal(clips.prompt.codes, whole[0].codes[0, :1, :32])
     assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])

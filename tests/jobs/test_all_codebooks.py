@@ -1,0 +1,95 @@
+"""Models of all codebooks, end to end: train, evaluate and generate agree on what they predict."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.helpers import train
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.inference.continuation import Continuation, Prompt
+from whisper_gpt.jobs.inference.run_folder import load_run
+from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.features.mel import LogMel
+
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_presets: None, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token-only run of 8 codebooks, 4 steps."""
+    out = tmp_path_factory.mktemp("all-codebooks") / "gpt-8m"
+    assert train(dataset, out, "--model=gpt-8m", "--steps=4", "--eval-every=4") == 0
+    return out
+
+
+def test_evaluate_scores_every_codebook(run: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(dataset), str(run), "--no-baselines", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert len(row["codebook_nll"]) == 8 and row["codebook_nll"][0] == row["nll"]
+    assert row["bits_per_s"] == pytest.approx(75 * sum(row["codebook_nll"]) / math.log(2))
+    assert all(nll < 1.1 * math.log(1024) for nll in row["codebook_nll"])
+
+
+def test_the_stored_best_score_is_of_all_codebooks(run: Path) -> None:
+    _, state = load_run(run)
+    assert state.best is not None and state.best.nats > 4 * math.log(1024)
+
+
+def test_generate_writes_the_sound_of_all_codebooks(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    assert cli.main(["generate", str(run), "--out", str(out), "--seconds=0.5"]) == 0
+    wav, _ = soundfile.read(out)
+    assert len(wav) == round(0.5 * 75) * 320 and np.isfinite(wav).all()
+
+
+def test_a_hybrid_of_all_codebooks_wants_the_mel_of_its_codes(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset has the mel of the audio only."""
+    assert train(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1") == 1
+    assert "codes-8" in capsys.readouterr().err
+    assert train(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1", "--mel=audio") == 0
+    assert train(dataset, tmp_path / "more", "--model=gpt-8m", "--steps=1", "--output-codebooks=9") == 1
+    assert str(dataset) in capsys.readouterr().err
+
+
+def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:
+    """The most likely codes, from a plain pass over all frames each time; audio and mel of all codes in one piece."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        "small", width=32, layers=1, heads=2, mel_bands=64, mel_width=16, mel_layers=1, mel_heads=2,
+        input_codebooks=8, output_codebooks=8, depth_width=16, depth_layers=1,
+    )  # fmt: skip
+    model = HybridLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    codes = torch.randint(1024, (8, 10))
+    mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
+    generated = Continuation(
+        model, codec, log_mel, Prompt(codes, mel), Sampling(temperature=0), "decode", torch.Generator()
+    )
+    audio = [generated.prompt_audio]
+    for _ in range(5):
+        # The last frame is only there so that the output before it, which predicts it, exists.
+        inputs = torch.cat([codes, codes[:, :1]], dim=1)[None]
+        normalised = model.mel_encoder.normalise(torch.cat([mel, mel[:1]]))[None]
+        with torch.no_grad():
+            prediction = model(inputs, normalised)
+        assert model.depth is not None
+        coarsest = prediction.logits[:, -1].argmax(dim=-1)
+        drawn = model.depth.draw(prediction.hidden[:, -1], coarsest, Sampling(temperature=0))
+        codes = torch.cat([codes, drawn.T], dim=1)
+        audio.append(generated.step())
+        assert torch.equal(generated.codes, codes)
+        mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
+    assert np.allclose(torch.cat(audio), codec.decode(codes.numpy()), atol=1e-4)
