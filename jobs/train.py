@@ -6,7 +6,7 @@ from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint
-from whisper_gpt.jobs.training.config import CONFIG_FILE, Config, check
+from whisper_gpt.jobs.training.config import CONFIG_FILE, Config, check, with_own_model
 from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.jobs.training.rank import train_rank
 
@@ -23,6 +23,7 @@ def run(config: Config) -> int:
         raise JobError(f"{config.out} holds a training run; pass --resume to continue it, or another --out")
     console = status_console()
     with output_lock(config.out):
+        config = with_own_model(config)
         if config.workers > 1 or config.ray_address:
             from whisper_gpt.jobs.training.ray_train import train_on_cluster
 

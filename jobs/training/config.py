@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +12,14 @@ from tyro.conf import Positional
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import UsageError, require
+from whisper_gpt.jobs.inference.run_folder import checkpoints
 from whisper_gpt.jobs.training.distributed import DeviceChoice, PrecisionChoice
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.config import PRESETS, ModelConfig
 
-CONFIG_FILE = "train.yaml"  # in the run's folder
+# In the run's folder.
+CONFIG_FILE = "train.yaml"
+_MODEL_FILE = "model.json"
 # The other fields of a model's configuration follow from the data and from --context.
 _MODEL_FIELDS = [field.name for field in fields(ModelConfig) if field.name not in ("vocab", "context")]
 _SIZES = ("width", "layers", "heads", "input_codebooks", "output_codebooks")
@@ -139,6 +143,15 @@ def _read_model(path: Path) -> ModelConfig:
         return TypeAdapter(ModelConfig).validate_json(json.dumps(content), strict=True)
     except (OSError, ValueError, TypeError, ValidationError) as error:
         raise UsageError(f"--model {path}: not a valid model configuration ({error})") from error
+
+
+def with_own_model(config: Config) -> Config:
+    """Copy the file of --model into the folder of a new run, which every worker and every resume can read."""
+    if config.model in PRESETS or checkpoints(config.out):
+        return config
+    model, path = asdict(_read_model(Path(config.model))), config.out.absolute() / _MODEL_FILE
+    publish_bytes(path, json.dumps({name: model[name] for name in _MODEL_FIELDS}, indent=1).encode())
+    return replace(config, model=str(path))
 
 
 def check(config: Config) -> None:

@@ -22,7 +22,14 @@ HYBRID = ModelConfig(
     "small", 32, context=24, width=16, layers=1, heads=2, mel_bands=4, mel_width=8, mel_heads=1, mel_layers=1,
     mel_dropout=0.0, mel_noise=0.0,
 )  # fmt: skip
-SHAPES = {"hybrid": HYBRID, "token-only": replace(HYBRID, mel_bands=0)}
+SHAPES = {
+    "hybrid": HYBRID,
+    "token-only": replace(HYBRID, mel_bands=0),
+    # Every frame in the depth decoder's sample: a smaller one is drawn for each batch.
+    "all codebooks": replace(
+        HYBRID, input_codebooks=2, output_codebooks=2, depth_width=8, depth_layers=1, depth_frames=1.0
+    ),
+}
 FRAMES = (24, 3, 11, 0, 1, 24)  # unmasked, of each window: one has none at all
 
 
@@ -31,7 +38,7 @@ def windows(config: ModelConfig) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     found = []
     for i, frames in enumerate(FRAMES):
-        codes = torch.randint(config.vocab, (1, 1, 24), generator=generator)
+        codes = torch.randint(config.vocab, (1, 2, 24), generator=generator)
         mel = torch.randn(1, 24, 4, generator=generator)
         found.append(Batch(codes, mel, torch.arange(24)[None] < frames, None, [(str(i),)], [(0,)]))
     return found
@@ -50,7 +57,7 @@ def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepR
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     objective, optimizer = ranks.wrap(Objective(model)), torch.optim.SGD(model.parameters(), lr=1.0)
-    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, max_nats=100.0)
+    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, max_nats=100.0, codebooks=2)
     return result, model.state_dict()
 
 
@@ -61,6 +68,7 @@ def require_same(
     assert result.tokens == expected.tokens == sum(FRAMES)
     for name in ("token_nats", "mel_nats", "accuracy", "gradient_norm"):
         assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-5), name
+    assert result.finer_nats == pytest.approx(expected.finer_nats, rel=1e-5)
     for name, weight in expected_weights.items():
         assert torch.allclose(weights[name], weight, atol=2e-6), name
 

@@ -325,3 +325,14 @@ def test_flops_are_those_of_the_formula() -> None:
     assert flops == 6 * matrices + 12 * 4 * 256 * 512
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA H100 PCIe") == 756e12
     assert peak_flops("GeForce") is None
+
+
+def test_a_resume_needs_no_model_file(dataset: Path, tmp_path: Path) -> None:
+    """The run's folder keeps a copy, which every worker of a cluster can read too."""
+    file, run = tmp_path / "tiny.json", tmp_path / "run"
+    file.write_text('{"width": 32, "layers": 1, "heads": 2}')
+    assert train(dataset, run, "--model", str(file), "--steps=2", "--save-every=1") == 0
+    file.unlink()
+    assert cli.main(["train", str(dataset), "--out", str(run), "--steps=3", "--resume"]) == 0
+    model, state = load_run(run)
+    assert (model.config.name, model.config.width, state.step) == ("tiny", 32, 3)
