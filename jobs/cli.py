@@ -28,6 +28,10 @@ VERBS = {
     "evaluate": ("jobs.evaluate", "Score trained models and n-gram baselines: NLL, perplexity, top-1 accuracy."),
     "reproduce": ("jobs.reproduce", "Train all rows of the paper's table on your data under one budget."),
     "generate": ("jobs.generate", "Continue a recording, or start without a prompt, and write a WAV."),
+    "evaluate-generation": (
+        "jobs.evaluate_generation",
+        "Let models continue recordings, and score the audio.",
+    ),
     "train-codec": ("jobs.train_codec", "Train an EnCodec-architecture codec on folders of audio."),
     "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
     "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),

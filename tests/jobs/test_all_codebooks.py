@@ -93,3 +93,23 @@ def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogM
         assert torch.equal(generated.codes, codes)
         mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
     assert np.allclose(torch.cat(audio), codec.decode(codes.numpy()), atol=1e-4)
+
+
+def test_evaluate_generation_sets_a_run_beside_the_codec(
+    run: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--prompts=2", "--prompt-s=0.2", "--seconds=0.4", "--no-judge", "--json"]
+    arguments = ["evaluate-generation", str(dataset), str(run), *options]
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert list(rows) == ["codec, 8 codebooks", str(run), f"{run}, another prompt"]
+    assert rows["codec, 8 codebooks"]["unigram_divergence"] == 0 < rows[str(run)]["unigram_divergence"]
+    assert all(row["figures"]["code_entropy"]["recordings"] == 2 for row in rows.values())
+    # An untrained model draws from all codes, the recordings use few.
+    assert (
+        rows[str(run)]["figures"]["code_entropy"]["mean"]
+        > rows["codec, 8 codebooks"]["figures"]["code_entropy"]["mean"]
+    )
+    assert cli.main([*arguments[:-1], "--seconds=500"]) == 1
+    assert str(dataset) in capsys.readouterr().err
