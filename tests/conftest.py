@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: the small codec, made corpora, and one dataset of them."""
+"""Fixtures shared by all tests: the small codec, synthetic corpora, and one dataset of them."""
 
 import logging
 import os
@@ -50,8 +50,8 @@ def log_mel() -> LogMel:
 
 
 @pytest.fixture(scope="session")
-def made_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a LibriSpeech and a MAESTRO tree of made audio: 20 utterances, 10 pieces of 8 s."""
+def synthetic_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LibriSpeech and a MAESTRO tree of synthetic audio: 20 utterances, 10 pieces of 8 s."""
     root = tmp_path_factory.mktemp("made") / "corpora"
     synthetic.write(root, synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
     return root
@@ -121,7 +121,7 @@ def running_store(store_port: int) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def store(running_store: ObjectStore) -> Iterator[ObjectStore]:
-    """The object store, well again after the test."""
+    """The object store, healthy again after the test."""
     yield running_store
     running_store.failing, running_store.cutting, running_store.delay_s = 0.0, 0.0, 0.0
 
@@ -134,10 +134,10 @@ def ray_cluster(store_port: int) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def dataset(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of the made corpora, made by `whisper-gpt preprocess` in this process. Not to be changed."""
+def dataset(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of the synthetic corpora, made by `whisper-gpt preprocess` in this process. Not to be changed."""
     out = tmp_path_factory.mktemp("dataset") / "dataset"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=0"]) == 0
     return out
 

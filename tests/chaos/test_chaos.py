@@ -14,19 +14,19 @@ from whisper_gpt.jobs.common.progress import status_console
 pytestmark = pytest.mark.slow
 
 
-def test_killed_at_random_and_still_the_same_bytes(store: Any, made_corpora: Path) -> None:
+def test_random_kills_do_not_change_the_bytes(store: Any, synthetic_corpora: Path) -> None:
     """One worker, two workers, two nodes, an object store, and runs that lose workers, drivers, nodes and files.
 
     `CHAOS_ROUNDS` in the environment says how many faults are injected.
     """
     rounds = int(os.environ.get("CHAOS_ROUNDS", "6"))
-    survived = survive(made_corpora, rounds, 3, str(store.bucket() / "dataset"), status_console())
+    survived = survive(synthetic_corpora, rounds, 3, str(store.bucket() / "dataset"), status_console())
     print(survived)
     assert survived.passed, survived
     assert survived.rounds == rounds and survived.equal.keys() >= {"2 workers", "2 nodes", "object store", "dataset 1"}
 
 
-def test_what_a_harm_cost_is_what_was_begun_again_after_it() -> None:
+def test_cost_of_a_fault_is_what_was_restarted() -> None:
     start, ledger = datetime.fromisoformat("2026-01-01T00:00:00+00:00"), Ledger()
 
     def at(seconds: float, shard: str, event: str = "begun") -> dict:

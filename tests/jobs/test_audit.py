@@ -42,10 +42,10 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def control(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def control(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with every mel variant, the leaky control among them."""
     out = tmp_path_factory.mktemp("control") / "dataset"
-    arguments = ["preprocess", "folder", str(made_corpora / "LibriSpeech"), "--out", str(out), "--workers=0"]
+    arguments = ["preprocess", "folder", str(synthetic_corpora / "LibriSpeech"), "--out", str(out), "--workers=0"]
     assert (
         cli.main([*arguments, "--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control"]) == 0
     )
@@ -141,7 +141,7 @@ def test_a_stage_looks_as_many_frames_ahead_as_its_resampler(rate: int, samples:
     assert later.frames == frames and (later.change > 0) == (frames > 0)
 
 
-def test_the_table_says_what_it_found(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_lists_the_findings(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(runs["gpt"])]) == 0
     shown = capsys.readouterr()
     assert all(words in shown.out for words in ("causal", "320·t + 319", "320·t − 1", "model gpt-4m", "10,239"))
@@ -176,7 +176,7 @@ def test_a_run_on_the_control_fails(runs: dict[str, Path], capsys: pytest.Captur
 def test_a_model_whose_stem_is_padded_on_both_sides_fails(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whisper's stem in our model: it hears the very frame that it predicts, and nothing else of the stages changes."""
+    """Whisper's stem in our model: it reads the very frame that it predicts; the other stages are unchanged."""
     stem = MelEncoder.forward
 
     def padded(self: MelEncoder, mel: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
@@ -202,7 +202,7 @@ def test_a_recording_can_be_audited_on(control: Path, tmp_path: Path, capsys: py
         assert words in error and error.count("\n") == 1
 
 
-def test_what_is_neither_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_dataset_nor_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(tmp_path)]) == 1
     assert "neither a dataset (dataset.json) nor a training run" in capsys.readouterr().err
 
@@ -296,7 +296,7 @@ def test_the_codecs_own_padding_is_found(codec: Codec) -> None:
     assert finding(stock, frame=3).samples_ahead == 0
 
 
-def test_of_integers_it_says_the_share_that_changes() -> None:
+def test_integer_outputs_report_the_share_that_changes() -> None:
     """Here the signs of samples 0 and 1 of a frame and of the next frame's sample 7, beside a constant."""
 
     def signs(wav: np.ndarray) -> np.ndarray:
@@ -307,7 +307,7 @@ def test_of_integers_it_says_the_share_that_changes() -> None:
     assert found.last_sample == 320 * (MIDDLE + 1) + 7 and set(found.changes.values()) == {0.0, 0.25}
 
 
-def test_what_only_one_replacement_shows_counts() -> None:
+def test_a_leak_shown_by_one_replacement_counts() -> None:
     """Loud sound shows sample 400 of a frame's begin; that 800 is not 0, only silence does."""
 
     def stage(wav: np.ndarray) -> np.ndarray:
@@ -318,7 +318,7 @@ def test_what_only_one_replacement_shows_counts() -> None:
     assert found.last_sample == 320 * MIDDLE + 800 and found.changes["silence"] == 1
 
 
-def test_a_stage_that_hears_nothing_is_deaf() -> None:
+def test_a_stage_that_ignores_its_input_is_reported() -> None:
     found = finding(lambda wav: np.ones((FRAMES, 4)))
     assert found.ignores_input and found.last_sample is None and found.samples_ahead == 0
     found = finding(lambda wav: np.repeat(np.float32(wav[7]), FRAMES)[:, None])  # long ago, but something

@@ -34,7 +34,7 @@ def windows(taken: Iterable[Tensors]) -> Counter[str]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", RIVALS)
-def test_a_rival_gives_every_window_once_an_epoch(
+def test_rivals_yield_every_window_once_per_epoch(
     name: str, workers: int, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rival = RIVALS[name]
@@ -51,7 +51,7 @@ def test_a_rival_gives_every_window_once_an_epoch(
     assert expected.total() > BATCH
 
 
-def test_the_verb_measures_ours_and_says_who_is_not_there(
+def test_bench_lists_missing_rivals(
     dataset: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in RIVALS.keys() - {"webdataset"}:

@@ -44,7 +44,7 @@ def test_a_pipe_that_is_closed_early_is_no_error(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["--help", "train --help", "inspect DATASET", "inspect DATASET --json"])
-def test_whatever_prints_ends_quietly_if_nobody_reads_it(
+def test_output_to_a_closed_pipe_ends_quietly(
     words: str, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, writing = os.pipe()
@@ -95,7 +95,7 @@ def test_a_file_address_means_its_folder_everywhere(tmp_path: Path) -> None:
         default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
-def test_a_file_address_is_a_folder_and_a_store_is_refused_where_none_can_be(
+def test_file_urls_are_folders_and_stores_are_refused_for_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sound = np.random.default_rng(0).standard_normal(24_000) * 0.1

@@ -83,11 +83,11 @@ def read_planned(out: Path) -> int:
 
 
 def test_a_submitted_job_outlives_a_node(
-    ray_cluster: None, cluster: Cluster, made_corpora: Path, dataset: Path, tmp_path: Path
+    ray_cluster: None, cluster: Cluster, synthetic_corpora: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     options = ["--shard-mb=0.4", "--segment-s=5", "--workers=2"]
-    submit_and_lose_a_node(cluster, made_corpora, "synthetic", out, *options)
+    submit_and_lose_a_node(cluster, synthetic_corpora, "synthetic", out, *options)
     assert hashes(out) == hashes(dataset)
 
 

@@ -27,9 +27,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_bench_encode_compares_codes(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_encode_compares_codes(synthetic_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [SMALL, "--clips=2", "--seconds=2", "--rounds=1"]
-    result = printed(capsys, "bench", "encode", str(made_corpora / "LibriSpeech"), *options)
+    result = printed(capsys, "bench", "encode", str(synthetic_corpora / "LibriSpeech"), *options)
     assert result["codes_equal"] == 1.0
     assert result["seconds"] == pytest.approx(2 * 1.987, abs=0.03) and result["threads"] == 1
     assert result["ratio"] == pytest.approx(result["ours_xrt"] / result["stock_xrt"])
@@ -43,8 +43,8 @@ def test_bench_decode_and_mel_compare_values(capsys: pytest.CaptureFixture[str])
     assert result["largest_difference"] < 1e-3
 
 
-def test_bench_needs_enough_audio(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "encode", str(made_corpora / "LibriSpeech"), "--seconds=1000"]) == 1
+def test_bench_needs_enough_audio(synthetic_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "encode", str(synthetic_corpora / "LibriSpeech"), "--seconds=1000"]) == 1
     assert "of audio, not 8 × 1000 s" in capsys.readouterr().err
 
 
@@ -67,10 +67,10 @@ def test_multiplications_are_the_published_ones(codec: Codec) -> None:
     assert multiplications(codec.net.encoder, 24_000) == by_hand
 
 
-def test_evaluate_codec_finds_more_in_more_codebooks(made_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_codec_improves_with_codebooks(synthetic_corpora: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "evaluate-codec",
-        str(made_corpora),
+        str(synthetic_corpora),
         SMALL,
         "--judge=none",
         "--minutes=0.3",

@@ -121,7 +121,7 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_made_files_damaged_in_every_way(tmp_path: Path) -> None:
+def test_synthetic_files_damaged_in_every_way(tmp_path: Path) -> None:
     good, damaged = tmp_path / "good", tmp_path / "damaged"
     good.mkdir()
     damaged.mkdir()

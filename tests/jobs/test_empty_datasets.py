@@ -42,7 +42,7 @@ def every_reader(dataset: Path, capsys: pytest.CaptureFixture[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_retry_that_puts_every_failure_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_that_mends_every_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     for i in range(3):
         sound(source / f"{i}.wav", i)

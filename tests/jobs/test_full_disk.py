@@ -1,4 +1,4 @@
-"""A disk that takes no more: one line that names what was being written, nothing half-written, and a rerun goes on."""
+"""A full disk: one line that names the file, nothing half-written, and a rerun resumes."""
 
 import contextlib
 import resource
@@ -42,7 +42,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return said.strip().splitlines()[-1]
 
 
-def test_whatever_is_written_is_named(tmp_path: Path) -> None:
+def test_full_disk_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(100))
     with no_file_beyond(0):
         with pytest.raises(ManifestError, match=str(tmp_path / "a")):

@@ -26,34 +26,34 @@ from whisper_gpt.pipeline.features.mel import LogMel
 pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 
-def prompt_file(made_corpora: Path) -> Path:
-    return sorted((made_corpora / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
+def prompt_file(synthetic_corpora: Path) -> Path:
+    return sorted((synthetic_corpora / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
 
 
 @pytest.mark.parametrize("model", ["hybrid-4m", "gpt-4m"])
 def test_generate_writes_prompt_and_continuation(
-    runs: dict[str, Path], made_corpora: Path, tmp_path: Path, model: str
+    runs: dict[str, Path], synthetic_corpora: Path, tmp_path: Path, model: str
 ) -> None:
     out = tmp_path / "out.wav"
     arguments = ["generate", str(runs[model]), "--out", str(out), "--seconds=1", "--top-k=20"]
-    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    assert cli.main([*arguments, "--prompt", str(prompt_file(synthetic_corpora))]) == 0
     wav, rate = soundfile.read(out)
     assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half the context of 64, and a second
     assert np.isfinite(wav).all() and wav.std() > 0
     assert out.with_name("out.wav.yaml").is_file()
     first = out.read_bytes()
-    assert cli.main([*arguments, "--prompt", str(prompt_file(made_corpora))]) == 0
+    assert cli.main([*arguments, "--prompt", str(prompt_file(synthetic_corpora))]) == 0
     assert out.read_bytes() == first  # the seed decides
     assert cli.main([*arguments, "--seed=1"]) == 0  # from nothing
     assert len(soundfile.read(out)[0]) == 75 * 320
 
 
 def test_generation_predicts_what_the_model_predicts(
-    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+    runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
     """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
     model, _ = load_run(runs["hybrid-4m"])
-    prompt = read_prompt(prompt_file(made_corpora), 20, codec, log_mel.config, "audio")
+    prompt = read_prompt(prompt_file(synthetic_corpora), 20, codec, log_mel.config, "audio")
     generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
     head, tokens = generated.prompt_audio, prompt.codes[0]
     assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
@@ -68,11 +68,11 @@ def test_generation_predicts_what_the_model_predicts(
         mel = torch.cat([mel, model.mel_encoder.normalise(log_mel(audio)[-1:])])
 
 
-def test_generation_goes_on_past_the_context(
-    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+def test_generation_continues_past_the_context(
+    runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
     model, _ = load_run(runs["hybrid-4m"])
-    prompt = read_prompt(prompt_file(made_corpora), 32, codec, log_mel.config, "audio")
+    prompt = read_prompt(prompt_file(synthetic_corpora), 32, codec, log_mel.config, "audio")
 
     def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -86,10 +86,10 @@ def test_generation_goes_on_past_the_context(
 
 @pytest.mark.parametrize("variant", ["audio", "codes-1"])
 def test_a_prompt_is_the_end_of_the_whole_recording(
-    made_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, variant: str
+    synthetic_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, variant: str
 ) -> None:
     """Its codes and mel are those that the whole recording has in a dataset, not those of its end by itself."""
-    wav = np.concatenate([read_mono(path) for path in sorted(made_corpora.rglob("*.flac"))[:3]])[:-100]
+    wav = np.concatenate([read_mono(path) for path in sorted(synthetic_corpora.rglob("*.flac"))[:3]])[:-100]
     soundfile.write(str(tmp_path / "long.wav"), wav, 24_000, "FLOAT")
     one_variant = LogMel(replace(log_mel.config, variants=(variant,)))
     ((segment,),) = align_recordings([[wav]], codec, one_variant, len(wav))
@@ -143,9 +143,7 @@ def test_generate_keeps_no_frame_that_it_has_written(
     assert len(alive) == 75 and max(alive) <= 1
 
 
-def test_a_generate_that_fails_leaves_no_wav(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_generate_leaves_no_wav(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Continuation) -> torch.Tensor:
         raise KeyboardInterrupt
 
@@ -172,12 +170,12 @@ def state_bytes(generated: Continuation) -> int:
 
 
 def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
-    runs: dict[str, Path], made_corpora: Path, codec: Codec, log_mel: LogMel
+    runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
     """Over several caches; checked by plain passes over windows of all tokens, decoded and analysed in one piece."""
     model, _ = load_run(runs["hybrid-4m"])
     context, half, frames = model.config.context, model.config.context // 2, 200
-    prompt = read_prompt(prompt_file(made_corpora), half, codec, log_mel.config, "audio")
+    prompt = read_prompt(prompt_file(synthetic_corpora), half, codec, log_mel.config, "audio")
     seeded = torch.Generator().manual_seed(0)
     generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", seeded)
     pieces, tokens, sizes = [generated.prompt_audio], [prompt.codes[0]], []
@@ -209,7 +207,7 @@ def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
         assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
 
 
-def test_generate_writes_over_nothing_of_the_user_s(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_generate_does_not_overwrite_user_files(runs: dict[str, Path], tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.wav"
     soundfile.write(str(prompt), np.zeros(24_000), 24_000)
     before = prompt.read_bytes()

@@ -42,7 +42,7 @@ def preprocess(source: Path, out: Path, *options: str) -> int:
     return cli.main(["preprocess", "folder", str(source), "--out", str(out), *OPTIONS, *options])
 
 
-def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_files_become_further_shards(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
     before, samples = hashes(out), read_samples(out)
@@ -68,7 +68,7 @@ def test_what_is_new_becomes_further_shards(source: Path, tmp_path: Path, capsys
     assert hashes(out) == after
 
 
-def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_retried(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert preprocess(source, out) == 0
     before, description = hashes(out), (out / "dataset.json").read_bytes()
@@ -97,7 +97,7 @@ def test_failures_are_tried_again(source: Path, tmp_path: Path, capsys: pytest.C
     assert preprocess(source, out) == 0 and hashes(out) == after
 
 
-def test_the_plan_comes_first_and_is_the_one_that_is_made(
+def test_preprocess_follows_the_plan(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -116,8 +116,8 @@ def test_the_plan_comes_first_and_is_the_one_that_is_made(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_ends_soon_and_goes_on_later(tmp_path: Path) -> None:
-    """By Ctrl-C, then by a cluster's SIGTERM: soon, without litter, and in the end an undisturbed run's bytes."""
+def test_stopped_run_ends_soon_and_resumes(tmp_path: Path) -> None:
+    """By Ctrl-C, then by a cluster's SIGTERM: it ends soon, leaves no temporary files, and resumes to the bytes of an undisturbed run."""
     source = tmp_path / "source"
     source.mkdir()
     for i in range(6):

@@ -58,7 +58,7 @@ def test_two_datasets_become_one(dataset: Path, other: Path, tmp_path: Path) -> 
     tars = {path.read_bytes() for path in out.rglob("*.tar")}
     assert tars == {path.read_bytes() for old in (dataset, other) for path in old.rglob("*.tar")}
     assert (out / "train" / "train-000000.tar").samefile(dataset / "train" / "train-000000.tar")  # linked
-    # Interrupted, it goes on to the same bytes.
+    # Interrupted, it resumes to the same bytes.
     again = Path(shutil.copytree(out, tmp_path / "again"))
     for name in ("dataset.json", "manifest/train-000002.parquet", "test/test-000000.tar"):
         (again / name).unlink()
@@ -66,7 +66,7 @@ def test_two_datasets_become_one(dataset: Path, other: Path, tmp_path: Path) -> 
     assert hashes(again) == hashes(out)
 
 
-def test_what_cannot_be_joined_is_said(
+def test_incompatible_datasets_are_not_merged(
     dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refusal(*datasets: Path) -> str:
@@ -105,11 +105,11 @@ def test_a_speaker_is_not_held_out_in_one_part_and_trained_on_in_another(
 
 
 def test_a_joined_dataset_is_not_taken_for_one_of_its_parts(
-    made_corpora: Path, dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert cli.main(["merge", str(dataset), str(other), "--out", str(out)]) == 0
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), *OPTIONS]
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), *OPTIONS]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5"]) == 1
     assert "corpus was 'folder' and is now 'synthetic'" in capsys.readouterr().err
     assert cli.main(["merge", str(other), str(dataset), "--out", str(out)]) == 1

@@ -29,11 +29,11 @@ def upload(folder: Path, prefix: UPath) -> None:
 
 
 def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
-    store: Any, made_corpora: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+    store: Any, synthetic_corpora: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bucket = store.bucket()
     out = location(bucket / "made" / "dataset")
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), *OPTIONS]
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), *OPTIONS]
     assert cli.main(arguments) == 0
     assert hashes(out) == hashes(dataset)
     assert not (out / LOCK_FILE).exists()
@@ -41,7 +41,7 @@ def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
     capsys.readouterr()
     assert cli.main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["samples"] == 46
-    # A run that lost a shard, a fragment and its description goes on from there.
+    # A run that lost a shard, a fragment and its description resumes from there.
     (out / "dataset.json").unlink()
     (out / "manifest" / "train-000001.parquet").unlink()
     (out / "test" / "test-000000.tar").unlink()
@@ -51,10 +51,10 @@ def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
 
 
 def test_a_source_in_a_store_that_fails_and_is_slow_gives_the_same_bytes(
-    store: Any, made_corpora: Path, dataset: Path
+    store: Any, synthetic_corpora: Path, dataset: Path
 ) -> None:
     bucket = store.bucket()
-    upload(made_corpora, bucket / "made")
+    upload(synthetic_corpora, bucket / "made")
     out = location(bucket / "out")
     store.failing, store.cutting, store.delay_s, store.failed = 0.08, 0.05, 0.005, 0
     assert cli.main(["preprocess", "synthetic", str(bucket / "made"), "--out", str(out), *OPTIONS]) == 0
@@ -63,7 +63,7 @@ def test_a_source_in_a_store_that_fails_and_is_slow_gives_the_same_bytes(
     assert hashes(out) == hashes(dataset)
 
 
-def test_an_upload_that_is_not_kept_is_no_success(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_the_store_loses_is_an_error(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = location(store.bucket() / "a" / "file")
     publish_bytes(path, b"as it should be")
     assert path.read_bytes() == b"as it should be"
@@ -72,7 +72,7 @@ def test_an_upload_that_is_not_kept_is_no_success(store: Any, monkeypatch: pytes
         publish_bytes(path, b"cut off")
 
 
-def test_what_fails_while_it_is_written_is_not_there(store: Any) -> None:
+def test_a_failed_write_leaves_no_object(store: Any) -> None:
     path = location(store.bucket() / "a" / "file")
     with pytest.raises(ZeroDivisionError), publishing(path) as file:
         file.write(b"half")

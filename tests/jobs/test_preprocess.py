@@ -35,19 +35,23 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
     return text.splitlines()[-1]
 
 
-def test_everything_is_there(made_corpora: Path, dataset: Path) -> None:
+def test_every_source_is_in_the_dataset(synthetic_corpora: Path, dataset: Path) -> None:
     info = read_info(dataset)
     table = read_samples(dataset)
     assert len(set(table["source"].to_pylist())) == 30 and info.failed_sources == 0
     assert info.codec["name"] == "encodec_24khz_small" and info.splits.keys() == {"train", "validation", "test"}
-    total_s = sum(soundfile.info(str(p)).duration for p in made_corpora.rglob("*") if p.suffix in (".flac", ".wav"))
+    total_s = sum(
+        soundfile.info(str(p)).duration for p in synthetic_corpora.rglob("*") if p.suffix in (".flac", ".wav")
+    )
     assert sum(table["duration_s"].to_pylist()) == pytest.approx(total_s, abs=0.01)
     assert (dataset / "logs" / "preprocess.yaml").is_file()
     assert not list(dataset.rglob("*.tmp"))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, dataset: Path, tmp_path: Path) -> None:
+def test_one_worker_and_a_resumed_run_give_the_same_bytes(
+    synthetic_corpora: Path, dataset: Path, tmp_path: Path
+) -> None:
     """A run from which shards, a fragment and dataset.json were lost, finished by one worker."""
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     (copy / "dataset.json").unlink()
@@ -57,15 +61,31 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(made_corpora: Path, da
     whole = (copy / "train" / "train-000002.tar").read_bytes()
     (copy / "train" / "train-000002.tar").write_bytes(whole[: len(whole) // 2])
     (copy / "manifest" / "train-000003.parquet").write_bytes(b"damaged")
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(copy), "--codec", "encodec_24khz_small"]
+    arguments = [
+        "preprocess",
+        "synthetic",
+        str(synthetic_corpora),
+        "--out",
+        str(copy),
+        "--codec",
+        "encodec_24khz_small",
+    ]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=1"]) == 0
     assert hashes(copy) == hashes(dataset)
 
 
 def test_other_settings_or_sources_are_refused_in_the_same_folder(
-    made_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(dataset), "--codec", "encodec_24khz_small"]
+    arguments = [
+        "preprocess",
+        "synthetic",
+        str(synthetic_corpora),
+        "--out",
+        str(dataset),
+        "--codec",
+        "encodec_24khz_small",
+    ]
     before = hashes(dataset)
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--mels=80"]) == 1
     assert "mel.bands was 64 and is now 80" in error_line(capsys)
@@ -76,11 +96,21 @@ def test_other_settings_or_sources_are_refused_in_the_same_folder(
 
 
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=2"])
-def test_a_worker_s_trouble_with_the_disk_is_one_line(
-    workers: str, ray_cluster: None, made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_worker_s_disk_error_is_one_line(
+    workers: str, ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test", workers]
+    arguments = [
+        "preprocess",
+        "maestro",
+        str(synthetic_corpora),
+        "--out",
+        str(out),
+        *OPTIONS,
+        "--splits",
+        "test",
+        workers,
+    ]
     assert cli.main(arguments) == 0
     shutil.rmtree(out / "manifest")
     shutil.rmtree(out / "test")
@@ -90,10 +120,10 @@ def test_a_worker_s_trouble_with_the_disk_is_one_line(
 
 
 def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
+    arguments = ["preprocess", "maestro", str(synthetic_corpora), "--out", str(out), *OPTIONS, "--splits", "test"]
     holder = (
         "import sys; from pathlib import Path; from whisper_gpt.jobs.common.lock import output_lock\n"
         "with output_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -162,9 +192,9 @@ def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
 
 
 def test_maestro_needs_its_audio_only_when_asked(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = Path(shutil.copytree(made_corpora / "maestro-v3.0.0", tmp_path / "source"))
+    source = Path(shutil.copytree(synthetic_corpora / "maestro-v3.0.0", tmp_path / "source"))
     for gone in sorted(source.rglob("*.wav"))[1:]:
         gone.unlink()
     arguments = ["preprocess", "maestro", str(source), "--out", str(tmp_path / "out"), *OPTIONS]
@@ -199,14 +229,14 @@ def test_maestro_needs_its_audio_only_when_asked(
     ],
 )
 def test_a_user_s_mistake_is_one_line(
-    made_corpora: Path,
+    synthetic_corpora: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     words: str,
     code: int,
 ) -> None:
-    filled = [argument.replace("{made}", str(made_corpora)) for argument in arguments]
+    filled = [argument.replace("{made}", str(synthetic_corpora)) for argument in arguments]
     assert cli.main(["preprocess", *filled, "--out", str(tmp_path / "out")]) == code
     text = capsys.readouterr().err
     assert words in text and text.startswith("whisper-gpt preprocess: ") and text.count("\n") == 1
@@ -214,26 +244,30 @@ def test_a_user_s_mistake_is_one_line(
 
 
 @pytest.mark.parametrize("option", [["--precision", "fp16"], ["--splits", "dev"]])
-def test_values_that_are_not_offered_are_wrong_usage(made_corpora: Path, tmp_path: Path, option: list[str]) -> None:
+def test_values_that_are_not_offered_are_wrong_usage(
+    synthetic_corpora: Path, tmp_path: Path, option: list[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        cli.main(["preprocess", "folder", str(made_corpora), "--out", str(tmp_path / "out"), *option])
+        cli.main(["preprocess", "folder", str(synthetic_corpora), "--out", str(tmp_path / "out"), *option])
     assert exit_info.value.code == 2
 
 
 @pytest.mark.slow
-def test_more_workers_than_cores_finish(ray_cluster: None, made_corpora: Path, tmp_path: Path, dataset: Path) -> None:
+def test_more_workers_than_cores_finish(
+    ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, dataset: Path
+) -> None:
     """Workers that the cluster has no core for wait until another is done, and never hold a shard up for ever."""
     out = tmp_path / "out"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
     assert hashes(out) == hashes(dataset)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_s_shards_are_made_again(
-    made_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+def test_shards_of_a_killed_worker_are_retried(
+    synthetic_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL to every worker after the first sources are done: the run goes on, and ends in the same bytes."""
+    """SIGKILL to every worker after the first sources are done: the run continues and ends in the same bytes."""
     make_shards, killed = ray_workers.make_shards, []
 
     def killing(*arguments: Any) -> Iterator[float]:
@@ -248,20 +282,20 @@ def test_a_killed_worker_s_shards_are_made_again(
 
     monkeypatch.setattr(ray_workers, "make_shards", killing)
     out = tmp_path / "out"
-    arguments = ["preprocess", "synthetic", str(made_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert killed
-    assert hashes(out) == hashes(dataset)  # and no litter of theirs
+    assert hashes(out) == hashes(dataset)  # and no temporary files are left
     events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("died") > 0
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_file_that_ends_every_worker_is_found_and_given_up(
-    made_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_file_that_crashes_every_worker_is_found(
+    synthetic_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One poison file of two: the shard is searched, and the other file becomes samples."""
-    source = made_corpora / "LibriSpeech"
+    source = synthetic_corpora / "LibriSpeech"
     poison, good = sorted(path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac"))
     alive = ray_workers.ShardWorker
 
@@ -292,21 +326,21 @@ def test_a_file_that_ends_every_worker_is_found_and_given_up(
 
 
 def test_a_run_killed_over_its_first_file_can_be_repeated(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / ".plan.parquet.0123456789ab.tmp").write_bytes(b"half")
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path), *OPTIONS, "--splits", "test"]
+    arguments = ["preprocess", "maestro", str(synthetic_corpora), "--out", str(tmp_path), *OPTIONS, "--splits", "test"]
     assert cli.main(arguments) == 0
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_codec_trained_here_is_taken_whatever_it_is_called(made_corpora: Path, tmp_path: Path) -> None:
+def test_custom_codec_may_have_any_name(synthetic_corpora: Path, tmp_path: Path) -> None:
     """Even by a name that stands for another codec: it is the file that counts."""
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64))
     seed_weights(net, seed=0)
     file, out = tmp_path / "codec.safetensors", tmp_path / "out"
     save_weights(file, "encodec_48khz", net)
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(out), "--splits", "test", "--workers=0"]
+    arguments = ["preprocess", "maestro", str(synthetic_corpora), "--out", str(out), "--splits", "test", "--workers=0"]
     assert cli.main([*arguments, "--codec", str(file), "--codebooks=2"]) == 0
     info = read_info(out)
     assert (info.codec["name"], info.codec["codebooks"], info.codec["codebook_size"]) == ("encodec_48khz", 2, 64)
@@ -314,10 +348,18 @@ def test_a_codec_trained_here_is_taken_whatever_it_is_called(made_corpora: Path,
 
 
 def test_encoding_on_a_gpu_needs_one(
-    ray_cluster: None, made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which only Ray knows, so that the plan is there by then; a run on the CPU goes on from it."""
-    arguments = ["preprocess", "maestro", str(made_corpora), "--out", str(tmp_path / "out"), *OPTIONS, "--splits=test"]
+    """Which only Ray knows, so that the plan is there by then; a run on the CPU resumes from it."""
+    arguments = [
+        "preprocess",
+        "maestro",
+        str(synthetic_corpora),
+        "--out",
+        str(tmp_path / "out"),
+        *OPTIONS,
+        "--splits=test",
+    ]
     assert cli.main([*arguments, "--device", "cuda", "--workers=2"]) == 1
     assert "--device cuda" in error_line(capsys)
     assert cli.main(arguments) == 0

@@ -30,7 +30,7 @@ def utterance(real_data: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("t", [0, 1, 2, 3, 50, 147])
 @torch.no_grad()
-def test_nothing_sees_the_future(utterance: np.ndarray, codec: Codec, log_mel: LogMel, t: int) -> None:
+def test_shards_depend_on_no_later_sample(utterance: np.ndarray, codec: Codec, log_mel: LogMel, t: int) -> None:
     """Samples from 320(t + 1) on replaced: no code, mel frame or logit at or before t changes by a bit.
 
     The logits that frame t leads to are the output t + 1 of the model (output t predicts frame t itself).

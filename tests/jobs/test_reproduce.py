@@ -1,4 +1,4 @@
-"""The table from end to end on made audio: every kind of row, a rerun that goes on, and what it refuses."""
+"""The table from end to end on synthetic audio: every kind of row, a rerun that resumes, and what it refuses."""
 
 import json
 from dataclasses import replace
@@ -24,10 +24,10 @@ FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "-
 
 
 @pytest.fixture(scope="module")
-def seen(made_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seen(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with every mel variant, two codebooks."""
     out = tmp_path_factory.mktemp("variants") / "made-speech"
-    arguments = ["preprocess", "librispeech", str(made_corpora / "LibriSpeech"), "--out", str(out)]
+    arguments = ["preprocess", "librispeech", str(synthetic_corpora / "LibriSpeech"), "--out", str(out)]
     arguments += ["--codec=encodec_24khz_small", "--codebooks=2", "--mel-of=both", "--leaky-control", "--workers=0"]
     assert cli.main([*arguments, "--hold-out", "0.3", "0.3"]) == 0
     return out
@@ -37,7 +37,7 @@ def reproduce(dataset: Path, out: Path, *options: str, workers: str = "--workers
     return cli.main(["reproduce", str(dataset), "--out", str(out), workers, *FAST, *options])
 
 
-def test_every_view_is_in_every_sample(seen: Path) -> None:
+def test_every_mel_variant_is_in_every_sample(seen: Path) -> None:
     info = read_info(seen)
     assert info.mel["variants"] == ["audio", "codes-1", "codes-2", "centred-2048"]
     assert len(info.mel_mean) == 4 and all(len(mean) == 64 for mean in info.mel_mean)
@@ -121,7 +121,7 @@ def test_rows_seeds_and_datasets_are_added_to_a_table(seen: Path, dataset: Path,
     assert any(f"{dataset.name} does not allow the rows of decoded mel, centred mel" in line for line in table["note"])
 
 
-def test_what_fails_is_said_at_the_end_and_keeps_nothing_else_from_being_done(
+def test_failed_trials_are_reported_and_do_not_stop_others(
     seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(seen, tmp_path, "--rows", *ROWS[:2], "--seeds=1") == 0
@@ -161,7 +161,7 @@ def test_a_budget_in_minutes_becomes_tokens(seen: Path, tmp_path: Path, capsys: 
     assert f"tokens was {tokens}, now {tokens + 1}" in capsys.readouterr().err
 
 
-def test_what_it_cannot_do_is_said_before_anything_is_trained(
+def test_impossible_tables_are_refused_before_training(
     dataset: Path, seen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(dataset, tmp_path / "a", "--rows", "hybrid-4m-codes-8") == 2
@@ -173,7 +173,7 @@ def test_what_it_cannot_do_is_said_before_anything_is_trained(
     assert not any((tmp_path / name).exists() for name in "abc")
 
 
-def test_rows_follow_from_the_views(seen: Path) -> None:
+def test_rows_follow_from_the_mel_variants(seen: Path) -> None:
     info = read_info(seen)
     assert [row.tag for row in rows_of("speech", info, [])] == list("aabcddef")
     plain: DatasetInfo = replace(info, mel={**info.mel, "variants": ["codes-2"]})
@@ -219,16 +219,16 @@ def test_a_trained_row_is_a_checkpoint_to_evaluate_and_audit(seen: Path, tmp_pat
 
 
 def test_speakers_that_are_not_known_cannot_be_held_out(
-    made_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["preprocess", "maestro", str(next(made_corpora.glob("maestro*"))), "--out", str(tmp_path / "o")]
+    arguments = ["preprocess", "maestro", str(next(synthetic_corpora.glob("maestro*"))), "--out", str(tmp_path / "o")]
     assert cli.main([*arguments, "--codec=encodec_24khz_small", "--hold-out", "0.1", "0.1"]) == 1
     assert "no training recording" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_its_trial_goes_on(ray_cluster: None, seen: Path, tmp_path: Path) -> None:
-    """Ray starts the task again; the run within it goes on from its checkpoint, to the same model."""
+def test_dead_worker_is_replaced_and_its_trial_resumes(ray_cluster: None, seen: Path, tmp_path: Path) -> None:
+    """Ray starts the task again; the run within it resumes from its checkpoint, to the same model."""
     options = ["--rows=gpt-4m", "--seeds=1", "--tokens=640"]
     assert reproduce(seen, tmp_path / "plain", *options, workers="--workers=2") == 0
 

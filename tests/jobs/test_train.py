@@ -30,7 +30,7 @@ from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
 pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 
-def test_one_batch_of_shards_is_learnt_below_a_tenth_of_a_nat(dataset: Path) -> None:
+def test_overfits_one_batch_of_shards(dataset: Path) -> None:
     batch = next(stream(dataset, "train", StreamConfig(context=24, batch=4)))
     for bands in (64, 0):
         torch.manual_seed(0)
@@ -49,7 +49,7 @@ def test_the_loss_falls(runs: dict[str, Path], dataset: Path, capsys: pytest.Cap
     assert rows["hybrid-4m"]["nll"] < 6.9 and rows["gpt-4m"]["nll"] < 6.9
 
 
-def test_evaluate_scores_every_token_beside_the_floors(
+def test_evaluate_scores_every_token_beside_baselines(
     runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--json"]) == 0
@@ -63,7 +63,7 @@ def test_evaluate_scores_every_token_beside_the_floors(
     assert "5-gram" in capsys.readouterr().out
 
 
-def test_a_run_leaves_what_it_should(runs: dict[str, Path]) -> None:
+def test_run_folder_has_the_expected_files(runs: dict[str, Path]) -> None:
     run = runs["hybrid-4m"]
     assert [c.name for c in checkpoints(run)] == ["step-00000006", "step-00000012"]
     assert {p.name for p in newest_checkpoint(run).iterdir()} == {
@@ -78,7 +78,7 @@ def test_a_run_leaves_what_it_should(runs: dict[str, Path]) -> None:
     assert model.mel_encoder.mel_mean.abs().sum() > 0  # the data set's, not the default
 
 
-def test_a_resumed_run_ends_in_the_same_weights(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+def test_resume_gives_the_same_weights(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
     """Stopped after 6 of 12 steps and resumed: bit for bit the undisturbed run's weights."""
     run = tmp_path / "run"
     shutil.copytree(runs["hybrid-4m"], run)
@@ -100,7 +100,7 @@ def test_resume_takes_the_options_the_run_was_started_with(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_checkpoint_and_the_rest_is_the_same_run(
+def test_a_signal_saves_a_checkpoint_and_resume_is_exact(
     runs: dict[str, Path],
     dataset: Path,
     tmp_path: Path,
@@ -165,7 +165,7 @@ def test_a_run_by_the_clock_ends_in_a_checkpoint(dataset: Path, tmp_path: Path) 
     assert read_state(newest_checkpoint(tmp_path / "run")).elapsed_s >= 1.2
 
 
-def test_data_without_a_training_split_is_scored_without_floors(
+def test_without_a_training_split_there_are_no_baselines(
     runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))

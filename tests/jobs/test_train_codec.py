@@ -21,8 +21,8 @@ SMALL = [
 
 
 @pytest.fixture
-def audio(made_corpora: Path) -> Path:
-    return made_corpora / "LibriSpeech"
+def audio(synthetic_corpora: Path) -> Path:
+    return synthetic_corpora / "LibriSpeech"
 
 
 def train(audio: Path, out: Path, *options: str) -> int:
@@ -33,7 +33,9 @@ def train(audio: Path, out: Path, *options: str) -> int:
         torch.set_num_threads(2)
 
 
-def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_reduces_the_loss_and_the_codec_loads(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     options = ["--hold-out", "*/test-clean/*", "--steps=60", "--eval-every=30", "--learning-rate=5e-3", "--name=mine"]
     assert train(audio, out, *options) == 0
@@ -48,9 +50,7 @@ def test_it_learns_and_its_codec_loads(audio: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("adversarial", [0.0, 0.5])
-def test_a_resumed_run_is_the_undisturbed_one(
-    audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversarial: float
-) -> None:
+def test_resume_is_bit_exact(audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adversarial: float) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     options = ["--steps=6", f"--adversarial={adversarial}"]
     assert train(audio, whole, *options) == 0
@@ -70,7 +70,7 @@ def a_signal_in_step(step: int) -> Iterator[Callable[[], bool]]:
     yield lambda: next(asked) >= 2 * step
 
 
-def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_not_overwritten_or_mixed(audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert train(audio, out, "--steps=2", "--adversarial=0") == 0
     assert train(audio, out, "--steps=2") == 1
@@ -93,7 +93,7 @@ def test_a_run_is_not_overwritten_or_mixed_up(audio: Path, tmp_path: Path, capsy
         (["--device=cuda"], "no CUDA device", 2),
     ],
 )
-def test_what_cannot_work_is_refused(
+def test_impossible_options_are_refused(
     audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str, code: int
 ) -> None:
     if "--device=cuda" in options and torch.cuda.is_available():

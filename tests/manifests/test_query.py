@@ -232,7 +232,7 @@ def test_a_limit_says_how_many_there_are(dataset: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("wide")
-def test_cells_are_shown_as_they_are(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cells_are_printed_verbatim(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = "SELECT '[red]x' AS \"[b]a\", NULL AS n, 1.23456e0 AS f, 0.0001234e0 AS g, 1.23456 AS d, 3 AS i"
     assert cli.main(["query", str(dataset), row]) == 0
     lines = capsys.readouterr().out.splitlines()

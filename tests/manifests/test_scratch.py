@@ -9,9 +9,7 @@ from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.scratch import remove_stale_scratch, scratch_folder
 
 
-def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scratch_of_dead_processes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with scratch_folder() as own:
         (own / "file").touch()
@@ -24,7 +22,7 @@ def test_a_dead_process_s_folder_is_swept_and_a_living_one_s_is_not(
     assert not own.exists()
 
 
-def test_no_place_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_free_space_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     with pytest.raises(ManifestError, match="temporary"), scratch_folder():
         pass

@@ -52,7 +52,7 @@ def first_row(dataset: Path) -> dict:
     return pq.read_table(dataset / "manifest" / f"{SHARD}.parquet").to_pylist()[0]
 
 
-def test_all_is_well(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_dataset_passes_verify(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(dataset)]) == 0
     assert "OK" in capsys.readouterr().err
 

@@ -51,7 +51,7 @@ def test_parameter_counts(name: str, millions: float) -> None:
 
 @pytest.mark.parametrize("t", [0, 1, 17, 38])
 @every_shape
-def test_output_t_sees_frames_before_t_only(config: ModelConfig, t: int) -> None:
+def test_output_t_depends_on_frames_before_t_only(config: ModelConfig, t: int) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
     other_codes, other_mel = codes.clone(), mel.clone()
@@ -65,7 +65,7 @@ def test_output_t_sees_frames_before_t_only(config: ModelConfig, t: int) -> None
         assert torch.equal(before.mel_location[:, : t + 1], after.mel_location[:, : t + 1])
 
 
-def test_the_mel_of_the_frame_before_is_heard() -> None:
+def test_output_t_depends_on_the_mel_of_frame_t_minus_1() -> None:
     model = scrambled(SMALL)
     codes, mel = frames(SMALL)
     other = mel.clone()
@@ -76,7 +76,7 @@ def test_the_mel_of_the_frame_before_is_heard() -> None:
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
 @pytest.mark.parametrize("prompt", [1, 7])
 @torch.no_grad()
-def test_with_a_cache_as_without(config: ModelConfig, prompt: int) -> None:
+def test_cached_predictions_equal_uncached_ones(config: ModelConfig, prompt: int) -> None:
     model = scrambled(config)
     codes, mel = frames(config, length=30)
     heard = mel if config.hybrid else None
@@ -119,7 +119,7 @@ PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
 
 @every_shape
 @torch.no_grad()
-def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig) -> None:
+def test_packed_pieces_are_predicted_as_if_alone(config: ModelConfig) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
     packed = model(codes, mel if config.hybrid else None, doc_ids=PACKED).logits
@@ -132,7 +132,7 @@ def test_a_piece_of_a_packed_window_is_predicted_as_if_alone(config: ModelConfig
 
 @every_shape
 @torch.no_grad()
-def test_nothing_passes_from_one_piece_to_another(config: ModelConfig) -> None:
+def test_packed_pieces_are_independent(config: ModelConfig) -> None:
     model = scrambled(config)
     codes, mel = frames(config)
     before = model(codes, mel if config.hybrid else None, doc_ids=PACKED)
@@ -144,8 +144,8 @@ def test_nothing_passes_from_one_piece_to_another(config: ModelConfig) -> None:
     assert not torch.equal(before.logits[first], after.logits[first])
 
 
-def test_each_shape_reads_what_it_says() -> None:
-    """The second codebook changes what reads two, and nothing else; tokens change nothing of what hears mel alone."""
+def test_each_shape_reads_its_inputs_only() -> None:
+    """The second codebook changes what reads two, and nothing else; tokens change nothing in a model that reads the mel alone."""
     for name, config in SHAPES.items():
         model = scrambled(config)
         codes, mel = frames(config)
@@ -167,7 +167,7 @@ def test_no_mel_is_what_dropout_gives() -> None:
     assert torch.allclose(deaf[1], model(codes, mel).logits[1], atol=1e-6)
 
 
-def test_training_mode_roughens_the_mel_and_evaluation_does_not() -> None:
+def test_mel_is_corrupted_in_training_mode_only() -> None:
     model = scrambled(SMALL)
     codes, mel = frames(SMALL)
     mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
@@ -176,7 +176,7 @@ def test_training_mode_roughens_the_mel_and_evaluation_does_not() -> None:
     assert training_losses(model, codes, mel, mask).total != training_losses(model, codes, mel, mask).total
 
 
-def test_first_losses_are_those_of_knowing_nothing() -> None:
+def test_initial_losses_are_those_of_a_uniform_guess() -> None:
     torch.manual_seed(0)
     model = HybridLM(PRESETS["hybrid-4m"])
     codes, mel = frames(model.config)
@@ -255,7 +255,7 @@ def test_relu_squared_has_the_gradient_of_its_formula() -> None:
     assert torch.equal(ReLUSquared.apply(x), x.clamp_min(0).square())
 
 
-def test_rotation_depends_on_distance_alone() -> None:
+def test_rope_depends_on_relative_position_only() -> None:
     q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
 
     def product(i: int, j: int) -> float:
@@ -266,8 +266,8 @@ def test_rotation_depends_on_distance_alone() -> None:
     assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-4)
 
 
-def test_one_batch_can_be_learnt_by_heart() -> None:
-    """The hybrid brings one batch below 0.1 nats a token, and its mel loss down with it."""
+def test_overfits_one_batch() -> None:
+    """The hybrid overfits one batch to below 0.1 nats per token, and its mel loss falls with it."""
     torch.manual_seed(0)
     model = HybridLM(replace(SMALL, width=64, layers=2, heads=4)).train()
     codes, mel = frames(model.config, batch=4)
@@ -315,7 +315,7 @@ def test_checkpoints_of_another_shape_or_damaged_are_named(tmp_path: Path) -> No
         HybridLM.from_pretrained(tmp_path)
 
 
-def test_models_are_saved_and_loaded_in_the_manner_of_hugging_face(tmp_path: Path) -> None:
+def test_hugging_face_round_trip(tmp_path: Path) -> None:
     model = scrambled(SMALL)
     model.save_pretrained(tmp_path / "saved")
     assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "saved").iterdir()}
@@ -328,7 +328,7 @@ def test_models_are_saved_and_loaded_in_the_manner_of_hugging_face(tmp_path: Pat
         HybridLM.from_pretrained(tmp_path / "absent")
 
 
-def test_presets_take_the_data_s_sizes() -> None:
+def test_presets_are_fitted_to_the_data() -> None:
     data = {"vocab": 512, "context": 100, "mel_bands": 80}
     config = fit_to_data(PRESETS["hybrid-4m"], **data)
     assert (config.vocab, config.context, config.mel_bands) == (512, 100, 80)

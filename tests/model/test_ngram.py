@@ -1,4 +1,4 @@
-"""The n-gram floors: modified Kneser-Ney by hand, by a second implementation, and as distributions."""
+"""The n-gram baselines: modified Kneser-Ney by hand, by a second implementation, and as distributions."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def test_every_row_is_a_distribution(corpus: list[list[int]], order: int, scored
 
 
 @given(corpora, orders, st.lists(st.integers(0, VOCAB - 1), max_size=12))
-def test_as_a_plain_recursion_over_dictionaries_has_it(corpus: list[list[int]], order: int, scored: list[int]) -> None:
+def test_matches_a_plain_recursion_over_dictionaries(corpus: list[list[int]], order: int, scored: list[int]) -> None:
     fast = model(corpus, order)
     slow = reference(corpus, order, [level.discounts for level in fast.levels])
     histories = [tuple(["B", *scored[:at]][max(at + 2 - order, 0) :]) for at in range(len(scored))]
@@ -100,13 +100,13 @@ def reference(corpus: list[list[int]], order: int, discounts: list[np.ndarray]) 
 
 
 @given(corpora, orders)
-def test_a_model_of_lower_order_needs_no_counts_of_its_own(corpus: list[list[int]], order: int) -> None:
+def test_lower_orders_come_from_the_same_counts(corpus: list[list[int]], order: int) -> None:
     one, other = model(corpus, order), fit(count(arrays(corpus), VOCAB, 5), order)
     assert one.parameter_count() == other.parameter_count()
     assert np.array_equal(probabilities(one, 0, 1, 2, 3, 0, 1), probabilities(other, 0, 1, 2, 3, 0, 1))
 
 
-def test_counting_in_many_blocks_is_counting_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_in_blocks_equals_counting_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = [np.random.default_rng(seed).integers(0, VOCAB, seed % 17) for seed in range(200)]
     at_once = count(corpus, VOCAB, 3)
     monkeypatch.setattr(ngram, "_BLOCK_TOKENS", 20)

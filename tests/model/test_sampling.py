@@ -16,7 +16,7 @@ def draws(logits: list[float], how: Sampling, count: int = 2000) -> torch.Tensor
     return sample(torch.tensor([logits] * count), how, generator)
 
 
-def test_temperature_0_takes_the_likeliest() -> None:
+def test_temperature_0_takes_the_most_likely_token() -> None:
     assert draws([0.0, 3.0, 1.0], Sampling(temperature=0), 3).tolist() == [1, 1, 1]
 
 
@@ -38,12 +38,12 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=9), st.floats(0.05, 3), st.integers(0, 9), st.floats(0.01, 1))
-def test_always_a_token(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
+def test_truncation_always_leaves_a_token(logits: list[float], temperature: float, top_k: int, top_p: float) -> None:
     token = draws(logits, Sampling(temperature, top_k, top_p), 1).item()
     assert 0 <= token < len(logits)
 
 
-def test_the_seed_decides() -> None:
+def test_sampling_depends_on_the_seed() -> None:
     assert torch.equal(draws([0.0] * 50, Sampling()), draws([0.0] * 50, Sampling()))
 
 

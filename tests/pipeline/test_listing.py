@@ -30,9 +30,9 @@ BOM = b"\xef\xbb\xbf"
 
 
 @pytest.fixture
-def tree(made_corpora: Path, tmp_path: Path) -> Path:
-    """A copy of the made corpora that a test may add to."""
-    return Path(shutil.copytree(made_corpora, tmp_path / "made"))
+def tree(synthetic_corpora: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic corpora that a test may add to."""
+    return Path(shutil.copytree(synthetic_corpora, tmp_path / "made"))
 
 
 @pytest.fixture
@@ -156,9 +156,9 @@ def test_what_is_excluded_is_not_taken(tmp_path: Path, pattern: str) -> None:
     assert [r.path for r in folder.scan(tmp_path, exclude=(pattern,)).recordings] == ["a/good.wav"]
 
 
-def test_what_is_excluded_is_not_absent(made_corpora: Path) -> None:
+def test_what_is_excluded_is_not_absent(synthetic_corpora: Path) -> None:
     def scanned(corpus: str, *exclude: str) -> Scan:
-        return scan_corpus(corpus, corpus, made_corpora, SPLITS, (0.0, 0.0), exclude)
+        return scan_corpus(corpus, corpus, synthetic_corpora, SPLITS, (0.0, 0.0), exclude)
 
     speech, piano = scanned("librispeech", "108-1108-*.flac"), scanned("maestro", "maestro-v3.0.0/2004")
     assert len(speech.recordings) < len(scanned("librispeech").recordings) and speech.absent == {}

@@ -40,7 +40,7 @@ def test_a_figure_is_weighted_and_its_interval_is_over_recordings() -> None:
     assert figures["pesq"] == Figure(1.0, None, None, 1.0, 1)
 
 
-def test_a_measure_that_nothing_scored_has_no_figure() -> None:
+def test_a_metric_without_scores_has_no_figure() -> None:
     scores = Scores()
     scores.add(0, {"pesq": Share(np.nan)})
     assert scores.figures() == {}

@@ -34,7 +34,7 @@ def test_the_longest_shard_goes_first() -> None:
 
 
 @given(st.sets(st.sampled_from(SOURCES)))
-def test_exactly_the_sources_that_kill_are_given_up(poison: set[str]) -> None:
+def test_exactly_the_crashing_sources_are_given_up(poison: set[str]) -> None:
     queue, made, steps = queue_of(task("a"), task("b")), [], Counter[str]()
     while queue:
         work = queue.take()
@@ -68,7 +68,7 @@ def test_deaths_by_chance_give_nothing_up(coins: list[bool]) -> None:
     assert not any(made_task.given_up for made_task in made)
 
 
-def test_a_shard_that_kills_though_no_file_does_is_said() -> None:
+def test_a_shard_that_crashes_workers_without_a_guilty_file_is_an_error() -> None:
     queue = queue_of(task("a"))
     with pytest.raises(JobError, match="a: "):
         while queue:
@@ -79,7 +79,7 @@ def test_a_shard_that_kills_though_no_file_does_is_said() -> None:
                 queue.done(work)
 
 
-def test_what_was_not_begun_counts_for_nothing() -> None:
+def test_workers_that_die_before_starting_do_not_count() -> None:
     queue = queue_of(task("a"))
     for _ in range(10):
         queue.give_back(queue.take())
@@ -99,7 +99,7 @@ def test_lost_nodes_hardly_count() -> None:
     assert isinstance(queue.take(), Probe)  # from the eleventh on they do: a file that fells nodes is found as well
 
 
-def test_a_shard_all_of_whose_sources_were_given_up_and_still_kills_is_said() -> None:
+def test_an_empty_shard_that_still_crashes_workers_is_an_error() -> None:
     queue = queue_of(task("a"))
     with pytest.raises(JobError, match="a: "):
         while queue:

@@ -44,7 +44,7 @@ def test_nll_is_a_ratio_of_sums_and_not_a_mean_of_ratios(made_row) -> None:
     assert seed_sd(row) == pytest.approx(math.sqrt(0.5))
 
 
-def test_accuracy_is_the_share_of_tokens_hit(made_row) -> None:
+def test_accuracy_is_the_share_of_correct_tokens(made_row) -> None:
     row = made_row(recordings=2, tokens=np.array([10, 30]), correct=np.array([[5, 5], [10, 20]]))
     assert accuracy(row) == 0.5
 

@@ -14,7 +14,7 @@ FAST = ["--model=gpt-4m", "--batch=2", "--context=32", "--eval-batches=1", "--cl
 SMALL = ModelConfig("small", vocab=1024, context=32, width=32, layers=2, heads=2)
 
 
-def train(dataset: Path | str, out: Path, *options: str) -> int:
+def train_small(dataset: Path | str, out: Path, *options: str) -> int:
     return cli.main(["train", str(dataset), "--out", str(out), *FAST, *options])
 
 

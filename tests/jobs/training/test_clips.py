@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.jobs.training.small_runs import damage_first_sample, train
+from tests.jobs.training.small_runs import damage_first_sample, train_small
 from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import single_process
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=3", "--clip-s=0.2") == 0
+    assert train_small(dataset, run, "--steps=3", "--clip-s=0.2") == 0
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
     tags = events.Tags()
     assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import NEEDS_COMPILER
-from tests.jobs.training.small_runs import batches_of, small, train
+from tests.jobs.training.small_runs import batches_of, small, train_small
 from whisper_gpt.jobs.inference.run_folder import newest_checkpoint
 from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.jobs.training.step import train_step
@@ -17,7 +17,7 @@ from whisper_gpt.model.objective import Objective
 pytestmark = [pytest.mark.slow, NEEDS_COMPILER, pytest.mark.usefixtures("tiny_presets")]
 
 
-def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
+def test_compiled_step_equals_eager(dataset: Path) -> None:
     """But for the order of float additions. The hybrid's would not be: compiled code draws other random numbers."""
     plain, compiled, taken = small(), small(), batches_of(dataset, 2)
     objective = Objective(compiled)
@@ -30,7 +30,7 @@ def test_a_compiled_step_is_the_plain_one(dataset: Path) -> None:
         assert torch.allclose(compiled.state_dict()[name], weights, atol=1e-6), name
 
 
-def test_a_compiled_step_has_the_same_bits_each_time(dataset: Path) -> None:
+def test_compiled_step_is_deterministic(dataset: Path) -> None:
     """Several threads add to the same rows of the embedding's gradient."""
     model, taken = small(), batches_of(dataset, 1, batch=16)
     objective, gradients, before = Objective(model), [], torch.get_num_threads()
@@ -52,10 +52,10 @@ def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = ["--model=hybrid-4m", "--steps=4", "--save-every=2", "--compile", "--no-pack", "--batch=1", "--seed=3"]
     torch.compiler.reset()
-    assert train(dataset, whole, *options) == 0
+    assert train_small(dataset, whole, *options) == 0
     shutil.copytree(whole, cut)
     shutil.rmtree(newest_checkpoint(cut))
     torch.compiler.reset()  # as in a process of its own
-    assert train(dataset, cut, *options, "--resume") == 0
+    assert train_small(dataset, cut, *options, "--resume") == 0
     one, other = (load_safetensors(newest_checkpoint(run) / "model.safetensors") for run in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -35,7 +35,7 @@ def test_a_file_describes_any_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ['{"widht": 32}', '{"width": "32"}', '{"width": 32.5}', "[]", "no json", '{"context": 3}']
 )
-def test_what_describes_no_model_is_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_invalid_model_files_are_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=r"odd\.json"):

@@ -79,7 +79,7 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_killed_twenty_times_is_the_undisturbed_run(
+def test_twenty_kills_do_not_change_the_run(
     undisturbed: Path, dataset: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"

@@ -131,7 +131,7 @@ def test_a_killed_worker_costs_nothing_but_time(undisturbed: Path, dataset: Path
     assert not (run / ".stop").exists() and not (run / ".ray").exists()
 
 
-def test_errors_of_workers_are_said_once_and_paths_may_be_relative(
+def test_worker_errors_are_reported_once_and_paths_may_be_relative(
     undisturbed: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of another model that lies in a relative folder: refused by the workers, in one line, without ten tries."""

@@ -74,7 +74,7 @@ def require_same(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_uneven_batches_are_one_large_batch(shape: str) -> None:
+def test_uneven_batches_equal_one_large_batch(shape: str) -> None:
     config, ranks = SHAPES[shape], single_process("cpu")
     separate = windows(config)
     whole = step(config, [joined(separate)], ranks)
@@ -93,7 +93,7 @@ def ranks_step(rank: int, shape: str, meeting: str) -> tuple[StepResult, dict[st
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_uneven_ranks_are_one_large_batch(shape: str, tmp_path: Path) -> None:
+def test_uneven_ranks_equal_one_large_batch(shape: str, tmp_path: Path) -> None:
     """Two gloo ranks, of which one has 38 frames and the other 25."""
     meeting = str(tmp_path / "meeting")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from tests.jobs.training.small_runs import FAST, SMALL, batches_of, damage_first_sample, small, train
+from tests.jobs.training.small_runs import FAST, SMALL, batches_of, damage_first_sample, small, train_small
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
@@ -75,7 +75,7 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
     monkeypatch.setattr(loop, "train_step", spoilt)
     monkeypatch.setattr(loop, "MAX_BAD_STEPS", 3)
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--save-every=4") == 1
+    assert train_small(dataset, run, "--steps=20", "--save-every=4") == 1
     said = capsys.readouterr().err
     assert said.count("out of bounds") == 5 and "step 3 skipped" in said
     assert "step-00000005 is from before them; their samples: " in said
@@ -83,16 +83,14 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(
     assert (state.step, state.skipped) == (5, 1)
 
 
-def test_weights_that_are_spoilt_are_not_saved(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_diverged_weights_are_not_saved(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At an absurd learning rate the first step is in bounds, and what it makes of the weights is not."""
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0") == 1
+    assert train_small(dataset, run, "--steps=20", "--learning-rate=1e30", "--warmup=0") == 1
     assert "there is no checkpoint from before them" in capsys.readouterr().err and not checkpoints(run)
 
 
-def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
+def test_no_checkpoint_is_saved_during_bad_steps(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, count = loop.train_step, 0
@@ -104,14 +102,14 @@ def test_no_checkpoint_is_made_in_a_streak_of_bad_steps(
 
     monkeypatch.setattr(loop, "train_step", spoilt)
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=20", "--save-every=1") == 1
+    assert train_small(dataset, run, "--steps=20", "--save-every=1") == 1
     assert [c.name for c in checkpoints(run)] == ["step-00000001", "step-00000002"]
 
 
 def test_the_best_checkpoint_outlives_the_newest(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--steps=12", "--eval-every=2", "--save-every=3", "--keep=1", "--learning-rate=1e-5"]
-    assert train(dataset, run, *options) == 0
+    assert train_small(dataset, run, *options) == 0
     content = json.loads((newest_checkpoint(run) / "state.json").read_text())
     best = content["best"]["step"]
     assert {c.name for c in checkpoints(run)} == {f"step-{best:08d}", "step-00000012"}
@@ -124,7 +122,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
-    assert train(dataset, run, "--steps=8", "--save-every=2") == 0
+    assert train_small(dataset, run, "--steps=8", "--save-every=2") == 0
     shutil.copytree(run, other)
     damaged = newest_checkpoint(other) / "training.safetensors"
     content = bytearray(damaged.read_bytes())
@@ -141,16 +139,16 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert str(other) in capsys.readouterr().err
 
 
-def test_the_average_is_what_is_saved_and_the_raw_weights_go_on(dataset: Path, tmp_path: Path) -> None:
+def test_average_is_saved_and_raw_weights_resume(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=4", "--ema=0.9") == 0
+    assert train_small(dataset, run, "--steps=4", "--ema=0.9") == 0
     folder = newest_checkpoint(run)
     average, rest = load_safetensors(folder / "model.safetensors"), load_safetensors(folder / "training.safetensors")
     assert not torch.equal(average["head.weight"], rest["raw/head.weight"])
     assert torch.equal(HybridLM.from_pretrained(folder).head.weight, average["head.weight"])
 
 
-def test_a_running_average_is_one() -> None:
+def test_running_average_follows_its_formula() -> None:
     model = small()
     average = running_average(model, 0.5)
     assert average is not None and running_average(model, 0.0) is None
@@ -167,7 +165,7 @@ def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) ->
     assert sum(len(group["params"]) for group in muon.param_groups) == 4 * SMALL.layers
     assert sum(len(group["params"]) for group in adamw.param_groups) == 2  # embedding and head
     run, halves = tmp_path / "run", tmp_path / "halves"
-    assert train(dataset, run, "--optimizer=muon", "--steps=6", "--save-every=3") == 0
+    assert train_small(dataset, run, "--optimizer=muon", "--steps=6", "--save-every=3") == 0
     shutil.copytree(run, halves)
     shutil.rmtree(newest_checkpoint(halves))
     assert cli.main(["train", "--out", str(halves), "--resume"]) == 0
@@ -175,7 +173,7 @@ def test_muon_takes_the_matrices_of_the_blocks(dataset: Path, tmp_path: Path) ->
     assert any("momentum" in name for name in one) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_random_numbers_are_the_step_s_own() -> None:
+def test_random_numbers_are_seeded_by_the_step() -> None:
     drawn = []
     for seed, step, rank in ((0, 1, 0), (0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 1, 0)):
         seed_everything(seed, step, rank)
@@ -189,7 +187,7 @@ def test_initial_weights_and_the_first_step_draw_other_numbers(
     seeds: list[tuple[int, int, int]] = []
     for module in (loop, session):
         monkeypatch.setattr(module, "seed_everything", lambda *seed: seeds.append(seed))
-    assert train(dataset, tmp_path / "run", "--steps=2") == 0
+    assert train_small(dataset, tmp_path / "run", "--steps=2") == 0
     assert len(seeds) == 3 and len(set(seeds)) == 3
 
 
@@ -213,8 +211,8 @@ def test_a_dataset_in_a_store_trains_the_same_model(dataset: Path, store: Any, t
     for path in sorted(p for p in dataset.rglob("*") if p.is_file()):
         (remote / path.relative_to(dataset).as_posix()).write_bytes(path.read_bytes())
     here, there = tmp_path / "here", tmp_path / "there"
-    assert train(dataset, here, "--steps=3") == 0
-    assert train(str(remote), there, "--steps=3", "--cache", str(tmp_path / "cache")) == 0
+    assert train_small(dataset, here, "--steps=3") == 0
+    assert train_small(str(remote), there, "--steps=3", "--cache", str(tmp_path / "cache")) == 0
     one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (here, there))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -224,20 +222,22 @@ def test_a_damaged_validation_sample_does_not_end_a_run(
 ) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     _, key = damage_first_sample(copy, "validation")
-    assert train(copy, tmp_path / "run", "--steps=2", "--eval-every=1") == 0
+    assert train_small(copy, tmp_path / "run", "--steps=2", "--eval-every=1") == 0
     assert key in capsys.readouterr().err
 
 
-def test_damaged_samples_are_said_at_the_end(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_samples_are_listed_at_the_end(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     shard, key = damage_first_sample(copy, "train")
-    assert train(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
+    assert train_small(copy, tmp_path / "run", "--steps=12", "--batch=32") == 0
     assert key in capsys.readouterr().err
-    assert train(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
+    assert train_small(copy, tmp_path / "other", "--steps=12", "--batch=32", "--max-damaged=0") == 1
     assert f"{shard}: {key} cannot be read" in capsys.readouterr().err
     shard.unlink()  # never cut in place: whoever has it mapped would die of it
     shard.write_bytes(b"")  # no sample's fault: never left out
-    assert train(copy, tmp_path / "third", "--steps=12", "--batch=32", "--max-damaged=1000") == 1
+    assert train_small(copy, tmp_path / "third", "--steps=12", "--batch=32", "--max-damaged=1000") == 1
     assert f"{shard}: cannot be read" in capsys.readouterr().err
 
 
@@ -245,7 +245,7 @@ def test_another_optimizer_or_other_samples_are_refused(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, copy = tmp_path / "run", Path(shutil.copytree(dataset, tmp_path / "dataset"))
-    assert train(copy, run, "--steps=2") == 0
+    assert train_small(copy, run, "--steps=2") == 0
     assert cli.main(["train", "--out", str(run), "--resume", "--steps=4", "--optimizer=adamw"]) == 1
     assert "trained with --optimizer muon, not adamw" in capsys.readouterr().err
     fragment = sorted((copy / "manifest").glob("train-*"))[0]
@@ -258,12 +258,10 @@ def test_another_optimizer_or_other_samples_are_refused(
     assert "trained on other samples than" in capsys.readouterr().err
 
 
-def test_a_run_whose_windows_were_ordered_otherwise_is_refused(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_order_of_windows_is_refused(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its place in the order would be another one here: samples would be seen twice and others missed."""
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=2") == 0
+    assert train_small(dataset, run, "--steps=2") == 0
     path = newest_checkpoint(run) / "state.json"
     state = json.loads(path.read_text())
     state["order"].pop("version", None)
@@ -272,12 +270,12 @@ def test_a_run_whose_windows_were_ordered_otherwise_is_refused(
     assert f"{run} was trained by a version" in capsys.readouterr().err
 
 
-def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
+def test_interrupted_evaluation_is_done_on_resume(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     score, run, other = loop.score_model, tmp_path / "run", tmp_path / "other"
     options = ["--steps=6", "--eval-every=3", "--save-every=100"]
-    assert train(dataset, other, *options) == 0
+    assert train_small(dataset, other, *options) == 0
 
     def interrupted(*arguments: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -285,7 +283,7 @@ def test_an_evaluation_that_a_signal_breaks_off_is_done_when_the_run_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "score_model", interrupted)
-        assert train(dataset, run, *options) == 1
+        assert train_small(dataset, run, *options) == 1
     stopped = read_state(newest_checkpoint(run))
     assert stopped.step == 3 and stopped.unscored and stopped.best is None
     capsys.readouterr()
@@ -298,7 +296,7 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert train(dataset, run, "--steps=2") == 0
+    assert train_small(dataset, run, "--steps=2") == 0
 
     def full(*_: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -314,7 +312,7 @@ def test_a_full_disk_is_one_line_and_the_run_resumes(
 
 def test_one_run_at_a_time(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with output_lock(tmp_path / "run"):
-        assert train(dataset, tmp_path / "run", "--steps=2") == 1
+        assert train_small(dataset, tmp_path / "run", "--steps=2") == 1
     assert "another run" in capsys.readouterr().err
 
 
@@ -331,7 +329,7 @@ def test_a_resume_needs_no_model_file(dataset: Path, tmp_path: Path) -> None:
     """The run's folder keeps a copy, which every worker of a cluster can read too."""
     file, run = tmp_path / "tiny.json", tmp_path / "run"
     file.write_text('{"width": 32, "layers": 1, "heads": 2}')
-    assert train(dataset, run, "--model", str(file), "--steps=2", "--save-every=1") == 0
+    assert train_small(dataset, run, "--model", str(file), "--steps=2", "--save-every=1") == 0
     file.unlink()
     assert cli.main(["train", str(dataset), "--out", str(run), "--steps=3", "--resume"]) == 0
     model, state = load_run(run)

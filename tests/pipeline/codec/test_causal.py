@@ -86,7 +86,7 @@ def test_a_batch_equals_its_signals_one_by_one(any_codec: Codec) -> None:
 
 
 def test_a_state_survives_being_stored(codec: Codec) -> None:
-    """A state is tensors and no more: through safetensors and back, the stream goes on as if nothing had happened."""
+    """A state is tensors and no more: through safetensors and back, the stream continues as if nothing had happened."""
     wav = torch.from_numpy(noise(100 * codec.hop))[None]
     first, state = codec.encode_chunk(codec.encoder_start, wav[:, : 30 * codec.hop])
     stored = save({f"{i:02d}": tensor for i, tensor in enumerate(state.carried)})
@@ -139,8 +139,8 @@ def test_fewer_codebooks_are_the_first_of_more(codec: Codec) -> None:
     assert np.array_equal(coarse.encode(wav), codec.encode(wav)[:1])
 
 
-def test_codes_are_varied(codec: Codec, made_corpora: Path) -> None:
-    files = sorted((made_corpora / "LibriSpeech").rglob("*.flac"))[:4]
+def test_codes_are_varied(codec: Codec, synthetic_corpora: Path) -> None:
+    files = sorted((synthetic_corpora / "LibriSpeech").rglob("*.flac"))[:4]
     codes = np.concatenate([codec.encode(read_mono(file)) for file in files], axis=1)
     for book in codes:
         share = np.bincount(book) / len(book)

@@ -161,7 +161,7 @@ def test_the_critic_learns_and_the_codec_can_win() -> None:
     assert feature_loss(judge(real), judge(real)) == 0
 
 
-def test_the_codebooks_of_a_moved_network_are_still_trained(clusters: torch.Tensor) -> None:
+def test_codebooks_are_trained_after_moving_the_network(clusters: torch.Tensor) -> None:
     """Moving a network to another device or type gives it other tensors, which are then the ones to train."""
     net, trainer = small_net()
     trainer.start(net, clusters)

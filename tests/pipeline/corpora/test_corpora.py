@@ -13,13 +13,13 @@ from whisper_gpt.pipeline.errors import PipelineError
 
 
 @pytest.fixture
-def tree(made_corpora: Path, tmp_path: Path) -> Path:
-    """A copy of the made corpora that a test may damage."""
-    return Path(shutil.copytree(made_corpora, tmp_path / "made"))
+def tree(synthetic_corpora: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic corpora that a test may damage."""
+    return Path(shutil.copytree(synthetic_corpora, tmp_path / "made"))
 
 
-def test_librispeech_with_all_its_tables(made_corpora: Path) -> None:
-    scan = librispeech.scan(made_corpora)
+def test_librispeech_with_all_its_tables(synthetic_corpora: Path) -> None:
+    scan = librispeech.scan(synthetic_corpora)
     assert scan.warnings == [] and scan.absent == {} and len(scan.recordings) == 20
     assert {r.split for r in scan.recordings} == {"train", "validation", "test"}
     first = scan.recordings[0]
@@ -27,13 +27,13 @@ def test_librispeech_with_all_its_tables(made_corpora: Path) -> None:
     assert (first.speaker, first.chapter, first.sex) == ("108", "1108", "F")
     assert first.speaker_name == "Made Voice 108" and first.title == "Chapter 1108" and first.book == "A Made Book"
     assert first.text and set(first.text.split()) <= set(synthetic._LEXICON)
-    assert (made_corpora / first.path).is_file()
+    assert (synthetic_corpora / first.path).is_file()
 
 
-def test_librispeech_takes_either_folder(made_corpora: Path) -> None:
-    inner, outer = librispeech.scan(made_corpora / "LibriSpeech"), librispeech.scan(made_corpora)
+def test_librispeech_takes_either_folder(synthetic_corpora: Path) -> None:
+    inner, outer = librispeech.scan(synthetic_corpora / "LibriSpeech"), librispeech.scan(synthetic_corpora)
     assert [r.id for r in inner.recordings] == [r.id for r in outer.recordings]
-    assert (made_corpora / "LibriSpeech" / inner.recordings[0].path).is_file()
+    assert (synthetic_corpora / "LibriSpeech" / inner.recordings[0].path).is_file()
 
 
 def test_librispeech_without_tables_or_transcripts(tree: Path) -> None:
@@ -59,14 +59,16 @@ def test_librispeech_elsewhere_is_refused(tmp_path: Path) -> None:
         librispeech.scan(tmp_path)
 
 
-def test_maestro(made_corpora: Path) -> None:
-    scan = maestro.scan(made_corpora)
+def test_maestro(synthetic_corpora: Path) -> None:
+    scan = maestro.scan(synthetic_corpora)
     assert len(scan.recordings) == 10 and scan.warnings == []
     first = scan.recordings[0]
     assert first.id == "maestro_2004_0001" and first.year == 2004
     assert first.composer == "A. Machine" and first.title == "Étude 1" and first.midi.endswith(".midi")
     assert [r.split for r in scan.recordings].count("validation") == 1
-    assert [r.id for r in maestro.scan(made_corpora / "maestro-v3.0.0").recordings] == [r.id for r in scan.recordings]
+    assert [r.id for r in maestro.scan(synthetic_corpora / "maestro-v3.0.0").recordings] == [
+        r.id for r in scan.recordings
+    ]
 
 
 def test_maestro_lists_rows_without_audio(tree: Path) -> None:
@@ -109,8 +111,8 @@ def test_maestro_in_bytes_that_are_no_text(tree: Path) -> None:
         maestro.scan(tree)
 
 
-def test_folder_finds_all_audio_and_splits_stably(made_corpora: Path, tree: Path) -> None:
-    whole = folder.scan(made_corpora)
+def test_folder_finds_all_audio_and_splits_stably(synthetic_corpora: Path, tree: Path) -> None:
+    whole = folder.scan(synthetic_corpora)
     assert len(whole.recordings) == 30 and len({r.id for r in whole.recordings}) == 30
     sorted(tree.rglob("*.flac"))[0].unlink()
     split_of = {r.path: r.split for r in whole.recordings}
@@ -153,8 +155,8 @@ def test_maestro_s_table_cannot_point_elsewhere(tree: Path, audio: str) -> None:
         maestro.scan(tree)
 
 
-def test_made_audio_is_never_mixed_with_other_files(made_corpora: Path, tmp_path: Path) -> None:
-    shutil.copytree(made_corpora / "LibriSpeech", tmp_path / "LibriSpeech")
+def test_synthetic_audio_is_never_mixed_with_other_files(synthetic_corpora: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_corpora / "LibriSpeech", tmp_path / "LibriSpeech")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(PipelineError, match=str(tmp_path)):
         synthetic.scan(tmp_path)
@@ -166,13 +168,13 @@ def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
         folder.scan(tmp_path)
 
 
-def test_synthetic_is_the_same_every_time(tmp_path: Path, made_corpora: Path) -> None:
+def test_synthetic_is_the_same_every_time(tmp_path: Path, synthetic_corpora: Path) -> None:
     synthetic.write(tmp_path / "again", synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
     files = [p.relative_to(tmp_path / "again") for p in tmp_path.rglob("*") if p.is_file()]
-    assert len(files) == len([p for p in made_corpora.rglob("*") if p.is_file()])
-    assert all((tmp_path / "again" / f).read_bytes() == (made_corpora / f).read_bytes() for f in files)
+    assert len(files) == len([p for p in synthetic_corpora.rglob("*") if p.is_file()])
+    assert all((tmp_path / "again" / f).read_bytes() == (synthetic_corpora / f).read_bytes() for f in files)
 
 
-def test_synthetic_has_the_rates_of_the_real_corpora(made_corpora: Path) -> None:
-    infos = [probe(made_corpora / r.path) for r in synthetic.scan(made_corpora).recordings]
+def test_synthetic_has_the_rates_of_the_real_corpora(synthetic_corpora: Path) -> None:
+    infos = [probe(synthetic_corpora / r.path) for r in synthetic.scan(synthetic_corpora).recordings]
     assert {(i.sample_rate, i.channels) for i in infos} == {(16_000, 1), (44_100, 2)}

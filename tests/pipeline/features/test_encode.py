@@ -71,7 +71,7 @@ def test_samples_without_a_finite_mel_are_refused(codec: Codec, log_mel: LogMel)
         list(align_segments([np.full(1000, 1e30, np.float32)], codec, log_mel, 100))
 
 
-def test_nothing_in_nothing_out(codec: Codec, log_mel: LogMel) -> None:
+def test_empty_input_gives_empty_output(codec: Codec, log_mel: LogMel) -> None:
     assert list(align_segments([], codec, log_mel, 100)) == []
 
 

@@ -65,7 +65,7 @@ def test_frame_count(log_mel: LogMel, samples: int, frames: int) -> None:
     assert len(log_mel(noise(samples))) == frames
 
 
-def test_silence_is_the_floor(log_mel: LogMel) -> None:
+def test_silence_has_the_lowest_value(log_mel: LogMel) -> None:
     assert torch.all(log_mel(torch.zeros(960)) == -10.0)
 
 

@@ -31,7 +31,7 @@ def variants_of(wav: np.ndarray, codec: Codec, segment_frames: int = 100) -> tup
 
 
 @pytest.mark.parametrize("samples", [24_000 * 3 + 777, 24_000 * 2 + 320, 24_000 * 2, 24_000 + 100, 300])
-def test_each_view_is_the_mel_of_what_it_says(codec: Codec, log_mel: LogMel, samples: int) -> None:
+def test_each_mel_variant_matches_its_definition(codec: Codec, log_mel: LogMel, samples: int) -> None:
     wav = noise(samples)
     codes, variants = variants_of(wav, codec)
     expected = [log_mel(torch.from_numpy(wav)).numpy()]
@@ -47,7 +47,7 @@ def test_each_view_is_the_mel_of_what_it_says(codec: Codec, log_mel: LogMel, sam
 
 
 @pytest.mark.parametrize("t", [0, 40, 80, 110])
-def test_views_of_codes_see_their_codes_alone_and_the_control_sees_ahead(codec: Codec, t: int) -> None:
+def test_code_variants_are_causal_and_the_control_is_not(codec: Codec, t: int) -> None:
     wav = noise(24_000 * 2)
     other = wav.copy()
     other[320 * (t + 1) :] = noise(len(wav) - 320 * (t + 1), seed=5)
@@ -61,7 +61,7 @@ def test_views_of_codes_see_their_codes_alone_and_the_control_sees_ahead(codec: 
     assert not np.array_equal(variants[3, max(0, first_touched) : t + 1], variants_2[3, max(0, first_touched) : t + 1])
 
 
-def test_a_view_of_one_codebook_knows_nothing_of_the_others(codec: Codec) -> None:
+def test_a_variant_of_one_codebook_ignores_the_others(codec: Codec) -> None:
     """It is the mel of what codebook 0 alone decodes to, and that is not the mel of all."""
     codes, variants = variants_of(noise(48_000), codec)
     log_mel = LogMel(MelConfig())
@@ -71,7 +71,7 @@ def test_a_view_of_one_codebook_knows_nothing_of_the_others(codec: Codec) -> Non
     assert np.abs(one - all_eight).max() > 0.1
 
 
-def test_looking_ahead() -> None:
+def test_lookahead_of_variants() -> None:
     chunks = [np.arange(4), np.arange(4, 8), np.arange(8, 9)]
     assert [(c.tolist(), a.tolist()) for c, a in with_lookahead(chunks, 2)] == [
         ([0, 1, 2, 3], [4, 5]),
@@ -82,7 +82,7 @@ def test_looking_ahead() -> None:
     assert list(with_lookahead([], 2)) == []
 
 
-def test_views_that_are_none_are_refused() -> None:
+def test_unknown_mel_variants_are_refused() -> None:
     assert MelConfig(variants=["audio"]).variants == ("audio",)  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match="'sound'"):
         MelConfig(variants=("sound",))

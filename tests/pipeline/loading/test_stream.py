@@ -144,7 +144,7 @@ def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) 
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_windows_hold_what_the_tars_hold(dataset: Path, pack: bool) -> None:
+def test_windows_match_the_tars(dataset: Path, pack: bool) -> None:
     tars = sorted(str(p) for p in (dataset / "train").glob("*.tar"))
     plain = {s["__key__"]: s for s in wds.WebDataset(tars, shardshuffle=False).decode()}
     batch = next(stream(dataset, "train", StreamConfig(700, 8, pack=pack)))
@@ -184,7 +184,7 @@ def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -
     assert others != first[: len(others)]  # two datasets of equal size do not share their order
 
 
-def test_datasets_of_different_make_are_not_mixed(dataset: Path, tmp_path: Path) -> None:
+def test_incompatible_datasets_are_not_mixed(dataset: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     info = (other / "dataset.json").read_text().replace('"window_samples": 1024', '"window_samples": 2048')
     (other / "dataset.json").write_text(info.replace('"fingerprint": "', '"fingerprint": "x'))
@@ -192,7 +192,7 @@ def test_datasets_of_different_make_are_not_mixed(dataset: Path, tmp_path: Path)
         stream([(dataset, 0.5), (other, 0.5)], "train", StreamConfig(10, 1))
 
 
-def test_a_split_that_is_not_there_is_named(dataset: Path) -> None:
+def test_missing_split_is_named(dataset: Path) -> None:
     with pytest.raises(ManifestError, match="no samples in the split dev"):
         stream(dataset, "dev", StreamConfig(10, 1))
 
@@ -250,7 +250,7 @@ def test_codes_that_no_codebook_has_are_damage(dataset: Path, tmp_path: Path) ->
     assert list(node.damaged) == [row["key"]]
 
 
-def test_a_state_of_two_ranks_goes_on_with_three(dataset: Path) -> None:
+def test_state_of_two_ranks_resumes_with_three(dataset: Path) -> None:
     """Through the whole graph: batches of five ranks, in two phases, are the windows of one rank."""
     read: list[tuple[Any, Any]] = []
     state = None

@@ -46,7 +46,7 @@ def source(name: str, seconds: float, split: str = "train") -> Source:
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 500), st.sampled_from(["train", "validation", "test"])), max_size=60))
-def test_every_source_once_splits_apart_no_gaps(drawn: list[tuple[float, str]]) -> None:
+def test_plan_covers_every_source_once_without_gaps(drawn: list[tuple[float, str]]) -> None:
     sources = [source(f"s{i}", seconds, split) for i, (seconds, split) in enumerate(drawn)]
     plan = plan_table(sources, SETTINGS)
     assert Counter(plan["id"].to_pylist()) == Counter(s.recording.id for s in sources)
@@ -104,7 +104,7 @@ def test_changes_of_the_source_are_named() -> None:
     assert source_changes(plan, [a, retold]).described == ["b.wav"]
 
 
-def test_further_parts_go_on_counting_and_the_last_row_of_a_source_counts() -> None:
+def test_later_parts_continue_numbering_and_override_rows() -> None:
     a, b, new = source("a", 400), source("b", 400), source("n", 4)
     first = plan_table([a, b], SETTINGS)
     assert next_shards(first) == {"train": 2}
