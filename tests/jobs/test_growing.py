@@ -117,7 +117,7 @@ def test_preprocess_follows_the_plan(
 
 @pytest.mark.slow
 def test_stopped_run_ends_soon_and_resumes(tmp_path: Path) -> None:
-    """By Ctrl-C, then by a cluster's SIGTERM: it ends soon, leaves no temporary files, and resumes to the bytes of an undisturbed run."""
+    """By Ctrl-C, then SIGTERM: it ends soon, leaves no temporary files, and resumes to an undisturbed run's bytes."""
     source = tmp_path / "source"
     source.mkdir()
     for i in range(6):

@@ -145,7 +145,7 @@ def test_packed_pieces_are_independent(config: ModelConfig) -> None:
 
 
 def test_each_shape_reads_its_inputs_only() -> None:
-    """The second codebook changes what reads two, and nothing else; tokens change nothing in a model that reads the mel alone."""
+    """The second codebook changes what reads two, and nothing else; tokens change nothing if only the mel is read."""
     for name, config in SHAPES.items():
         model = scrambled(config)
         codes, mel = frames(config)
