@@ -38,6 +38,7 @@ VERBS = {
     "bench loader": ("jobs.benchmarks.loader_speed", "Time our data loader against others on the same samples."),
     "bench manifest": ("jobs.benchmarks.manifest_scale", "Time inspect and query on a manifest of a million rows."),
     "bench train": ("jobs.benchmarks.train_speed", "Time training steps against a plain token-only loop."),
+    "bench generate": ("jobs.benchmarks.generate_speed", "Time generation frame by frame against a plain loop."),
     "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "Time preprocess against bare decoding and encoding."),
     "demo": ("jobs.demo", "Run the whole pipeline on synthetic audio, in a few minutes."),
 }

@@ -113,3 +113,11 @@ def test_evaluate_generation_sets_a_run_beside_the_codec(
     )
     assert cli.main([*arguments[:-1], "--seconds=500"]) == 1
     assert str(dataset) in capsys.readouterr().err
+
+
+def test_bench_generate_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["bench", "generate", "--rounds=1", "--seconds=0.1", "--threads=2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert min(result[name]["median"] for name in ("speed", "plain_speed", "first_ms")) > 0
+    assert result["parts_ms"].keys() == {"decoder and mel encoder", "codec's decoder", "mel", "depth decoder"}

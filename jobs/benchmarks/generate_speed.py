@@ -1,0 +1,162 @@
+"""Time generation frame by frame, beside a plain loop that keeps no state, and where a frame's milliseconds go."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
+from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
+from whisper_gpt.jobs.common.errors import UsageError, require
+from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, prefill
+from whisper_gpt.model.config import PRESETS
+from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
+from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
+from whisper_gpt.pipeline.frames import FRAME_RATE
+
+_PROMPT_FRAMES = 225  # 3 s
+_PLAIN_FRAMES = 5  # the plain loop takes long for each
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `whisper-gpt bench generate`."""
+
+    model: str = "hybrid-8m"
+    """Preset to generate with; its weights are random, which costs the same time."""
+    codec: str = "encodec_24khz_small"
+    """Codec to decode with: official-shape (the 24 kHz model's architecture with random weights, at the same speed), or
+    a codec as for preprocess."""
+    seconds: float = 3.0
+    """Seconds of audio to generate per round, after a prompt of 3 s."""
+    rounds: int = 5
+    """Number of rounds; the median is reported."""
+    threads: int = 1
+    """Number of torch threads."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class GenerateSpeed:
+    """`speed` and `plain_speed` in × real time, the latter of a loop that recomputes everything per frame; `first_ms`
+    from the prompt's codes to the first new frame; milliseconds per frame of the parts."""
+
+    speed: Timing
+    plain_speed: Timing
+    first_ms: Timing
+    parts_ms: dict[str, Timing]
+
+
+def run(config: Config) -> int:
+    """Measure and print; return exit code 0."""
+    if config.model not in PRESETS:
+        raise UsageError(f"--model {config.model}: use one of {', '.join(PRESETS)}")
+    require(config.rounds >= 1 and config.seconds > 0, "--rounds must be at least 1, --seconds above zero")
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(0)
+    model = HybridLM(PRESETS[config.model]).eval()
+    n_codebooks = model.config.output_codebooks
+    if config.codec == OFFICIAL_SHAPE:
+        codec = untrained_codec(CodecArchitecture(), codebooks=max(8, n_codebooks))
+    else:
+        codec = load_codec(config.codec, codebooks=max(8, n_codebooks))
+    log_mel = LogMel(MelConfig())
+    codes = torch.randint(codec.codebook_size, (n_codebooks, _PROMPT_FRAMES))
+    prompt = Prompt(codes, log_mel(torch.from_numpy(codec.decode(codes.numpy()))))
+    result = generate_speed(model, codec, log_mel, prompt, round(config.seconds * FRAME_RATE), config.rounds)
+    if config.json:
+        print(json.dumps({"model": config.model, "codec": config.codec, **asdict(result)}))
+    else:
+        _print(config, result)
+    return 0
+
+
+@torch.no_grad()
+def generate_speed(
+    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int
+) -> GenerateSpeed:
+    """Measure `rounds` continuations of `prompt` by `frames` frames, in alternation with the plain loop."""
+    speeds, plain_speeds, firsts = [], [], []
+    parts: dict[str, list[float]] = {}
+    for number in range(rounds + 1):
+        begun = time.perf_counter()
+        generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", torch.Generator().manual_seed(0))
+        generated.step()
+        first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        for _ in range(frames):
+            generated.step()
+        took = time.perf_counter() - begun
+        plain = _timed(lambda: _plain_frames(model, codec, log_mel, prompt))
+        if number:  # the first round warms up
+            firsts.append(1000 * first)
+            speeds.append(frames / FRAME_RATE / took)
+            plain_speeds.append(_PLAIN_FRAMES / FRAME_RATE / plain)
+            for name, seconds in _parts(model, codec, log_mel, prompt).items():
+                parts.setdefault(name, []).append(1000 * seconds)
+    parts_ms = {name: timing_of(values) for name, values in parts.items()}
+    return GenerateSpeed(timing_of(speeds), timing_of(plain_speeds), timing_of(firsts), parts_ms)
+
+
+def _plain_frames(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt) -> None:
+    """Generate frames by a pass over the whole history each, and decode and analyse the whole history each time."""
+    codes, mel = prompt.codes, prompt.mel
+    for _ in range(_PLAIN_FRAMES):
+        inputs = torch.cat([codes, codes[:, :1]], dim=1)[None]
+        padded = torch.cat([mel, mel[:1]])[None]
+        prediction = model(inputs, model.mel_encoder.normalise(padded) if model.config.hybrid else None)
+        drawn = sample(prediction.logits[:, -1], Sampling())
+        frame = drawn[None] if model.depth is None else model.depth.draw(prediction.hidden[:, -1], drawn, Sampling()).T
+        codes = torch.cat([codes, frame], dim=1)
+        mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
+
+
+def _parts(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int = 40) -> dict[str, float]:
+    """Return the seconds per frame of each part of a step, measured alone."""
+    normalised = model.mel_encoder.normalise(prompt.mel) if model.config.hybrid else prompt.mel
+    cache, prediction = prefill(model, prompt.codes, normalised, "decode")
+    tokens, mel_mask = prompt.codes[None, : model.config.input_codebooks, :1], torch.ones(1, 1, dtype=torch.bool)
+    mel = prompt.mel[None, :1] if model.config.hybrid else None
+    decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
+    audio = torch.zeros(codec.hop)
+    calls: dict[str, Callable[[], object]] = {
+        "decoder and mel encoder": lambda: model.predict_next(tokens, mel, mel_mask, cache),
+        "codec's decoder": lambda: codec.decode_chunk(decoder, prompt.codes[None, :, :1]),
+        "mel": lambda: log_mel.step(context, audio),
+    }
+    if depth := model.depth:
+        hidden, first = prediction.hidden[:, -1], prompt.codes[0, :1]
+        calls["depth decoder"] = lambda: depth.draw(hidden, first, Sampling())
+    return {name: _timed(call, frames) / frames for name, call in calls.items()}
+
+
+def _timed(call: Callable[[], object], times: int = 1) -> float:
+    begun = time.perf_counter()
+    for _ in range(times):
+        call()
+    return time.perf_counter() - begun
+
+
+def _print(config: Config, result: GenerateSpeed) -> None:
+    console = Console(highlight=False)
+    console.print(f"{config.model}, codec {config.codec}, {config.threads} thread(s), after a prompt of 3 s")
+    table = Table("", "median", "least", "most")
+    rows = {
+        "× real time": result.speed,
+        "  plain loop": result.plain_speed,
+        "first frame, ms": result.first_ms,
+        **{f"{name}, ms per frame": timing for name, timing in result.parts_ms.items()},
+    }
+    for name, timing in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in (timing.median, timing.least, timing.most)))
+    console.print(table)
