@@ -39,7 +39,7 @@ from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.pipeline.audio import probe_file, read_mono, resampled
 from whisper_gpt.pipeline.audit import (
     REPLACEMENTS,
@@ -254,18 +254,31 @@ def _run_stages(model: HybridLM, data: TrainedOn, codec: Codec, wav: np.ndarray)
     aligned = _Aligned(codec, LogMel(replace(MelConfig(**data.mel), variants=(data.mel_variant,))))
     mel = aligned.mel(0)
 
-    @torch.no_grad()
-    def logits(wav: np.ndarray) -> np.ndarray:
-        """Return the logits `[T, V]` of each frame given those before it."""
+    def predicted(wav: np.ndarray) -> tuple[Prediction, torch.Tensor]:
         codes = torch.from_numpy(aligned.codes(wav).T[None]).long()  # [1, K, T]
         frames = torch.from_numpy(mel(wav)).float()[None]  # [1, T, M]
-        return predict(model, codes, frames).logits[0].numpy()
+        return predict(model, codes, frames), codes
+
+    @torch.no_grad()
+    def logits(wav: np.ndarray) -> np.ndarray:
+        """Return the logits `[T, V]` of each frame's coarsest code given the frames before it."""
+        return predicted(wav)[0].logits[0].numpy()
+
+    @torch.no_grad()
+    def finer_logits(wav: np.ndarray) -> np.ndarray:
+        """Return the logits `[T, K − 1, V]` of each frame's finer codes given also the coarser ones of the frame."""
+        assert model.depth is not None
+        prediction, codes = predicted(wav)
+        return model.depth(prediction.hidden[0], codes[0, : model.config.output_codebooks].T).numpy()
 
     stages = [_Stage("codec", aligned.codes, len(wav), "share of codes")]
     if model.config.hybrid:
         stages.append(_Stage(f"mel {data.mel_variant}", mel, len(wav), "log10 units"))
     window = min(len(wav), model.config.context * HOP_SAMPLES)
-    return [*stages, _Stage(f"model {model.config.name}", logits, window, "logits", frames_back=1)]
+    stages.append(_Stage(f"model {model.config.name}", logits, window, "logits", frames_back=1))
+    if model.depth is not None:
+        stages.append(_Stage(f"model {model.config.name}, finer codes", finer_logits, window, "logits"))
+    return stages
 
 
 class _Aligned:

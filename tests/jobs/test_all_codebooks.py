@@ -121,3 +121,13 @@ def test_bench_generate_measures_each_part(capsys: pytest.CaptureFixture[str]) -
     result = json.loads(capsys.readouterr().out)
     assert min(result[name]["median"] for name in ("speed", "plain_speed", "first_ms")) > 0
     assert result["parts_ms"].keys() == {"decoder and mel encoder", "codec's decoder", "mel", "depth decoder"}
+
+
+def test_audit_covers_the_finer_codes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They may depend on their own frame, by its coarser codes, and on no later sample."""
+    capsys.readouterr()
+    assert cli.main(["audit", str(run), "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    findings = {stage["stage"]: stage["findings"] for stage in stages}
+    assert list(findings)[-2:] == ["model gpt-8m", "model gpt-8m, finer codes"]
+    assert all(f["last_sample"] <= f["permitted_sample"] == 320 * f["frame"] + 319 for f in findings.popitem()[1])
