@@ -47,10 +47,11 @@ def test_compiled_step_is_deterministic(dataset: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["hybrid-4m", "gpt-8m"])
+def test_a_compiled_run_resumes_exactly(dataset: Path, tmp_path: Path, model: str) -> None:
     """Without packing, so that windows' lengths differ from step to step."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = ["--model=hybrid-4m", "--steps=4", "--save-every=2", "--compile", "--no-pack", "--batch=1", "--seed=3"]
+    options = ["--model", model, "--steps=4", "--save-every=2", "--compile", "--no-pack", "--batch=1", "--seed=3"]
     torch.compiler.reset()
     assert train_small(dataset, whole, *options) == 0
     shutil.copytree(whole, cut)
