@@ -5,6 +5,8 @@ import os
 
 # Threads of OpenMP that wait must not spin: beside other work a step then takes many times as long. (Before torch.)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray gives its workers a low priority (nice 15), so beside other work they would hardly run. (Before Ray starts.)
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import random
 import socket
