@@ -1,11 +1,11 @@
-"""Fixtures shared by all tests: the small codec, synthetic corpora, and one dataset of them."""
+"""Fixtures shared by all tests: the small codec, synthetic corpora, a dataset made from them, an object store."""
 
 import logging
 import os
 
-# Threads of OpenMP that wait must not spin: beside other work a step then takes many times as long. (Before torch.)
+# Waiting OpenMP threads must not spin: that slows a step many times over on a busy machine. Set before torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Ray gives its workers a low priority (nice 15), so beside other work they would hardly run. (Before Ray starts.)
+# Ray gives its workers a low priority (nice 15), so beside other work they would hardly run. Set before Ray starts.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import random
@@ -34,7 +34,7 @@ from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 torch.set_num_threads(2)
 
-# No property fails because the machine is busy.
+# A busy machine must not make property-based tests fail.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
@@ -53,52 +53,53 @@ def log_mel() -> LogMel:
 
 @pytest.fixture(scope="session")
 def synthetic_corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a LibriSpeech and a MAESTRO tree of synthetic audio: 20 utterances, 10 pieces of 8 s."""
-    root = tmp_path_factory.mktemp("made") / "corpora"
+    """A folder with a LibriSpeech and a MAESTRO tree of synthetic audio: 20 utterances and 10 pieces of 8 s."""
+    root = tmp_path_factory.mktemp("synthetic") / "corpora"
     synthetic.write(root, synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
     return root
 
 
 class ObjectStore:
-    """An S3 server on loopback that can be told to fail and to be slow.
+    """A local S3 server with configurable failures and latency.
 
-    Of its answers a share `failing` is an error 500 or 503, a share `cutting` breaks off; each comes `delay_s` late.
+    It answers a share `error_share` of requests with HTTP 500 or 503, truncates a share `truncated_share` of its
+    responses, and delays every response by `delay_s`.
     """
 
     def __init__(self, port: int):
         self._app = DomainDispatcherApplication(create_backend_app)
         self._random = random.Random(0)
-        self.failing, self.cutting, self.delay_s = 0.0, 0.0, 0.0
+        self.error_share, self.truncated_share, self.delay_s = 0.0, 0.0, 0.0
         self.failed = 0
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-        self.server = make_server("127.0.0.1", port, self._answer, threaded=True)
+        self.server = make_server("127.0.0.1", port, self._respond, threaded=True)
         self._buckets = 0
 
     def bucket(self) -> UPath:
-        """A new bucket."""
+        """Create a new bucket."""
         self._buckets += 1
         path = UPath(f"s3://bucket-{self._buckets}")
         path.fs.mkdir(path.path)
         return path
 
-    def _answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+    def _respond(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         time.sleep(self.delay_s)
-        drawn = self._random.random()
-        if drawn < self.failing:
+        draw = self._random.random()
+        if draw < self.error_share:
             self.failed += 1
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start_response(self._random.choice(["503 Slow Down", "500 Internal Server Error"]), [])
             return [b""]
-        answer = b"".join(self._app(environ, start_response))
-        if drawn < self.failing + self.cutting and len(answer) > 1:
+        response = b"".join(self._app(environ, start_response))
+        if draw < self.error_share + self.truncated_share and len(response) > 1:
             self.failed += 1
-            return [answer[: len(answer) // 2]]  # of a length that the header does not say: the connection breaks
-        return [answer]
+            return [response[: len(response) // 2]]  # shorter than Content-Length: the client sees a broken connection
+        return [response]
 
 
 @pytest.fixture(scope="session")
 def store_port() -> int:
-    """Where the object store will be, made known in the environment before Ray starts and hands that to its workers."""
+    """The object store's port; set in the environment before Ray starts and passes the environment to its workers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     os.environ |= {
@@ -112,7 +113,7 @@ def store_port() -> int:
 
 @pytest.fixture(scope="session")
 def running_store(store_port: int) -> Iterator[ObjectStore]:
-    """The object store, for the whole session."""
+    """The object store, running for the whole session."""
     store = ObjectStore(store_port)
     thread = threading.Thread(target=store.server.serve_forever, daemon=True)
     thread.start()
@@ -123,21 +124,21 @@ def running_store(store_port: int) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def store(running_store: ObjectStore) -> Iterator[ObjectStore]:
-    """The object store, healthy again after the test."""
+    """The object store, reset to no failures and no delay after the test."""
     yield running_store
-    running_store.failing, running_store.cutting, running_store.delay_s = 0.0, 0.0, 0.0
+    running_store.error_share, running_store.truncated_share, running_store.delay_s = 0.0, 0.0, 0.0
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(store_port: int) -> Iterator[None]:
-    """One Ray on this machine for all tests that preprocess; they use it as they find it."""
+    """One local Ray cluster shared by all tests that preprocess with workers."""
     with cluster(None, workers=2):
         yield
 
 
 @pytest.fixture(scope="session")
 def dataset(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of the synthetic corpora, made by `whisper-gpt preprocess` in this process. Not to be changed."""
+    """A dataset of the synthetic corpora, written by `whisper-gpt preprocess` in this process. Must not be modified."""
     out = tmp_path_factory.mktemp("dataset") / "dataset"
     arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=0"]) == 0
@@ -146,7 +147,7 @@ def dataset(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real corpora that `$WHISPER_GPT_DATA` names; without it the test is skipped."""
+    """The folder of real corpora named by `$WHISPER_GPT_DATA`; tests are skipped without it."""
     folder = os.environ.get("WHISPER_GPT_DATA")
     if not folder:
         pytest.skip("$WHISPER_GPT_DATA names no folder of real corpora (LibriSpeech, maestro-real-audio)")
@@ -155,7 +156,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_presets() -> Iterator[None]:
-    """The presets in a size that a test can afford, in this process: what a test shows does not depend on the size."""
+    """Shrink the presets in this process to a size that tests can afford; no test depends on the size."""
     presets = dict(PRESETS)
     sizes = {"width": 64, "layers": 2, "heads": 2, "mel_width": 32, "mel_layers": 1, "mel_heads": 2}
     PRESETS.update({name: replace(preset, **sizes) for name, preset in presets.items()})

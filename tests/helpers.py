@@ -1,4 +1,4 @@
-"""Helpers that several test files share."""
+"""Helpers shared by several test files."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ NEEDS_COMPILER = pytest.mark.skipif(
 
 
 def hashes(dataset: Location) -> dict[str, str]:
-    """Return the SHA-256 of every committed file of a dataset, that is, of all but the logs."""
+    """Return the SHA-256 of every committed file of a dataset, i.e. all files except logs."""
     names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))
     return {name: file_sha256(dataset / name) for name in names}
 
 
-def train(dataset: Path, out: Path, *options: str) -> int:
-    """Run `whisper-gpt train` in this process with small batches, and return its exit code."""
+def train_context_64(dataset: Path, out: Path, *options: str) -> int:
+    """Run `whisper-gpt train` in this process with batch 2 and context 64; return its exit code."""
     return cli.main(["train", str(dataset), "--out", str(out), *FAST_TRAINING, *options])

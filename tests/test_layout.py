@@ -1,4 +1,4 @@
-"""The direction of imports, the length of files and the list of packages: what keeps the layout as it is described."""
+"""The direction of imports, the length of files and the list of packages match the documented layout."""
 
 import ast
 import tomllib
@@ -18,45 +18,45 @@ SOURCES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """Yield the modules of this project that `path` imports, anywhere in the file, as `jobs.common.errors`."""
+    """Yield the modules of this project that `path` imports anywhere in the file, e.g. `jobs.common.errors`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whisper_gpt"):
             module = (node.module or "").removeprefix("whisper_gpt.")
             for alias in node.names:
-                whole = ROOT / module.replace(".", "/") / f"{alias.name}.py"
-                yield f"{module}.{alias.name}" if whole.is_file() else module
+                submodule = ROOT / module.replace(".", "/") / f"{alias.name}.py"
+                yield f"{module}.{alias.name}" if submodule.is_file() else module
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way_and_files_stay_short(path: Path) -> None:
+def test_imports_run_one_way_and_files_are_short(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     assert {module.partition(".")[0] for module in imported_modules(path)} <= MAY_IMPORT[folder]
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 
 
-def test_no_verb_is_imported_but_by_the_command_line() -> None:
+def test_only_the_cli_imports_verbs() -> None:
     verbs = {f"jobs.{path.stem}" for path in (ROOT / "jobs").glob("*.py")}
     for path in SOURCES:
         if path.parent != ROOT / "jobs":
             assert not verbs & set(imported_modules(path)), path
 
 
-def test_modules_import_one_another_without_circles() -> None:
+def test_no_import_cycles() -> None:
     graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): set(imported_modules(path)) for path in SOURCES}
-    done: set[str] = set()
+    visited: set[str] = set()
 
-    def visit(module: str, above: tuple[str, ...]) -> None:
-        assert module not in above, " → ".join((*above, module))
-        if module not in done:
+    def visit(module: str, importers: tuple[str, ...]) -> None:
+        assert module not in importers, " → ".join((*importers, module))
+        if module not in visited:
             for imported in graph.get(module, ()):
-                visit(imported, (*above, module))
-            done.add(module)
+                visit(imported, (*importers, module))
+            visited.add(module)
 
     for module in graph:
         visit(module, ())
 
 
-def test_every_package_is_installed() -> None:
+def test_every_package_is_listed_for_installation() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    found = {path.parent.relative_to(ROOT) for path in SOURCES}
-    assert sorted(listed) == sorted("whisper_gpt." + ".".join(folder.parts) for folder in found)
+    folders = {path.parent.relative_to(ROOT) for path in SOURCES}
+    assert sorted(listed) == sorted("whisper_gpt." + ".".join(folder.parts) for folder in folders)

@@ -1,4 +1,4 @@
-"""The packages are installed as whisper_gpt.*: complete in a wheel, and never mixed up with a user's own modules."""
+"""The wheel is complete, and its packages never get mixed up with a user's own modules of the same names."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("jobs", "manifests", "model", "pipeline")
 
 
-# What the command does, but three times in one process and with one Ray.
+# Runs three verbs as the command does, but in one process and on one Ray cluster.
 VERBS = """
 import sys
 from whisper_gpt.jobs import cli
@@ -36,8 +36,8 @@ if __name__ == "__main__":
 """
 
 
-def crowd(folder: Path, *packages: str) -> Path:
-    """Make a project folder that has modules of all four names for itself, those in `packages` as folders."""
+def write_name_clashes(folder: Path, *packages: str) -> Path:
+    """Write a project folder with modules of all four names, as folders for those in `packages`, otherwise as files."""
     for name in FOLDERS:
         path = folder / name / "__init__.py" if name in packages else folder / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,9 @@ def crowd(folder: Path, *packages: str) -> Path:
 
 
 def run_python(script: Path, code: str, folder: Path, **environment: str) -> str:
-    """Run `code` as `script` with `folder` as the working folder → what it prints."""
+    """Write `code` to `script` and run it with `folder` as the working directory; return its stdout."""
     script.write_text(code)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, str(script)],
         cwd=folder,
         env=os.environ | environment,
@@ -56,26 +56,26 @@ def run_python(script: Path, code: str, folder: Path, **environment: str) -> str
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr[-3000:]
+    return completed.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of the packages: setuptools leaves a build folder behind."""
+    """The wheel, wheel_path from a copy of the sources because setuptools leaves a build folder behind."""
     source = tmp_path_factory.mktemp("wheel") / "source"
     for name in FOLDERS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(source.parent), str(source))
-    (built,) = source.parent.glob("*.whl")
-    return built
+    (wheel_path,) = source.parent.glob("*.whl")
+    return wheel_path
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """A folder that the wheel is installed into."""
+    """A folder with the wheel installed."""
     target = wheel.parent / "installed"
     pip("install", "--no-deps", "--target", str(target), str(wheel))
     return target
@@ -86,7 +86,7 @@ def pip(*arguments: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def test_a_wheel_is_complete(wheel: Path) -> None:
+def test_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     sources = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert {f"whisper_gpt/{path.as_posix()}" for path in sources} <= set(names)
@@ -95,7 +95,7 @@ def test_a_wheel_is_complete(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("packages", [(), FOLDERS])
-def test_a_library_import_beside_modules_of_the_same_names(
+def test_import_works_next_to_modules_of_the_same_names(
     packages: tuple[str, ...], installed: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -105,18 +105,18 @@ def test_a_library_import_beside_modules_of_the_same_names(
         "assert model.MINE and pipeline.MINE and jobs.MINE and manifests.MINE\n"
         "print(HybridLM.__module__, whisper_gpt.jobs.cli.__file__)\n"
     )
-    folder = crowd(tmp_path, *packages)
+    folder = write_name_clashes(tmp_path, *packages)
     module, file = run_python(folder / "script.py", code, folder, PYTHONPATH=str(installed)).split()
     assert module == "whisper_gpt.model.hybrid" and Path(file).is_relative_to(installed)
 
 
 @pytest.mark.slow
-def test_workers_of_ray_find_the_right_packages(installed: Path, tmp_path: Path) -> None:
-    """Ray puts the driver's working folder first on every worker's path, though it is on no path of the command's."""
-    crowded = crowd(tmp_path / "project", "model", "jobs")
-    (crowded / "sounds").mkdir()
+def test_ray_workers_import_the_right_packages(installed: Path, tmp_path: Path) -> None:
+    """Ray puts the driver's working directory first on every worker's path, though the command itself does not."""
+    project = write_name_clashes(tmp_path / "project", "model", "jobs")
+    (project / "sounds").mkdir()
     for i in range(2):
         noise = np.random.default_rng(i).standard_normal(24_000) * 0.1
-        soundfile.write(str(crowded / "sounds" / f"{i}.wav"), noise, 24_000)
-    said = run_python(tmp_path / "script.py", VERBS, crowded, PYTHONPATH=str(installed))
-    assert (crowded / "more.wav").is_file() and Path(said.split()[0]).is_relative_to(installed)
+        soundfile.write(str(project / "sounds" / f"{i}.wav"), noise, 24_000)
+    output = run_python(tmp_path / "script.py", VERBS, project, PYTHONPATH=str(installed))
+    assert (project / "more.wav").is_file() and Path(output.split()[0]).is_relative_to(installed)

@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose workers can be killed and whose nodes can be lost."""
+"""A local Ray cluster of several nodes whose workers can be killed and whose nodes can be lost."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ _WORKER_TITLE = "ray::ShardWorker"
 
 
 class ChaosCluster:
-    """A head that makes no shards and `nodes` of one core each; a context, at whose end all of it is gone."""
+    """A context with a head that builds no shards and `nodes` nodes of one core each; shut down at its end."""
 
     def __init__(self, nodes: int):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -25,7 +25,7 @@ class ChaosCluster:
 
     @property
     def address(self) -> str:
-        """For `--ray-address`."""
+        """The value for `--ray-address`."""
         return self._cluster.address
 
     def __enter__(self) -> Self:
@@ -37,22 +37,22 @@ class ChaosCluster:
         self._cluster.shutdown()
 
     def is_working(self) -> bool:
-        """Whether there is a worker; it may just have been made, or be that of a dead driver."""
+        """Whether there is a worker; it may have just started, or belong to a dead driver."""
         return any(True for _ in self._workers())
 
-    def kill_worker(self, dice: random.Random) -> bool:
-        """SIGKILL to one of the workers; False where there is none."""
+    def kill_worker(self, rng: random.Random) -> bool:
+        """SIGKILL one of the workers; False if there is none."""
         workers = sorted(self._workers(), key=lambda process: process.pid)
         if not workers:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
-            dice.choice(workers).kill()
+            rng.choice(workers).kill()
             return True
         return False
 
-    def lose_node(self, dice: random.Random) -> bool:
-        """A node goes, without a word, and another comes."""
-        node = self._nodes.pop(dice.randrange(len(self._nodes)))
+    def lose_node(self, rng: random.Random) -> bool:
+        """Remove a node without warning and add another one."""
+        node = self._nodes.pop(rng.randrange(len(self._nodes)))
         self._cluster.remove_node(node, allow_graceful=False)
         self._nodes.append(self._cluster.add_node(num_cpus=1))
         return True

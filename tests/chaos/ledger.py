@@ -1,4 +1,4 @@
-"""What was done to runs, and what it cost them: which shards were begun and had to be begun again, by which harm."""
+"""Records faults injected into runs, and which shards had to be rebuilt because of them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,50 +7,50 @@ from datetime import datetime
 
 
 @dataclass
-class _Harm:
+class _Fault:
     begun: datetime
     ended: datetime
     cost: int = 0
 
 
 class Ledger:
-    """Counts harms, and from the runs' events the shards that each of them cost.
+    """Counts faults and, from the event log of the runs, the shards that each of them cost.
 
-    A shard that is begun a second time was lost between the two; the first harm in between is the one that counts.
-    `unexplained` are those without any.
+    A shard that begins a second time was lost in between; the first fault in that interval is charged for it.
+    `unexplained` counts those without a fault.
     """
 
     def __init__(self) -> None:
-        self.harms: Counter[str] = Counter()
-        self.redone = 0
-        self.redone_most = 0  # for one harm
+        self.faults: Counter[str] = Counter()
+        self.rebuilt = 0
+        self.most_rebuilt = 0  # by one fault
         self.unexplained = 0
-        self._since: list[_Harm] = []
+        self._since: list[_Fault] = []
 
     @property
     def rounds(self) -> int:
-        """Harms done so far."""
-        return self.harms.total()
+        """Number of faults injected so far."""
+        return self.faults.total()
 
     def add(self, what: str, begun: datetime, ended: datetime) -> None:
-        """A harm was done."""
-        self.harms[what] += 1
-        self._since.append(_Harm(begun, ended))
+        """Record a fault."""
+        self.faults[what] += 1
+        self._since.append(_Fault(begun, ended))
 
     def close(self, events: Sequence[dict]) -> None:
-        """A dataset is finished: the `events` of all its runs, in order, say what the harms since the last one cost."""
+        """Charge the faults since the last call, given the `events` of all runs on a finished dataset, in order."""
         last: dict[str, datetime] = {}
         for event in events:
             if event["event"] != "begun":
                 continue
             shard, at = event["shard"], datetime.fromisoformat(event["at"])
             if shard in last:
-                self.redone += 1
-                between = (harm for harm in self._since if harm.ended >= last[shard] and harm.begun <= at)
-                if harm := next(between, None):
-                    harm.cost += 1
+                self.rebuilt += 1
+                between = (fault for fault in self._since if fault.ended >= last[shard] and fault.begun <= at)
+                if fault := next(between, None):
+                    fault.cost += 1
                 else:
                     self.unexplained += 1
             last[shard] = at
-        self.redone_most = max([self.redone_most, *(harm.cost for harm in self._since)])
+        self.most_rebuilt = max([self.most_rebuilt, *(fault.cost for fault in self._since)])
         self._since.clear()

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.helpers import train
+from tests.helpers import train_context_64
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.continuation import Continuation, Prompt
 from whisper_gpt.jobs.inference.run_folder import load_run
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("tiny_presets")
 def run(tiny_presets: None, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A token-only run of 8 codebooks, 4 steps."""
     out = tmp_path_factory.mktemp("all-codebooks") / "gpt-8m"
-    assert train(dataset, out, "--model=gpt-8m", "--steps=4", "--eval-every=4") == 0
+    assert train_context_64(dataset, out, "--model=gpt-8m", "--steps=4", "--eval-every=4") == 0
     return out
 
 
@@ -55,10 +55,10 @@ def test_a_hybrid_of_all_codebooks_wants_the_mel_of_its_codes(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The dataset has the mel of the audio only."""
-    assert train(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1") == 1
+    assert train_context_64(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1") == 1
     assert "codes-8" in capsys.readouterr().err
-    assert train(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1", "--mel=audio") == 0
-    assert train(dataset, tmp_path / "more", "--model=gpt-8m", "--steps=1", "--output-codebooks=9") == 1
+    assert train_context_64(dataset, tmp_path / "run", "--model=hybrid-8m", "--steps=1", "--mel=audio") == 0
+    assert train_context_64(dataset, tmp_path / "more", "--model=gpt-8m", "--steps=1", "--output-codebooks=9") == 1
     assert str(dataset) in capsys.readouterr().err
 
 

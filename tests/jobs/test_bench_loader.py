@@ -1,4 +1,4 @@
-"""`bench loader`: every rival hands over what our stream does, and the verb says who was not there."""
+"""`bench loader`: every rival yields the same windows as our stream, and missing rivals are reported."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ from whisper_gpt.pipeline.loading.stream import StreamConfig, batches, stream
 pytestmark = pytest.mark.slow
 
 
-def windows(taken: Iterable[Tensors]) -> Counter[str]:
-    """The windows by a hash of what they hold; asserts that each batch is of the types it should be."""
-    found: Counter[str] = Counter()
-    for codes, mel, mask in taken:
+def windows(tensor_batches: Iterable[Tensors]) -> Counter[str]:
+    """Count windows by a hash of their contents; assert the dtypes and shapes of each batch."""
+    counts: Counter[str] = Counter()
+    for codes, mel, mask in tensor_batches:
         assert (codes.dtype, mel.dtype, mask.dtype) == (torch.int64, torch.float32, torch.bool)
         assert codes.shape[0] <= BATCH and codes.shape[2] <= CONTEXT and mel.shape[:2] == mask.shape
         for i, frames in enumerate(mask.sum(dim=1).tolist()):
             assert mask[i, :frames].all() and not codes[i, :, frames:].any() and not mel[i, frames:].any()
-            held = codes[i, :, :frames].numpy().tobytes() + mel[i, :frames].numpy().tobytes()
-            found[hashlib.sha256(held).hexdigest()] += 1
-    return found
+            content = codes[i, :, :frames].numpy().tobytes() + mel[i, :frames].numpy().tobytes()
+            counts[hashlib.sha256(content).hexdigest()] += 1
+    return counts
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", RIVALS)
-def test_rivals_yield_every_window_once_per_epoch(
+def test_each_rival_yields_every_window_once_per_epoch(
     name: str, workers: int, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rival = RIVALS[name]
@@ -42,7 +42,7 @@ def test_rivals_yield_every_window_once_per_epoch(
         pytest.skip(f"{name} is not installed (whisper-gpt[bench] has those that can be together)")
     monkeypatch.setattr(
         "whisper_gpt.jobs.benchmarks.loader_rivals.CONTEXT", 250
-    )  # windows that are cut, of samples of 5 s
+    )  # shorter than the samples of 5 s, so windows get cut
     node = stream(dataset, "train", StreamConfig(250, BATCH, shuffle=False))
     expected = windows((batch.codes, batch.mel, batch.mask) for batch in batches(node))
     tars, _ = shards(dataset, "train")
@@ -51,7 +51,7 @@ def test_rivals_yield_every_window_once_per_epoch(
     assert expected.total() > BATCH
 
 
-def test_bench_lists_missing_rivals(
+def test_bench_measures_ours_and_reports_missing_rivals(
     dataset: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in RIVALS.keys() - {"webdataset"}:

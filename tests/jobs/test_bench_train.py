@@ -1,4 +1,4 @@
-"""`bench train` measures the loop that `train` runs, and a plain one that learns too."""
+"""`bench train` measures the loop of `train` and a plain reference loop, which learns too."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from whisper_gpt.jobs.benchmarks.nanogpt import plain_loop
 from whisper_gpt.model.config import ModelConfig
 
 
-def test_every_loop_is_measured(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_train_measures_every_loop(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--no-compile", "--context=16", "--batch=2", "--steps=1", "--rounds=1", "--precisions", "fp32", "--json"]
     assert cli.main(["bench", "train", str(dataset), *options]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -21,7 +21,7 @@ def test_every_loop_is_measured(dataset: Path, capsys: pytest.CaptureFixture[str
     assert rows[0]["wait_share"] is None and all(0 <= row["wait_share"] < 1 for row in rows[1:])
 
 
-def test_the_plain_loop_learns() -> None:
+def test_plain_loop_learns() -> None:
     torch.manual_seed(0)
     tokens = np.tile(np.arange(16, dtype=np.uint16), 40)
     step = plain_loop(

@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, YAML configs."""
+"""The command line: help, exit codes, error messages, YAML configs."""
 
 import errno
 import os
@@ -34,29 +34,29 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"whisper-gpt {verb}" in capsys.readouterr().out
 
 
-def test_a_pipe_that_is_closed_early_is_no_error(dataset: Path) -> None:
+def test_closed_output_pipe_has_its_own_exit_code(dataset: Path) -> None:
     command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "inspect", str(dataset), "--json"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (cli.EXIT_CLOSED_PIPE, "")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    completed = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (completed.returncode, completed.stderr) == (cli.EXIT_CLOSED_PIPE, "")
 
 
 @pytest.mark.parametrize("words", ["--help", "train --help", "inspect DATASET", "inspect DATASET --json"])
-def test_output_to_a_closed_pipe_ends_quietly(
+def test_closed_output_pipe_prints_no_error(
     words: str, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as output:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
         assert cli.main(words.replace("DATASET", str(dataset)).split()) == cli.EXIT_CLOSED_PIPE
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
 
 
-def test_a_socket_that_breaks_is_an_error(
+def test_broken_socket_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> int:
@@ -67,7 +67,7 @@ def test_a_socket_that_breaks_is_an_error(
     assert capfd.readouterr().err == "whisper-gpt inspect: a socket: Broken pipe\n"
 
 
-def test_what_a_full_disk_does_not_take_of_the_output_is_one_line(
+def test_full_disk_for_stdout_is_a_one_line_error(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Path("/dev/full").open("w") as output:
@@ -77,13 +77,13 @@ def test_what_a_full_disk_does_not_take_of_the_output_is_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_file_address_means_its_folder_everywhere(tmp_path: Path) -> None:
+def test_file_urls_are_local_paths_in_arguments_and_configs(tmp_path: Path) -> None:
     address = f"file://{tmp_path}"
     assert local_word(f"{address}/a b") == f"{tmp_path}/a b" and local_word(f"--out={address}") == f"--out={tmp_path}"
     assert local_word("s3://bucket/a") == "s3://bucket/a" and local_word("--name=file") == "--name=file"
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "train.yaml").write_text(yaml.safe_dump({"datasets": [f"{address}/data"], "steps": 7}))
-    # The options that a run was started with are found, and those in a file mean what they mean on the command line.
+    # The saved options of a run are found, and values in a file mean the same as on the command line.
     assert cli.main(["train", "--out", f"{address}/run", "--resume"]) == 1
     default, _ = default_from_file(TrainConfig, ["--config", f"{tmp_path}/run/train.yaml"])
     assert default is not None and default.datasets == (UPath(tmp_path / "data"),)
@@ -95,12 +95,12 @@ def test_a_file_address_means_its_folder_everywhere(tmp_path: Path) -> None:
         default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
-def test_file_urls_are_folders_and_stores_are_refused_for_runs(
+def test_file_urls_work_and_stores_are_refused_for_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sound = np.random.default_rng(0).standard_normal(24_000) * 0.1
+    noise = np.random.default_rng(0).standard_normal(24_000) * 0.1
     (tmp_path / "in").mkdir()
-    soundfile.write(str(tmp_path / "in" / "a.wav"), sound, 24_000)
+    soundfile.write(str(tmp_path / "in" / "a.wav"), noise, 24_000)
     address = f"file://{tmp_path}"
     arguments = ["plan", "folder", f"{address}/in", "--out", f"{address}/out", "--codec=encodec_24khz_small"]
     monkeypatch.setattr(plan, "MEASURE_S", 0.1)
@@ -114,7 +114,7 @@ def test_file_urls_are_folders_and_stores_are_refused_for_runs(
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"]])
-def test_no_verb_is_wrong_usage(arguments: list[str]) -> None:
+def test_missing_or_unknown_verb_exits_2(arguments: list[str]) -> None:
     assert cli.main(arguments) == 2
 
 
@@ -122,7 +122,7 @@ def test_no_verb_is_wrong_usage(arguments: list[str]) -> None:
     "arguments",
     [["train"], ["train", "x", "--out", "y", "--precision", "fp4"], ["inspect", "x", "--no-such-option"]],
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+def test_usage_errors_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main(arguments)
     assert exit_info.value.code == 2
@@ -131,31 +131,34 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "option", ["steps", "batch", "context", "eval-every", "save-every", "minutes", "learning-rate"]
 )
-def test_options_of_zero_are_wrong_usage(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_values_are_usage_errors(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "x", "--out", str(tmp_path / "run"), f"--{option}=0"]) == 2
     assert f"--{option} 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify", "evaluate"])
-def test_a_folder_that_is_no_dataset_is_one_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_without_dataset_is_a_one_line_error(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main([verb, str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"whisper-gpt {verb}: {tmp_path}/dataset.json: no such file; is this the folder of a dataset?\n"
     )
 
 
-def test_a_saved_config_is_read_back(tmp_path: Path) -> None:
+def test_config_round_trip(tmp_path: Path) -> None:
     config = PreprocessConfig(
         "folder", Path("a"), out=Path("b"), codec="encodec_24khz_small", splits=("train",), max_failed=0.5
     )
     save_config(config, tmp_path / "c.yaml")
     default, rest = default_from_file(PreprocessConfig, ["--config", str(tmp_path / "c.yaml"), "--mels", "80"])
-    assert default == replace(config, source=Path("a").absolute(), out=Path("b").absolute())  # it may be read elsewhere
+    # It may be read from another working directory.
+    assert default == replace(config, source=Path("a").absolute(), out=Path("b").absolute())
     assert rest == ["--mels", "80"]
 
 
 @pytest.mark.parametrize("name", ["live::takes", "Mozart:/Requiem", "s3:x"])
-def test_a_colon_in_a_path_is_no_protocol(
+def test_colon_in_a_path_is_not_a_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -169,13 +172,13 @@ def test_a_colon_in_a_path_is_no_protocol(
     assert (tmp_path / name / "out" / "plan.parquet").is_file()
 
 
-def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_config_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfsteps: 7\n")
     default, _ = default_from_file(TrainConfig, ["--config", str(tmp_path / "c.yaml")])
     assert default is not None and default.steps == 7
 
 
-def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Path) -> None:
+def test_arguments_override_the_config_and_stay_required(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({"datasets": ["/nowhere"], "steps": 7}))
     with pytest.raises(SystemExit):
@@ -196,7 +199,7 @@ def test_options_override_the_file_and_required_ones_stay_required(tmp_path: Pat
         (None, "not a"),
     ],
 )
-def test_wrong_config_files_are_named(tmp_path: Path, content: str | None, words: str) -> None:
+def test_invalid_config_files_are_named(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "c.yaml"
     if content is not None:
         path.write_text(content)

@@ -1,4 +1,4 @@
-"""On a Ray cluster of two nodes: submitted as a job, while one of the nodes goes."""
+"""Preprocessing as a submitted job on a Ray cluster of two nodes, one of which is lost."""
 
 import contextlib
 import shlex
@@ -28,11 +28,11 @@ def free_port() -> int:
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head with the dashboard that takes jobs and no core for shards, and two nodes of one core."""
+    """A head node with the dashboard and no cores for shards, and two nodes of one core each."""
     ports = {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "gcs_server_port")}
     head = {"num_cpus": 0, "include_dashboard": True, **ports}
-    patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}  # on a busy machine too
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": patient})
+    health_checks = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}  # tolerate a busy machine
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": health_checks})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -40,7 +40,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> None:
-    """`ray job submit` of the command; a node goes when half the shards are there, and the job succeeds."""
+    """Run the command by `ray job submit`, remove a node once half of the shards exist, and require success."""
     command = [
         sys.executable,
         "-m",
@@ -53,36 +53,36 @@ def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Pat
         *OPTIONS,
     ]
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
-    identity, lost = submit(job, shlex.join([*command, *options])), False
-    until = time.monotonic() + 600
-    while not (status := job.get_job_status(identity)).is_terminal() and time.monotonic() < until:
-        planned = read_planned(out)
+    job_id, lost = submit(job, shlex.join([*command, *options])), False
+    deadline = time.monotonic() + 600
+    while not (status := job.get_job_status(job_id)).is_terminal() and time.monotonic() < deadline:
+        planned = planned_shards(out)
         if not lost and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned // 2:
             cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             lost = True
         time.sleep(0.1)
-    said = job.get_job_logs(identity)
-    assert status == JobStatus.SUCCEEDED and lost, said
+    logs = job.get_job_logs(job_id)
+    assert status == JobStatus.SUCCEEDED and lost, logs
 
 
 def submit(job: JobSubmissionClient, command: str) -> str:
-    """What `ray job submit` does, again and again until the new cluster can take jobs."""
-    until = time.monotonic() + 300
-    while time.monotonic() < until:
-        with contextlib.suppress(RuntimeError):  # no agent is there yet
+    """Submit the job as `ray job submit` does, retrying deadline the new cluster accepts jobs."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RuntimeError):  # the agent is not up yet
             return job.submit_job(entrypoint=command)
         time.sleep(0.5)
     raise AssertionError("the cluster takes no jobs")
 
 
-def read_planned(out: Path) -> int:
-    """How many shards the dataset will have; 0 while nobody knows."""
+def planned_shards(out: Path) -> int:
+    """Return the number of planned shards; 0 if there is no plan yet."""
     from whisper_gpt.jobs.preprocessing.planning import read_parts, shard_tasks
 
     return len(shard_tasks(read_parts(out))) if (out / "manifest").is_dir() else 0
 
 
-def test_a_submitted_job_outlives_a_node(
+def test_submitted_job_survives_the_loss_of_a_node(
     ray_cluster: None, cluster: Cluster, synthetic_corpora: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -91,7 +91,7 @@ def test_a_submitted_job_outlives_a_node(
     assert hashes(out) == hashes(dataset)
 
 
-def test_a_submitted_job_on_real_speech_outlives_a_node(cluster: Cluster, real_data: Path, tmp_path: Path) -> None:
+def test_submitted_job_on_real_speech_survives_node_loss(cluster: Cluster, real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     submit_and_lose_a_node(cluster, real_data / "LibriSpeech", "librispeech", out, "--shard-mb=1", "--workers=2")
     assert cli.main(["verify", str(out)]) == 0

@@ -28,15 +28,15 @@ def truncate(data: bytes, random: np.random.Generator) -> bytes:
     return data[: random.integers(0, len(data))]
 
 
-def lie_in_the_header(data: bytes, random: np.random.Generator) -> bytes:
+def corrupt_header(data: bytes, random: np.random.Generator) -> bytes:
     damaged = bytearray(data)
     for at in random.integers(4, 44, random.integers(1, 5)):
         damaged[at] = random.integers(256)
     return bytes(damaged)
 
 
-def declare_a_huge_size(data: bytes, random: np.random.Generator) -> bytes:
-    """FLAC: the 36 bits of total samples; WAV: the lengths of the RIFF and data chunks."""
+def declare_huge_size(data: bytes, random: np.random.Generator) -> bytes:
+    """Change FLAC's 36-bit count of samples, or the sizes of WAV's RIFF and data chunks."""
     damaged = bytearray(data)
     if data[:4] == b"fLaC":
         total = int(random.choice([2**36 - 1, 2**35, 2**32 + 5]))
@@ -54,11 +54,11 @@ def zero_bytes(data: bytes, random: np.random.Generator) -> bytes:
     return data[:begin] + bytes(int(end - begin)) + data[end:]
 
 
-MUTATIONS: list[Mutation] = [flip_bits, truncate, lie_in_the_header, declare_a_huge_size, zero_bytes]
+MUTATIONS: list[Mutation] = [flip_bits, truncate, corrupt_header, declare_huge_size, zero_bytes]
 
 
 def write_damaged(good: list[Path], folder: Path, count: int) -> None:
-    """`count` mutations of the files, in turn; every sixth has the other kind's extension besides, or instead."""
+    """Write `count` mutations of the files in turn; every sixth also gets a wrong extension, or only that."""
     random = np.random.default_rng(0)
     for i in range(count):
         path = good[i % len(good)]
@@ -71,22 +71,22 @@ def write_damaged(good: list[Path], folder: Path, count: int) -> None:
         (folder / f"{i:04d}{suffix}").write_bytes(data)
 
 
-def check(folder: Path, out: Path, limit_mb: int) -> tuple[int, int]:
-    """Preprocess and hold what came out against the plan → how many files became samples, how many failed."""
+def check_preprocessing(folder: Path, out: Path, limit_mb: int) -> tuple[int, int]:
+    """Preprocess, compare the output with the plan, and return how many files became samples and how many failed."""
     options = ["--codec", "encodec_24khz_small", "--workers=2", "--shard-mb=1", "--max-failed=1"]
     assert cli.main(["preprocess", "folder", str(folder), "--out", str(out), *options]) == 0
     planned = planned_seconds(out)
-    made: dict[str, float] = {}
+    sampled: dict[str, float] = {}
     for row in read_samples(out, columns=["source", "duration_s"]).to_pylist():
-        made[row["source"]] = made.get(row["source"], 0.0) + row["duration_s"]
+        sampled[row["source"]] = sampled.get(row["source"], 0.0) + row["duration_s"]
     failed = {row["source"]: row["seconds"] for row in read_failures(out).to_pylist()}
-    assert not made.keys() & failed.keys()
-    assert made.keys() | failed.keys() == planned.keys() == {path.name for path in folder.iterdir()}
-    assert all(abs(seconds - planned[name]) < 1e-3 for name, seconds in made.items())
-    assert sum(planned.values()) == pytest.approx(sum(made.values()) + sum(failed.values()), abs=1e-3 * len(planned))
+    assert not sampled.keys() & failed.keys()
+    assert sampled.keys() | failed.keys() == planned.keys() == {path.name for path in folder.iterdir()}
+    assert all(abs(seconds - planned[name]) < 1e-3 for name, seconds in sampled.items())
+    assert sum(planned.values()) == pytest.approx(sum(sampled.values()) + sum(failed.values()), abs=1e-3 * len(planned))
     assert cli.main(["verify", str(out)]) == 0
     assert peak_memory_mb(folder, out) < limit_mb
-    return len(made), len(failed)
+    return len(sampled), len(failed)
 
 
 def planned_seconds(out: Path) -> dict[str, float]:
@@ -97,7 +97,7 @@ def planned_seconds(out: Path) -> dict[str, float]:
 
 
 def peak_memory_mb(folder: Path, out: Path) -> int:
-    """What one process needs, beyond having the codec, to make all the shards again."""
+    """Memory that one process with the codec loaded needs in addition to rebuild all shards."""
     script = (
         "import resource, sys; from pathlib import Path\n"
         "from whisper_gpt.jobs.preprocessing.planning import load_rows, read_parts, shard_tasks\n"
@@ -116,12 +116,12 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     arguments = [sys.executable, "-c", script, str(folder), str(out), str(out.with_name("again"))]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) // (1024 if sys.platform == "linux" else 1 << 20)
+    completed = subprocess.run(arguments, capture_output=True, text=True, check_preprocessing=True)
+    return int(completed.stdout.split()[-1]) // (1024 if sys.platform == "linux" else 1 << 20)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_synthetic_files_damaged_in_every_way(tmp_path: Path) -> None:
+def test_damaged_synthetic_files_become_samples_or_failures(tmp_path: Path) -> None:
     good, damaged = tmp_path / "good", tmp_path / "damaged"
     good.mkdir()
     damaged.mkdir()
@@ -130,13 +130,13 @@ def test_synthetic_files_damaged_in_every_way(tmp_path: Path) -> None:
         noise = np.random.default_rng(1).standard_normal((rate // 2, channels)) * 0.1
         soundfile.write(str(good / name), noise, rate, subtype)
     write_damaged(sorted(good.iterdir()), damaged, 120)
-    made, failed = check(damaged, tmp_path / "out", limit_mb=150)
-    assert made > 10 and failed > 30
+    sampled, failed = check_preprocessing(damaged, tmp_path / "out", limit_mb=150)
+    assert sampled > 10 and failed > 30
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_five_hundred_real_files_damaged_in_every_way(real_data: Path, tmp_path: Path) -> None:
+def test_damaged_real_files_become_samples_or_failures(real_data: Path, tmp_path: Path) -> None:
     good, damaged = tmp_path / "good", tmp_path / "damaged"
     good.mkdir()
     damaged.mkdir()
@@ -146,6 +146,6 @@ def test_five_hundred_real_files_damaged_in_every_way(real_data: Path, tmp_path:
         samples, rate = soundfile.read(str(path))
         soundfile.write(str(good / f"{i:02d}.wav"), samples, rate)
     write_damaged(sorted(good.iterdir()), damaged, 500)
-    made, failed = check(damaged, tmp_path / "out", limit_mb=250)
-    print(f"500 damaged files: {made} became samples, {failed} failure rows")
-    assert made > 50 and failed > 100
+    sampled, failed = check_preprocessing(damaged, tmp_path / "out", limit_mb=250)
+    print(f"500 damaged files: {sampled} became samples, {failed} failure rows")
+    assert sampled > 50 and failed > 100

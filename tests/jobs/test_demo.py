@@ -1,4 +1,4 @@
-"""The demo, small: every verb runs once and leaves what it says."""
+"""A small demo run: every verb runs once and writes its output."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from whisper_gpt.jobs import cli
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
-def test_demo_runs_to_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     options = ["--minutes=0.03", "--utterances=10", "--pieces=10", "--workers=2"]
     assert cli.main(["demo", "--out", str(out), *options]) == 0

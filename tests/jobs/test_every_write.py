@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from tests.dying_disk import Killed, dying_at
-from tests.helpers import hashes, train
+from tests.helpers import hashes, train_context_64
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.run_folder import newest_checkpoint
 from whisper_gpt.manifests.dataset_info import read_info
@@ -61,7 +61,9 @@ def test_preprocess_resumes_from_a_death_at_any_write(source: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_training_resumes_from_a_death_at_any_write(tiny_presets: None, dataset: Path, tmp_path: Path) -> None:
     def run(out: Path, *options: str) -> int:
-        return train(dataset, out, "--steps=3", "--save-every=2", "--eval-every=2", "--deterministic", *options)
+        return train_context_64(
+            dataset, out, "--steps=3", "--save-every=2", "--eval-every=2", "--deterministic", *options
+        )
 
     whole = tmp_path / "whole"
     assert run(whole) == 0

@@ -1,4 +1,4 @@
-"""A full disk: one line that names the file, nothing half-written, and a rerun resumes."""
+"""A full disk: a one-line error that names the file being written, nothing half-written, and a rerun resumes."""
 
 import contextlib
 import resource
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 
 @contextlib.contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """As on a disk that is full: no file grows beyond `size` bytes."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Simulate a full disk: no file can grow beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -35,16 +35,16 @@ def no_file_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line on stderr, which holds no traceback."""
-    said = capsys.readouterr().err
-    assert "Traceback" not in said, said
-    return said.strip().splitlines()[-1]
+def last_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the last line of stderr, which must not hold a traceback."""
+    output = capsys.readouterr().err
+    assert "Traceback" not in output, output
+    return output.strip().splitlines()[-1]
 
 
-def test_full_disk_errors_name_the_file(tmp_path: Path) -> None:
+def test_every_write_error_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(100))
-    with no_file_beyond(0):
+    with file_size_limit(0):
         with pytest.raises(ManifestError, match=str(tmp_path / "a")):
             publish_bytes(tmp_path / "a", bytes(100))
         with pytest.raises(ManifestError, match=r"events\.jsonl"):
@@ -62,7 +62,7 @@ def test_full_disk_errors_name_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob(".a*"))
 
 
-def test_a_shard_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shard_write_failure_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     soundfile.write(str(source / "a.wav"), np.random.default_rng(0).standard_normal(24_000) * 0.1, 24_000)
@@ -76,35 +76,41 @@ def test_a_shard_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
         "--codec",
         "encodec_24khz_small",
     ]
-    with no_file_beyond(16_000):
+    with file_size_limit(16_000):
         assert cli.main(arguments) == 1
-    assert f"{out}/train/train-000000.tar" in one_line(capsys)
+    assert f"{out}/train/train-000000.tar" in last_error_line(capsys)
     assert not list(out.rglob("*.tar")) and not list(out.rglob("*.tmp")) and not list(out.glob("manifest/*"))
     assert cli.main(arguments) == 0 and cli.main(["verify", str(out)]) == 0
 
 
-def test_a_page_that_does_not_fit(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with no_file_beyond(16_000):
+def test_report_write_failure_leaves_nothing_behind(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with file_size_limit(16_000):
         assert cli.main(["inspect", str(dataset), "--html", str(tmp_path / "page.html")]) == 1
-    assert str(tmp_path / "page.html") in one_line(capsys)
+    assert str(tmp_path / "page.html") in last_error_line(capsys)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_run_and_a_sound_that_do_not_fit(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_and_wav_write_failures_leave_nothing_behind(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run, wav = tmp_path / "run", tmp_path / "more.wav"
     small = ["--model=gpt-4m", "--batch=1", "--context=16", "--clip-s=0", "--eval-batches=1"]
     train = ["train", str(dataset), "--out", str(run), *small]
-    with no_file_beyond(4_000):
+    with file_size_limit(4_000):
         assert cli.main([*train, "--steps=40", "--eval-every=20"]) == 1
-    assert str(run / "tensorboard") in one_line(capsys)
-    with no_file_beyond(100_000):
+    assert str(run / "tensorboard") in last_error_line(capsys)
+    with file_size_limit(100_000):
         assert cli.main([*train, "--steps=1"]) == 1
-    line = one_line(capsys)
-    assert str(run / "checkpoints" / "step-00000001") in line and "--resume" not in line  # there is none to resume
+    line = last_error_line(capsys)
+    assert (
+        str(run / "checkpoints" / "step-00000001") in line and "--resume" not in line
+    )  # there is no checkpoint to resume from
     assert not list((run / "checkpoints").iterdir())
     assert cli.main([*train, "--steps=1"]) == 0
-    with no_file_beyond(10_000):
+    with file_size_limit(10_000):
         assert cli.main(["generate", str(run), "--out", str(wav), "--seconds=1"]) == 1
-    assert str(wav) in one_line(capsys)
+    assert str(wav) in last_error_line(capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"] and len(checkpoints(run)) == 1

@@ -1,4 +1,4 @@
-"""Continuing recordings: prompts, prefill, long continuations of constant memory, and what `generate` writes."""
+"""Continuing recordings: prompts, prefill, long continuations in constant memory, and the files `generate` writes."""
 
 import json
 import shutil
@@ -38,25 +38,25 @@ def test_generate_writes_prompt_and_continuation(
     arguments = ["generate", str(runs[model]), "--out", str(out), "--seconds=1", "--top-k=20"]
     assert cli.main([*arguments, "--prompt", str(prompt_file(synthetic_corpora))]) == 0
     wav, rate = soundfile.read(out)
-    assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half the context of 64, and a second
+    assert rate == 24_000 and len(wav) == (32 + 75) * 320  # half of the context of 64, and one second
     assert np.isfinite(wav).all() and wav.std() > 0
     assert out.with_name("out.wav.yaml").is_file()
     first = out.read_bytes()
     assert cli.main([*arguments, "--prompt", str(prompt_file(synthetic_corpora))]) == 0
-    assert out.read_bytes() == first  # the seed decides
-    assert cli.main([*arguments, "--seed=1"]) == 0  # from nothing
+    assert out.read_bytes() == first  # same seed, same audio
+    assert cli.main([*arguments, "--seed=1"]) == 0  # without a prompt
     assert len(soundfile.read(out)[0]) == 75 * 320
 
 
-def test_generation_predicts_what_the_model_predicts(
+def test_generation_matches_full_forward_passes(
     runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
-    """The most likely continuation, decoded and analysed by hand from a plain pass over the whole window each time."""
+    """The most likely continuation, recomputed with a forward pass over the whole window for every frame."""
     model, _ = load_run(runs["hybrid-4m"])
     prompt = read_prompt(prompt_file(synthetic_corpora), 20, codec, log_mel.config, "audio")
     generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
-    head, tokens = generated.prompt_audio, prompt.codes[0]
-    assert np.allclose(head, codec.decode(tokens[None].numpy()), atol=1e-5)
+    prompt_audio, tokens = generated.prompt_audio, prompt.codes[0]
+    assert np.allclose(prompt_audio, codec.decode(tokens[None].numpy()), atol=1e-5)
     mel = model.mel_encoder.normalise(prompt.mel)
     for _ in range(6):
         padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n
@@ -85,10 +85,10 @@ def test_generation_continues_past_the_context(
 
 
 @pytest.mark.parametrize("variant", ["audio", "codes-1"])
-def test_a_prompt_is_the_end_of_the_whole_recording(
+def test_prompt_is_the_end_of_the_encoded_recording(
     synthetic_corpora: Path, codec: Codec, log_mel: LogMel, tmp_path: Path, variant: str
 ) -> None:
-    """Its codes and mel are those that the whole recording has in a dataset, not those of its end by itself."""
+    """Its codes and mel are those of the whole recording in a dataset, not those of its end encoded separately."""
     wav = np.concatenate([read_mono(path) for path in sorted(synthetic_corpora.rglob("*.flac"))[:3]])[:-100]
     soundfile.write(str(tmp_path / "long.wav"), wav, 24_000, "FLOAT")
     one_variant = LogMel(replace(log_mel.config, variants=(variant,)))
@@ -101,7 +101,7 @@ def test_a_prompt_is_the_end_of_the_whole_recording(
     assert not np.array_equal(prompt.codes[0], alone)
 
 
-def test_a_long_continuation_keeps_half_a_context_of_history(
+def test_long_continuation_keeps_half_a_context_of_history(
     runs: dict[str, Path], codec: Codec, log_mel: LogMel
 ) -> None:
     model, _ = load_run(runs["gpt-4m"])
@@ -110,7 +110,7 @@ def test_a_long_continuation_keeps_half_a_context_of_history(
     generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
     audio = [generated.prompt_audio, *(generated.step() for _ in range(3 * model.config.context))]
     assert generated.codes.shape[1] == len(generated.mel) == half
-    # The same with the whole history at hand.
+    # Recompute with the whole history.
     history = prompt.codes[0]
     with torch.no_grad():
         cache, prediction = prefill(model, history[None], torch.zeros(len(history), 64), "decode")
@@ -125,25 +125,25 @@ def test_a_long_continuation_keeps_half_a_context_of_history(
     assert np.allclose(torch.cat(audio), expected, atol=1e-4)
 
 
-def test_generate_keeps_no_frame_that_it_has_written(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[weakref.ref[torch.Tensor]] = []
+def test_generate_frees_written_frames(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
     step = Continuation.step
 
-    def counted(self: Continuation) -> torch.Tensor:
-        alive.append(sum(piece() is not None for piece in made))
+    def counting_step(self: Continuation) -> torch.Tensor:
+        alive.append(sum(piece() is not None for piece in frames))
         piece = step(self)
-        made.append(weakref.ref(piece))
+        frames.append(weakref.ref(piece))
         return piece
 
-    monkeypatch.setattr(Continuation, "step", counted)
+    monkeypatch.setattr(Continuation, "step", counting_step)
     assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"]) == 0
     assert len(alive) == 75 and max(alive) <= 1
 
 
-def test_failed_generate_leaves_no_wav(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_generate_leaves_no_file(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(self: Continuation) -> torch.Tensor:
         raise KeyboardInterrupt
 
@@ -154,7 +154,7 @@ def test_failed_generate_leaves_no_wav(runs: dict[str, Path], tmp_path: Path, mo
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors that an object reaches, but for those of the model and the codec."""
+    """Yield all tensors reachable from an object, except those of the model and the codec."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, list | tuple):
@@ -169,15 +169,15 @@ def state_bytes(generated: Continuation) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
+def test_long_hybrid_continuation_is_exact_in_constant_memory(
     runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
 ) -> None:
-    """Over several caches; checked by plain passes over windows of all tokens, decoded and analysed in one piece."""
+    """Over several caches; recomputed by full forward passes over windows of all tokens, with audio decoded at once."""
     model, _ = load_run(runs["hybrid-4m"])
     context, half, frames = model.config.context, model.config.context // 2, 200
     prompt = read_prompt(prompt_file(synthetic_corpora), half, codec, log_mel.config, "audio")
-    seeded = torch.Generator().manual_seed(0)
-    generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", seeded)
+    generator = torch.Generator().manual_seed(0)
+    generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", generator)
     pieces, tokens, sizes = [generated.prompt_audio], [prompt.codes[0]], []
     for _ in range(frames):
         pieces.append(generated.step())
@@ -187,27 +187,27 @@ def test_a_long_hybrid_continuation_has_a_constant_state_and_its_own_mel(
     history, audio = torch.cat(tokens), torch.cat(pieces)
     assert np.allclose(audio, codec.decode(history[None].numpy()), atol=1e-4)
     mel = model.mel_encoder.normalise(torch.cat([prompt.mel, log_mel(audio)[half:]]))
-    seeded, begin, drawn = torch.Generator().manual_seed(0), 0, half
-    while drawn < len(history):
+    generator, begin, position = torch.Generator().manual_seed(0), 0, half
+    while position < len(history):
         end = min(begin + context, len(history))
         with torch.no_grad():
             logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
-        for frame in range(drawn, end):
-            assert history[frame] == sample(logits[frame - begin][None], Sampling(), seeded)[0]
-        begin, drawn = begin + half, end
+        for frame in range(position, end):
+            assert history[frame] == sample(logits[frame - begin][None], Sampling(), generator)[0]
+        begin, position = begin + half, end
 
 
 @torch.no_grad()
-def test_prefill_is_a_plain_pass(runs: dict[str, Path]) -> None:
+def test_prefill_matches_a_forward_pass(runs: dict[str, Path]) -> None:
     for name in ("hybrid-4m", "gpt-4m"):
         model, _ = load_run(runs[name])
         tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
         _, prediction = prefill(model, tokens[None], mel, "decode")
-        plain = model(tokens[None, None], mel[None] if model.config.hybrid else None)
-        assert torch.allclose(prediction.logits[:, :-1], plain.logits, atol=1e-5)
+        expected = model(tokens[None, None], mel[None] if model.config.hybrid else None)
+        assert torch.allclose(prediction.logits[:, :-1], expected.logits, atol=1e-5)
 
 
-def test_generate_does_not_overwrite_user_files(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_generate_does_not_overwrite_the_prompt(runs: dict[str, Path], tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.wav"
     soundfile.write(str(prompt), np.zeros(24_000), 24_000)
     before = prompt.read_bytes()
@@ -218,7 +218,7 @@ def test_generate_does_not_overwrite_user_files(runs: dict[str, Path], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["text", "missing", "too short"])
-def test_a_prompt_that_is_no_audio_is_one_line(
+def test_invalid_prompt_is_a_one_line_error(
     runs: dict[str, Path], tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt = tmp_path / "prompt.wav"
@@ -232,7 +232,7 @@ def test_a_prompt_that_is_no_audio_is_one_line(
     assert line.startswith(f"whisper-gpt generate: --prompt {prompt}: ") and not out.exists()
 
 
-def test_other_codec_weights_are_refused(
+def test_mismatched_codec_weights_are_refused(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(runs["gpt-4m"], tmp_path / "run"))

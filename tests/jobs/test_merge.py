@@ -1,4 +1,4 @@
-"""Joining datasets: nothing rewritten, nothing lost, one fingerprint, and what cannot be joined is said."""
+"""Merging datasets: nothing rewritten, nothing lost, one fingerprint, and clear refusals."""
 
 import shutil
 from pathlib import Path
@@ -17,8 +17,8 @@ OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0", "--max-failed=1"]
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of three sounds and a file that is none."""
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of three sounds and a text file named .wav."""
     source, out = tmp_path_factory.mktemp("other"), tmp_path_factory.mktemp("datasets") / "other"
     for i in range(3):
         noise = np.random.default_rng(i).standard_normal(24_000) * 0.1
@@ -28,7 +28,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_folders_with_files_of_the_same_names_are_joined_if_they_have_names(tmp_path: Path) -> None:
+def test_name_option_allows_merging_equal_file_names(tmp_path: Path) -> None:
     parts = []
     for name in ("left", "right"):
         (tmp_path / name).mkdir()
@@ -44,30 +44,30 @@ def test_folders_with_files_of_the_same_names_are_joined_if_they_have_names(tmp_
     assert len(set(rows["key"].to_pylist())) == 2
 
 
-def test_two_datasets_become_one(dataset: Path, other: Path, tmp_path: Path) -> None:
+def test_merge_joins_two_datasets(dataset: Path, other_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    before = hashes(dataset), hashes(other)
-    assert cli.main(["merge", str(dataset), str(other), "--out", str(out)]) == 0
+    before = hashes(dataset), hashes(other_dataset)
+    assert cli.main(["merge", str(dataset), str(other_dataset), "--out", str(out)]) == 0
     assert cli.main(["verify", str(out)]) == 0
-    assert (hashes(dataset), hashes(other)) == before
+    assert (hashes(dataset), hashes(other_dataset)) == before
     rows = read_samples(out)
-    assert rows.num_rows == read_samples(dataset).num_rows + read_samples(other).num_rows
-    assert open_failures(out).equals(open_failures(other))
+    assert rows.num_rows == read_samples(dataset).num_rows + read_samples(other_dataset).num_rows
+    assert open_failures(out).equals(open_failures(other_dataset))
     info = read_info(out)
     assert info.corpus == "synthetic + folder" and info.failed_sources == 1
     tars = {path.read_bytes() for path in out.rglob("*.tar")}
-    assert tars == {path.read_bytes() for old in (dataset, other) for path in old.rglob("*.tar")}
+    assert tars == {path.read_bytes() for part in (dataset, other_dataset) for path in part.rglob("*.tar")}
     assert (out / "train" / "train-000000.tar").samefile(dataset / "train" / "train-000000.tar")  # linked
-    # Interrupted, it resumes to the same bytes.
-    again = Path(shutil.copytree(out, tmp_path / "again"))
+    # If interrupted, it resumes to the same bytes.
+    resumed = Path(shutil.copytree(out, tmp_path / "again"))
     for name in ("dataset.json", "manifest/train-000002.parquet", "test/test-000000.tar"):
-        (again / name).unlink()
-    assert cli.main(["merge", str(dataset), str(other), "--out", str(again)]) == 0
-    assert hashes(again) == hashes(out)
+        (resumed / name).unlink()
+    assert cli.main(["merge", str(dataset), str(other_dataset), "--out", str(resumed)]) == 0
+    assert hashes(resumed) == hashes(out)
 
 
-def test_incompatible_datasets_are_not_merged(
-    dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_incompatible_datasets_are_refused(
+    dataset: Path, other_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refusal(*datasets: Path) -> str:
         assert cli.main(["merge", *map(str, datasets), "--out", str(tmp_path / "out")]) == 1
@@ -81,14 +81,14 @@ def test_incompatible_datasets_are_not_merged(
     soundfile.write(str(source / "a.flac"), np.zeros(16_000), 16_000)
     assert cli.main(["preprocess", "folder", str(source), "--out", str(fewer), *OPTIONS, "--codebooks=4"]) == 0
     assert "codec.codebooks" in refusal(dataset, fewer)
-    unfinished = Path(shutil.copytree(other, tmp_path / "unfinished"))
+    unfinished = Path(shutil.copytree(other_dataset, tmp_path / "unfinished"))
     next((unfinished / "manifest").iterdir()).unlink()
     assert str(unfinished) in refusal(dataset, unfinished)
     assert cli.main(["merge", str(dataset), "--out", str(tmp_path / "out")]) == 2
-    assert cli.main(["merge", str(dataset), str(other), "--out", str(dataset)]) == 2
+    assert cli.main(["merge", str(dataset), str(other_dataset), "--out", str(dataset)]) == 2
 
 
-def test_a_speaker_is_not_held_out_in_one_part_and_trained_on_in_another(
+def test_merge_refuses_a_held_out_speaker_in_training(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for subset, utterance in (("train-clean-100", 0), ("test-clean", 1)):
@@ -104,13 +104,13 @@ def test_a_speaker_is_not_held_out_in_one_part_and_trained_on_in_another(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_joined_dataset_is_not_taken_for_one_of_its_parts(
-    synthetic_corpora: Path, dataset: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_merged_dataset_is_not_mistaken_for_one_of_its_parts(
+    synthetic_corpora: Path, dataset: Path, other_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert cli.main(["merge", str(dataset), str(other), "--out", str(out)]) == 0
+    assert cli.main(["merge", str(dataset), str(other_dataset), "--out", str(out)]) == 0
     arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), *OPTIONS]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5"]) == 1
     assert "corpus was 'folder' and is now 'synthetic'" in capsys.readouterr().err
-    assert cli.main(["merge", str(other), str(dataset), "--out", str(out)]) == 1
+    assert cli.main(["merge", str(other_dataset), str(dataset), "--out", str(out)]) == 1
     assert "holds another dataset" in capsys.readouterr().err

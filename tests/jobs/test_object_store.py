@@ -1,4 +1,4 @@
-"""Datasets in an object store: the bytes of a folder, from a store that works, and from one that fails and is slow."""
+"""Datasets in an object store have the same bytes as in a folder, even from a store that is error_share and slow."""
 
 import json
 import time
@@ -28,11 +28,11 @@ def upload(folder: Path, prefix: UPath) -> None:
     prefix.fs.put(str(folder), prefix.path, recursive=True)
 
 
-def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
+def test_dataset_in_a_store_equals_one_in_a_folder(
     store: Any, synthetic_corpora: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bucket = store.bucket()
-    out = location(bucket / "made" / "dataset")
+    out = location(bucket / "corpora" / "dataset")
     arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), *OPTIONS]
     assert cli.main(arguments) == 0
     assert hashes(out) == hashes(dataset)
@@ -41,7 +41,7 @@ def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
     capsys.readouterr()
     assert cli.main(["inspect", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["splits"]["train"]["samples"] == 46
-    # A run that lost a shard, a fragment and its description resumes from there.
+    # A run that lost a shard, a fragment and dataset.json resumes.
     (out / "dataset.json").unlink()
     (out / "manifest" / "train-000001.parquet").unlink()
     (out / "test" / "test-000000.tar").unlink()
@@ -50,20 +50,18 @@ def test_a_dataset_in_a_store_has_the_bytes_of_a_folder(
     assert hashes(out) == hashes(dataset)
 
 
-def test_a_source_in_a_store_that_fails_and_is_slow_gives_the_same_bytes(
-    store: Any, synthetic_corpora: Path, dataset: Path
-) -> None:
+def test_failing_and_slow_store_gives_the_same_bytes(store: Any, synthetic_corpora: Path, dataset: Path) -> None:
     bucket = store.bucket()
-    upload(synthetic_corpora, bucket / "made")
+    upload(synthetic_corpora, bucket / "corpora")
     out = location(bucket / "out")
-    store.failing, store.cutting, store.delay_s, store.failed = 0.08, 0.05, 0.005, 0
-    assert cli.main(["preprocess", "synthetic", str(bucket / "made"), "--out", str(out), *OPTIONS]) == 0
+    store.error_share, store.truncated_share, store.delay_s, store.failed = 0.08, 0.05, 0.005, 0
+    assert cli.main(["preprocess", "synthetic", str(bucket / "corpora"), "--out", str(out), *OPTIONS]) == 0
     assert store.failed > 10
-    store.failing = store.cutting = 0.0
+    store.error_share = store.truncated_share = 0.0
     assert hashes(out) == hashes(dataset)
 
 
-def test_an_upload_that_the_store_loses_is_an_error(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_upload_is_an_error(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = location(store.bucket() / "a" / "file")
     publish_bytes(path, b"as it should be")
     assert path.read_bytes() == b"as it should be"
@@ -72,7 +70,7 @@ def test_an_upload_that_the_store_loses_is_an_error(store: Any, monkeypatch: pyt
         publish_bytes(path, b"cut off")
 
 
-def test_a_failed_write_leaves_no_object(store: Any) -> None:
+def test_failed_write_leaves_no_object(store: Any) -> None:
     path = location(store.bucket() / "a" / "file")
     with pytest.raises(ZeroDivisionError), publishing(path) as file:
         file.write(b"half")
@@ -80,7 +78,7 @@ def test_a_failed_write_leaves_no_object(store: Any) -> None:
     assert not path.exists()
 
 
-def test_one_run_at_a_time_and_a_dead_one_is_replaced(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_excludes_other_runs_and_replaces_dead_ones(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_lock, "_RENEWED_EVERY_S", 0.2)
     monkeypatch.setattr(output_lock, "_STALE_AFTER_S", 1.5)
     dataset = location(store.bucket() / "dataset")
@@ -88,18 +86,18 @@ def test_one_run_at_a_time_and_a_dead_one_is_replaced(store: Any, monkeypatch: p
         pass
     assert not (dataset / LOCK_FILE).exists()
     (dataset / LOCK_FILE).write_bytes(b'{"id": "1", "who": "a dead run", "renewed": ""}')
-    begun = time.monotonic()
+    started = time.monotonic()
     with lock(dataset):
-        assert time.monotonic() - begun > 1.5
+        assert time.monotonic() - started > 1.5
     with lock(dataset) as require_held:
         require_held()
         (dataset / LOCK_FILE).write_bytes(b'{"id": "2", "who": "another", "renewed": ""}')
         time.sleep(0.5)
         with pytest.raises(JobError, match="the lock was lost"):
             require_held()
-    assert json.loads((dataset / LOCK_FILE).read_bytes())["id"] == "2"  # which is not ours to remove
+    assert json.loads((dataset / LOCK_FILE).read_bytes())["id"] == "2"  # another run's lock is not removed
     (dataset / LOCK_FILE).unlink()
-    with lock(dataset) as require_held:  # a store that does not answer for too long loses it too
+    with lock(dataset) as require_held:  # the lock is also lost if the store does not answer for too long
         monkeypatch.setattr(output_lock, "_holder", lambda path: 1 / 0)
         time.sleep(2)
         with pytest.raises(JobError, match="the lock was lost"):
@@ -107,7 +105,7 @@ def test_one_run_at_a_time_and_a_dead_one_is_replaced(store: Any, monkeypatch: p
         monkeypatch.undo()
 
 
-def test_a_store_without_the_bucket_is_one_line(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_bucket_is_a_one_line_error(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert cli.main(["preprocess", "librispeech", "s3://no-such-bucket/x", "--out", out, *OPTIONS]) == 1
     text = capsys.readouterr().err

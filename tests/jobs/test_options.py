@@ -1,4 +1,4 @@
-"""The command line is frozen: an option comes, goes or changes its name only together with `options.txt`."""
+"""The command line is frozen: an option may be added, removed or renamed only together with `options.txt`."""
 
 import importlib
 from dataclasses import fields
@@ -9,11 +9,11 @@ from whisper_gpt.jobs import cli
 FROZEN = Path(__file__).with_name("options.txt")
 
 
-def test_the_options_of_every_verb_are_those_of_the_list() -> None:
-    """If the change is meant, edit `options.txt` and name it in CHANGELOG.md."""
-    found = [
+def test_options_match_the_frozen_list() -> None:
+    """If a change is intended, edit `options.txt` and mention it in CHANGELOG.md."""
+    options = [
         f"{verb} {'' if 'Positional' in str(field.type) else '--'}{field.name.replace('_', '-')}"
         for verb, (module, _) in cli.VERBS.items()
         for field in fields(importlib.import_module(f"whisper_gpt.{module}").Config)
     ]
-    assert sorted(found) == FROZEN.read_text(encoding="utf-8").splitlines()
+    assert sorted(options) == FROZEN.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Preprocessing through Ray: complete, deterministic, resumable; bad input becomes failure rows, never a crash."""
+"""Preprocessing: complete, deterministic, resumable; bad input becomes failure rows, never a crash."""
 
 import contextlib
 import json
@@ -29,13 +29,13 @@ OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0"]
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command said on stderr: one line, no traceback."""
+    """Return the last line of stderr, which must not hold a traceback."""
     text = capsys.readouterr().err.strip()
     assert "Traceback" not in text
     return text.splitlines()[-1]
 
 
-def test_every_source_is_in_the_dataset(synthetic_corpora: Path, dataset: Path) -> None:
+def test_dataset_is_complete(synthetic_corpora: Path, dataset: Path) -> None:
     info = read_info(dataset)
     table = read_samples(dataset)
     assert len(set(table["source"].to_pylist())) == 30 and info.failed_sources == 0
@@ -49,15 +49,13 @@ def test_every_source_is_in_the_dataset(synthetic_corpora: Path, dataset: Path) 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_worker_and_a_resumed_run_give_the_same_bytes(
-    synthetic_corpora: Path, dataset: Path, tmp_path: Path
-) -> None:
-    """A run from which shards, a fragment and dataset.json were lost, finished by one worker."""
+def test_resumed_run_gives_the_same_bytes(synthetic_corpora: Path, dataset: Path, tmp_path: Path) -> None:
+    """One worker finishes a run that lost shards, a fragment and dataset.json."""
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     (copy / "dataset.json").unlink()
-    (copy / "manifest" / "train-000001.parquet").unlink()  # the tar stays: without its fragment it counts for nothing
+    (copy / "manifest" / "train-000001.parquet").unlink()  # the tar stays, but counts as missing without its fragment
     (copy / "train" / "train-000001.tar").write_bytes(b"half a shard")
-    (copy / "test" / "test-000000.tar").unlink()  # the fragment stays: without its tar neither
+    (copy / "test" / "test-000000.tar").unlink()  # the fragment stays, but counts as missing without its tar
     whole = (copy / "train" / "train-000002.tar").read_bytes()
     (copy / "train" / "train-000002.tar").write_bytes(whole[: len(whole) // 2])
     (copy / "manifest" / "train-000003.parquet").write_bytes(b"damaged")
@@ -74,7 +72,7 @@ def test_one_worker_and_a_resumed_run_give_the_same_bytes(
     assert hashes(copy) == hashes(dataset)
 
 
-def test_other_settings_or_sources_are_refused_in_the_same_folder(
+def test_other_settings_in_the_same_folder_are_refused(
     synthetic_corpora: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
@@ -96,7 +94,7 @@ def test_other_settings_or_sources_are_refused_in_the_same_folder(
 
 
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=2"])
-def test_a_worker_s_disk_error_is_one_line(
+def test_disk_error_in_a_worker_is_one_line(
     workers: str, ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -119,7 +117,7 @@ def test_a_worker_s_disk_error_is_one_line(
     assert error_line(capsys) == f"whisper-gpt preprocess: {out}/test: File exists"
 
 
-def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
+def test_second_run_is_refused_and_dead_locks_are_free(
     synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -140,20 +138,20 @@ def test_a_second_run_on_one_folder_is_refused_and_a_dead_one_s_lock_is_free(
 
 @pytest.fixture(scope="module")
 def damaged_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two good files and one of every kind of damage."""
+    """A folder with two good files and one file for every kind of damage."""
     folder = tmp_path_factory.mktemp("damaged")
     random = np.random.default_rng(0)
-    sound = random.standard_normal(2 * 16_000) * 0.1
+    noise = random.standard_normal(2 * 16_000) * 0.1
     for name in ("good one.wav", "good two.flac"):
-        soundfile.write(str(folder / name), sound, 16_000)
+        soundfile.write(str(folder / name), noise, 16_000)
     (folder / "empty.flac").write_bytes(b"")
     (folder / "text.wav").write_text("not audio at all\n" * 99)
     soundfile.write(str(folder / "nothing.wav"), np.zeros(0), 16_000)
     soundfile.write(str(folder / "eight.wav"), np.zeros((16_000, 8)), 16_000)
-    broken = sound.astype(np.float32)
+    broken = noise.astype(np.float32)
     broken[-1] = np.inf
     soundfile.write(str(folder / "inf.wav"), broken, 16_000, "FLOAT")
-    soundfile.write(str(folder / "cut.flac"), sound, 16_000)
+    soundfile.write(str(folder / "cut.flac"), noise, 16_000)
     (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:20_000])
     (folder / "dangling.wav").symlink_to(folder / "nowhere.wav")
     return folder
@@ -177,7 +175,7 @@ def test_bad_files_become_failure_rows(
     }
     assert all(row["message"] and row["error"] and row["seconds"] > 0 for row in failures.values())
     assert "8 channels" in failures["eight.wav"]["message"]
-    # Every source is either in the manifest or in the failures, and what failed half-way left nothing in the shards.
+    # Every source is in the manifest or in the failures; partial failures left nothing in the shards.
     assert {row["source"] for row in read_samples(out).to_pylist()} == {"good one.wav", "good two.flac"}
     assert cli.main(["verify", str(out)]) == 0
     capsys.readouterr()
@@ -186,17 +184,17 @@ def test_bad_files_become_failure_rows(
     assert content["failed_sources"] == 7 and sum(f["sources"] for f in content["failures"]) == 7
 
 
-def test_failures_may_be_allowed(damaged_folder: Path, tmp_path: Path) -> None:
+def test_max_failed_allows_failures(damaged_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert cli.main(["preprocess", "folder", str(damaged_folder), "--out", str(out), *OPTIONS, "--max-failed=0.9"]) == 0
 
 
-def test_maestro_needs_its_audio_only_when_asked(
+def test_require_complete_refuses_missing_maestro_audio(
     synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = Path(shutil.copytree(synthetic_corpora / "maestro-v3.0.0", tmp_path / "source"))
-    for gone in sorted(source.rglob("*.wav"))[1:]:
-        gone.unlink()
+    for path in sorted(source.rglob("*.wav"))[1:]:
+        path.unlink()
     arguments = ["preprocess", "maestro", str(source), "--out", str(tmp_path / "out"), *OPTIONS]
     assert cli.main([*arguments, "--require-complete"]) == 1
     assert "9 files" in error_line(capsys)
@@ -209,26 +207,30 @@ def test_maestro_needs_its_audio_only_when_asked(
     ("arguments", "words", "code"),
     [
         (["librispeech"], "needs the folder", 2),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--segment-s", "0"], "must be above zero", 2),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--segment-s", "nan"], "must be above zero", 2),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--workers", "-1"], "--workers -1", 2),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codebooks", "99"], "1 to 8", 1),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--mel-window", "100"], "shorter than the hop", 2),
+        (["folder", "{corpora}", "--codec", "encodec_24khz_small", "--segment-s", "0"], "must be above zero", 2),
+        (["folder", "{corpora}", "--codec", "encodec_24khz_small", "--segment-s", "nan"], "must be above zero", 2),
+        (["folder", "{corpora}", "--codec", "encodec_24khz_small", "--workers", "-1"], "--workers -1", 2),
+        (["folder", "{corpora}", "--codec", "encodec_24khz_small", "--codebooks", "99"], "1 to 8", 1),
+        (["folder", "{corpora}", "--codec", "encodec_24khz_small", "--mel-window", "100"], "shorter than the hop", 2),
         (
-            ["folder", "{made}", "--codec", "encodec_24khz_small", "--ray-address", "127.0.0.1:9"],
+            ["folder", "{corpora}", "--codec", "encodec_24khz_small", "--ray-address", "127.0.0.1:9"],
             "no Ray cluster answers",
             1,
         ),
-        (["folder", "{made}", "--ray-address", "ray://127.0.0.1:10001"], "ray://127.0.0.1:10001", 1),
+        (["folder", "{corpora}", "--ray-address", "ray://127.0.0.1:10001"], "ray://127.0.0.1:10001", 1),
         (["librispeech", "/nowhere"], "no such folder", 1),
-        (["maestro", "{made}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
-        (["folder", "{made}", "--codec", "opus"], "is not known", 1),
-        (["folder", "{made}", "--codec", "encodec_48khz"], "not causal", 1),
-        (["folder", "{made}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"], "--codec-weights x.th", 1),
-        (["folder", "{made}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
+        (["maestro", "{corpora}/LibriSpeech", "--codec", "encodec_24khz_small"], "expected one maestro-v", 1),
+        (["folder", "{corpora}", "--codec", "opus"], "is not known", 1),
+        (["folder", "{corpora}", "--codec", "encodec_48khz"], "not causal", 1),
+        (
+            ["folder", "{corpora}", "--codec", "encodec_24khz_small", "--codec-weights", "x.th"],
+            "--codec-weights x.th",
+            1,
+        ),
+        (["folder", "{corpora}", "--codec-weights", "/nowhere/x.th"], "no such file", 1),
     ],
 )
-def test_a_user_s_mistake_is_one_line(
+def test_user_errors_are_one_line(
     synthetic_corpora: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -236,7 +238,7 @@ def test_a_user_s_mistake_is_one_line(
     words: str,
     code: int,
 ) -> None:
-    filled = [argument.replace("{made}", str(synthetic_corpora)) for argument in arguments]
+    filled = [argument.replace("{corpora}", str(synthetic_corpora)) for argument in arguments]
     assert cli.main(["preprocess", *filled, "--out", str(tmp_path / "out")]) == code
     text = capsys.readouterr().err
     assert words in text and text.startswith("whisper-gpt preprocess: ") and text.count("\n") == 1
@@ -244,9 +246,7 @@ def test_a_user_s_mistake_is_one_line(
 
 
 @pytest.mark.parametrize("option", [["--precision", "fp16"], ["--splits", "dev"]])
-def test_values_that_are_not_offered_are_wrong_usage(
-    synthetic_corpora: Path, tmp_path: Path, option: list[str]
-) -> None:
+def test_unknown_option_values_exit_2(synthetic_corpora: Path, tmp_path: Path, option: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["preprocess", "folder", str(synthetic_corpora), "--out", str(tmp_path / "out"), *option])
     assert exit_info.value.code == 2
@@ -256,7 +256,7 @@ def test_values_that_are_not_offered_are_wrong_usage(
 def test_more_workers_than_cores_finish(
     ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, dataset: Path
 ) -> None:
-    """Workers that the cluster has no core for wait until another is done, and never hold a shard up for ever."""
+    """Workers without a free core wait until another one is done, and do not block shards."""
     out = tmp_path / "out"
     arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
@@ -264,13 +264,13 @@ def test_more_workers_than_cores_finish(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_shards_of_a_killed_worker_are_retried(
+def test_shards_of_killed_workers_are_rebuilt(
     synthetic_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL to every worker after the first sources are done: the run continues and ends in the same bytes."""
+    """SIGKILL to every worker after the first sources: the run continues and ends with the same bytes."""
     make_shards, killed = ray_workers.make_shards, []
 
-    def killing(*arguments: Any) -> Iterator[float]:
+    def make_shards_and_kill(*arguments: Any) -> Iterator[float]:
         for number, seconds in enumerate(make_shards(*arguments)):
             if number == 3:
                 for process in Path("/proc").glob("[0-9]*"):
@@ -280,38 +280,40 @@ def test_shards_of_a_killed_worker_are_retried(
                             killed.append(process.name)
             yield seconds
 
-    monkeypatch.setattr(ray_workers, "make_shards", killing)
+    monkeypatch.setattr(ray_workers, "make_shards", make_shards_and_kill)
     out = tmp_path / "out"
     arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
     assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
     assert killed
-    assert hashes(out) == hashes(dataset)  # and no temporary files are left
+    assert hashes(out) == hashes(dataset)  # including no stale temporary files
     events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("died") > 0
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_file_that_crashes_every_worker_is_found(
+def test_crashing_file_is_found_and_given_up(
     synthetic_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One poison file of two: the shard is searched, and the other file becomes samples."""
+    """One of two files crashes workers: the shard is searched, and the other file becomes samples."""
     source = synthetic_corpora / "LibriSpeech"
-    poison, good = sorted(path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac"))
-    alive = ray_workers.ShardWorker
+    crashing_file, good = sorted(
+        path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac")
+    )
+    worker_class = ray_workers.ShardWorker
 
-    class Fragile(alive):  # type: ignore[valid-type, misc]
+    class Fragile(worker_class):  # type: ignore[valid-type, misc]
         def _load(self) -> Any:
             import whisper_gpt.pipeline.shards.source_reader as reader
 
             read = reader.file_sha256
 
-            def deadly(path: Path) -> str:
-                if str(path).endswith(poison):
+            def crash_on_file(path: Path) -> str:
+                if str(path).endswith(crashing_file):
                     os.kill(os.getpid(), signal.SIGKILL)
                 return read(path)
 
             if not hasattr(reader, "patched"):
-                reader.file_sha256, reader.patched = deadly, True  # type: ignore[attr-defined]
+                reader.file_sha256, reader.patched = crash_on_file, True  # type: ignore[attr-defined]
             return super()._load()
 
     monkeypatch.setattr(ray_workers, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
@@ -319,13 +321,13 @@ def test_a_file_that_crashes_every_worker_is_found(
     arguments = ["preprocess", "librispeech", str(source), "--out", str(out), *OPTIONS, "--splits", "test"]
     assert cli.main([*arguments, "--max-failed=1", "--workers=2"]) == 0
     (failure,) = read_failures(out).to_pylist()
-    assert (failure["source"], failure["stage"], failure["error"]) == (poison, "encode", "WorkerDied")
+    assert (failure["source"], failure["stage"], failure["error"]) == (crashing_file, "encode", "WorkerDied")
     assert set(read_samples(out)["source"].to_pylist()) == {good}
     assert "searching for the crashing file" in capsys.readouterr().err
     assert cli.main(["verify", str(out)]) == 0
 
 
-def test_a_run_killed_over_its_first_file_can_be_repeated(
+def test_run_killed_while_writing_the_plan_can_be_rerun(
     synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / ".plan.parquet.0123456789ab.tmp").write_bytes(b"half")
@@ -334,8 +336,8 @@ def test_a_run_killed_over_its_first_file_can_be_repeated(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_custom_codec_may_have_any_name(synthetic_corpora: Path, tmp_path: Path) -> None:
-    """Even by a name that stands for another codec: it is the file that counts."""
+def test_trained_codec_is_used_whatever_its_name(synthetic_corpora: Path, tmp_path: Path) -> None:
+    """Even if it has the name of another codec: the file decides."""
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64))
     seed_weights(net, seed=0)
     file, out = tmp_path / "codec.safetensors", tmp_path / "out"
@@ -347,10 +349,10 @@ def test_custom_codec_may_have_any_name(synthetic_corpora: Path, tmp_path: Path)
     assert cli.main(["verify", str(out)]) == 0
 
 
-def test_encoding_on_a_gpu_needs_one(
+def test_cuda_without_a_gpu_is_refused(
     ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which only Ray knows, so that the plan is there by then; a run on the CPU resumes from it."""
+    """Only Ray knows the GPUs, so the plan exists by then; a run on the CPU resumes from it."""
     arguments = [
         "preprocess",
         "maestro",

@@ -1,4 +1,4 @@
-"""Training and scoring from shards: learns, resumes exactly, refuses what does not belong together."""
+"""Training and scoring from shards: learns, resumes exactly, refuses mismatched runs and data."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers import train
+from tests.helpers import train_context_64
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.run_folder import checkpoints, load_run, newest_checkpoint, read_state
 from whisper_gpt.jobs.training import loop
@@ -42,14 +42,16 @@ def test_overfits_one_batch_of_shards(dataset: Path) -> None:
         assert result.token_nats < 0.1
 
 
-def test_the_loss_falls(runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Even twelve steps on the shards bring both models below knowing nothing (6.93 nats)."""
+def test_loss_falls_below_a_uniform_guess(
+    runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve steps bring both models below the loss of a uniform guess (6.93 nats)."""
     assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--split=train", "--json"]) == 0
     rows = {row["model"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["hybrid-4m"]["nll"] < 6.9 and rows["gpt-4m"]["nll"] < 6.9
 
 
-def test_evaluate_scores_every_token_beside_baselines(
+def test_evaluate_scores_every_token_and_the_baselines(
     runs: dict[str, Path], dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["evaluate", str(dataset), *map(str, runs.values()), "--json"]) == 0
@@ -63,7 +65,7 @@ def test_evaluate_scores_every_token_beside_baselines(
     assert "5-gram" in capsys.readouterr().out
 
 
-def test_run_folder_has_the_expected_files(runs: dict[str, Path]) -> None:
+def test_run_folder_has_the_documented_files(runs: dict[str, Path]) -> None:
     run = runs["hybrid-4m"]
     assert [c.name for c in checkpoints(run)] == ["step-00000006", "step-00000012"]
     assert {p.name for p in newest_checkpoint(run).iterdir()} == {
@@ -75,23 +77,21 @@ def test_run_folder_has_the_expected_files(runs: dict[str, Path]) -> None:
     assert list((run / "tensorboard").glob("events*")) and (run / "train.yaml").is_file()
     model, state = load_run(run)
     assert state.step == 12 and not model.training
-    assert model.mel_encoder.mel_mean.abs().sum() > 0  # the data set's, not the default
+    assert model.mel_encoder.mel_mean.abs().sum() > 0  # those of the dataset, not the default
 
 
-def test_resume_gives_the_same_weights(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
-    """Stopped after 6 of 12 steps and resumed: bit for bit the undisturbed run's weights."""
+def test_resume_is_bit_exact(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
+    """Stopped after 6 of 12 steps and resumed, a run has the weights of an uninterrupted actual, bit for bit."""
     run = tmp_path / "run"
     shutil.copytree(runs["hybrid-4m"], run)
     shutil.rmtree(newest_checkpoint(run))
-    assert train(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6", "--resume") == 0
-    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert train_context_64(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6", "--resume") == 0
+    actual, expected = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
     assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(runs["hybrid-4m"])).stream
 
 
-def test_resume_takes_the_options_the_run_was_started_with(
-    runs: dict[str, Path], dataset: Path, tmp_path: Path
-) -> None:
+def test_resume_reuses_the_options_of_the_run(runs: dict[str, Path], dataset: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(runs["hybrid-4m"], tmp_path / "run"))
     assert cli.main(["train", "--out", str(run), "--resume", "--steps=14"]) == 0
     saved = yaml.safe_load((run / "train.yaml").read_text())
@@ -100,7 +100,7 @@ def test_resume_takes_the_options_the_run_was_started_with(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_resume_is_exact(
+def test_signal_saves_a_checkpoint_and_resume_is_bit_exact(
     runs: dict[str, Path],
     dataset: Path,
     tmp_path: Path,
@@ -108,7 +108,7 @@ def test_a_signal_saves_a_checkpoint_and_resume_is_exact(
     capsys: pytest.CaptureFixture[str],
     number: int,
 ) -> None:
-    """A signal in the fourth of twelve steps; then --resume: bit for bit the undisturbed run's weights."""
+    """A signal in the fourth of twelve steps, then --resume: the weights of an uninterrupted run, bit for bit."""
     step, steps = loop.train_step, []
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
@@ -119,23 +119,23 @@ def test_a_signal_saves_a_checkpoint_and_resume_is_exact(
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     run = tmp_path / "run"
-    assert train(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6") == 1
+    assert train_context_64(dataset, run, "--model=hybrid-4m", "--steps=12", "--save-every=6") == 1
     assert "stopped by a signal" in capsys.readouterr().err
     assert read_state(newest_checkpoint(run)).step == 4
     assert cli.main(["train", "--out", str(run), "--resume"]) == 0
-    one, other = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    actual, expected = (load_safetensors(newest_checkpoint(r) / "model.safetensors") for r in (run, runs["hybrid-4m"]))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
-def test_runs_and_data_that_do_not_belong_together(
+def test_mismatched_runs_and_datasets_are_refused(
     runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(runs["hybrid-4m"])
-    assert train(dataset, Path(run), "--steps=13") == 1
+    assert train_context_64(dataset, Path(run), "--steps=13") == 1
     assert "pass --resume" in capsys.readouterr().err
-    assert train(dataset, Path(run), "--steps=13", "--resume", "--seed=5") == 1
+    assert train_context_64(dataset, Path(run), "--steps=13", "--resume", "--seed=5") == 1
     assert "trained with seed 0, not 5" in capsys.readouterr().err
-    assert train(dataset, Path(run), "--steps=13", "--model=gpt-4m", "--resume") == 1
+    assert train_context_64(dataset, Path(run), "--steps=13", "--model=gpt-4m", "--resume") == 1
     assert "holds another model: name hybrid-4m / gpt-4m; mel_bands 64 / 0" in capsys.readouterr().err
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     info = (other / "dataset.json").read_text()
@@ -150,7 +150,7 @@ def test_runs_and_data_that_do_not_belong_together(
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_named(
+def test_damaged_checkpoint_is_named(
     runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(runs["gpt-4m"], tmp_path / "run"))
@@ -160,12 +160,12 @@ def test_a_damaged_checkpoint_is_named(
     assert f"{weights}: cannot be read" in capsys.readouterr().err
 
 
-def test_a_run_by_the_clock_ends_in_a_checkpoint(dataset: Path, tmp_path: Path) -> None:
-    assert train(dataset, tmp_path / "run", "--minutes=0.02", "--model=gpt-4m") == 0
+def test_time_limited_run_ends_with_a_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    assert train_context_64(dataset, tmp_path / "run", "--minutes=0.02", "--model=gpt-4m") == 0
     assert read_state(newest_checkpoint(tmp_path / "run")).elapsed_s >= 1.2
 
 
-def test_without_a_training_split_there_are_no_baselines(
+def test_evaluate_without_a_training_split_has_no_baselines(
     runs: dict[str, Path], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
@@ -182,9 +182,9 @@ def test_without_a_training_split_there_are_no_baselines(
     assert str(copy) in capsys.readouterr().err
 
 
-def test_the_learning_rate_rises_and_falls() -> None:
+def test_learning_rate_warms_up_and_decays() -> None:
     config = Config((), Path(), learning_rate=1.0, warmup=0.1)
-    rates = [learning_rate(config, done / 100) for done in range(101)]
+    rates = [learning_rate(config, step / 100) for step in range(101)]
     assert rates.index(max(rates)) == 10 and max(rates) == pytest.approx(1.0)
     assert rates[0] < 0.02 and rates[100] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)

@@ -1,4 +1,4 @@
-"""Manifest, statistics and dataset.json of a dataset, and what happens to damaged ones."""
+"""Manifest, statistics and dataset.json of a dataset, and errors for damaged ones."""
 
 import json
 from dataclasses import replace
@@ -41,17 +41,17 @@ def record(split: str, mel: np.ndarray, counts: np.ndarray) -> ShardRecord:
     )
 
 
-def test_a_fragment_is_read_back_and_is_deterministic(tmp_path: Path) -> None:
-    one = record("train", np.random.default_rng(0).standard_normal((9, 4)), np.arange(6).reshape(2, 3))
-    data = fragment_bytes([], one)
-    assert data == fragment_bytes([], one)
+def test_fragment_round_trip_is_deterministic(tmp_path: Path) -> None:
+    saved = record("train", np.random.default_rng(0).standard_normal((9, 4)), np.arange(6).reshape(2, 3))
+    data = fragment_bytes([], saved)
+    assert data == fragment_bytes([], saved)
     (tmp_path / "f.parquet").write_bytes(data)
-    again = read_record(tmp_path / "f.parquet")
-    assert np.array_equal(again.mel_sums, one.mel_sums) and np.array_equal(again.code_counts, one.code_counts)
-    assert (again.shard, again.frames, again.seconds) == (one.shard, one.frames, one.seconds)
+    loaded = read_record(tmp_path / "f.parquet")
+    assert np.array_equal(loaded.mel_sums, saved.mel_sums) and np.array_equal(loaded.code_counts, saved.code_counts)
+    assert (loaded.shard, loaded.frames, loaded.seconds) == (saved.shard, saved.frames, saved.seconds)
 
 
-def test_the_manifest_has_a_row_for_every_sample(dataset: Path) -> None:
+def test_manifest_has_one_row_per_sample(dataset: Path) -> None:
     table, info = read_samples(dataset), read_info(dataset)
     assert table.schema.equals(SAMPLES)
     assert table.num_rows == sum(t.samples for t in info.splits.values()) == len(set(table["key"].to_pylist()))
@@ -73,7 +73,7 @@ def test_long_sources_become_consecutive_segments(dataset: Path) -> None:
         assert len({r["shard"] for r in rows}) == 1
 
 
-def test_mel_statistics_are_those_of_the_training_mel(dataset: Path) -> None:
+def test_mel_statistics_match_the_training_split(dataset: Path) -> None:
     import webdataset as wds
 
     tars = sorted(str(path) for path in (dataset / "train").glob("*.tar"))
@@ -84,7 +84,7 @@ def test_mel_statistics_are_those_of_the_training_mel(dataset: Path) -> None:
     assert np.allclose(info.mel_std, mel.std(axis=0), atol=1e-5)
 
 
-def test_statistics_fall_back_to_all_splits() -> None:
+def test_mel_statistics_fall_back_to_all_splits() -> None:
     mel = np.array([[1.0, 2.0], [3.0, 6.0]])
     mean, deviation = add_up([record("test", mel, np.zeros((1, 2), np.int64))]).mel_statistics()
     assert mean == [2.0, 4.0] and deviation == [1.0, 2.0]
@@ -98,7 +98,7 @@ def test_code_usage() -> None:
     assert (second.used, second.entropy_bits) == (4, 2.0)
 
 
-def test_totals_are_added_up_by_split() -> None:
+def test_totals_are_summed_per_split() -> None:
     counts, mel = np.ones((1, 2), np.int64), np.ones((3, 2))
     empty = replace(record("test", mel[:0], 0 * counts), samples=0, seconds=0.0, size_bytes=0)
     totals = add_up([record("test", mel, counts), record("train", mel, counts), record("train", mel, counts), empty])
@@ -108,28 +108,28 @@ def test_totals_are_added_up_by_split() -> None:
     assert totals.code_counts is not None and totals.code_counts.tolist() == [[3, 3]]
 
 
-def test_histograms_count_everything() -> None:
+def test_histograms_include_outliers() -> None:
     bins = histogram(pa.chunked_array([[-5.0, 0.0, 0.5, 1.0, 99.0]]), (0, 1, 2, float("inf")))
     assert bins.counts == [3, 1, 1]
 
 
-def test_a_level_above_full_scale_has_a_bin_of_its_own() -> None:
+def test_levels_above_full_scale_have_their_own_bin() -> None:
     bins = histogram(pa.chunked_array([[87.0, 0.0, -3.0, -200.0]]), LEVEL_EDGES_DBFS)
     assert (bins.counts[0], bins.counts[-2], bins.counts[-1]) == (1, 2, 1)
 
 
-def test_groups_are_ordered_by_duration_and_leave_out_the_empty() -> None:
+def test_groups_are_sorted_by_duration_without_empty_names() -> None:
     table = pa.table({"key": ["a", "b", "c"], "speaker": ["x", "y", ""], "duration_s": [1.0, 3.0, 9.0]})
     assert [(g.name, g.samples, g.seconds) for g in groups(table, "speaker")] == [("y", 1, 3.0), ("x", 1, 1.0)]
 
 
-def test_the_page_stands_alone(dataset: Path) -> None:
+def test_report_page_is_self_contained(dataset: Path) -> None:
     content = page("a <name>", summarise(dataset), [])
     assert "a &lt;name&gt;" in content and "data:image/png;base64," in content
     assert "http" not in content and "<script" not in content
 
 
-def test_dataset_json_is_read_back(tmp_path: Path) -> None:
+def test_dataset_json_round_trip(tmp_path: Path) -> None:
     info = DatasetInfo(
         "c", "f", {"name": "x"}, {}, 5, ["p"], {"train": SplitTotals(1, 2.0, 3, 4)}, 0, 0.0, 0, [0.5], [1.0]
     )
@@ -140,14 +140,14 @@ def test_dataset_json_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [None, "{", "[]", '{"format": "other"}', '{"format": "whisper-gpt dataset 4", "splits": {}}']
 )
-def test_what_is_no_dataset_is_named(tmp_path: Path, content: str | None) -> None:
+def test_invalid_dataset_json_is_named(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ManifestError, match=r"dataset\.json"):
         read_info(tmp_path)
 
 
-def test_a_damaged_fragment_is_named(tmp_path: Path) -> None:
+def test_damaged_fragment_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "manifest"
     folder.mkdir()
     (folder / "train-000000.parquet").write_bytes(b"PAR1 cut off")
@@ -158,14 +158,14 @@ def test_a_damaged_fragment_is_named(tmp_path: Path) -> None:
         list(read_records(tmp_path))
 
 
-def test_the_summary_is_plain_json(dataset: Path) -> None:
+def test_summary_is_plain_json(dataset: Path) -> None:
     content = json.loads(json.dumps(summarise(dataset).as_dict(), allow_nan=False))
     assert set(content) >= {"corpus", "codec", "mel", "splits", "failures"}
     assert content["splits"]["train"].keys() == {"samples", "seconds", "frames", "shards"}
     assert content["durations_s"]["edges"][-1] is None
 
 
-def test_what_cannot_be_read_is_not_taken_for_uncommitted(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_fragment_does_not_count_as_uncommitted(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 

@@ -1,4 +1,4 @@
-"""SQL over the manifest: what is found, what is refused, and that other readers open the same folder."""
+"""SQL over the manifest: results, refusals, and other Parquet readers opening the same folder."""
 
 import json
 import shutil
@@ -26,8 +26,8 @@ Query = Callable[..., list[dict]]
 
 
 @pytest.fixture
-def found(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Query:
-    """`whisper-gpt query --json` on the dataset: a query and options → the rows."""
+def query_rows(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Query:
+    """Run `whisper-gpt query --json` on the dataset with a query and options; return the rows."""
 
     def run(sql: str, *options: str) -> list[dict]:
         assert cli.main(["query", str(dataset), sql, "--json", *options]) == 0
@@ -37,8 +37,8 @@ def found(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Query:
 
 
 @pytest.fixture
-def refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
-    """`whisper-gpt query` of what cannot be asked → its one line."""
+def query_error(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Run `whisper-gpt query` with an invalid query; return its one-line error."""
 
     def run(sql: str) -> str:
         assert cli.main(["query", str(dataset), sql]) == 1
@@ -50,17 +50,17 @@ def refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[str]
 
 
 @pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A console so wide that no cell is folded."""
+def wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console wide_console enough that no cell is wrapped."""
     monkeypatch.setattr(query, "Console", lambda: Console(width=400))
 
 
-def expected(dataset: Path, condition: pc.Expression) -> list[dict]:
+def expected_rows(dataset: Path, condition: pc.Expression) -> list[dict]:
     return read_samples(dataset).filter(condition).to_pylist()
 
 
-def made(folder: Path, rows: list[dict]) -> Path:
-    """A dataset's manifest with `rows`, whose other columns are empty."""
+def write_manifest(folder: Path, rows: list[dict]) -> Path:
+    """Write a manifest with `rows`, other columns empty; return the dataset's folder."""
     (folder / MANIFEST_FOLDER).mkdir(parents=True)
     empty = {f.name: "" if pa.types.is_string(f.type) else 0 for f in SAMPLES}
     table = pa.Table.from_pylist([empty | row for row in rows], schema=SAMPLES)
@@ -68,51 +68,55 @@ def made(folder: Path, rows: list[dict]) -> Path:
     return folder
 
 
-def test_a_condition_finds_the_samples_that_meet_it(dataset: Path, found: Query) -> None:
-    rows = found("composer = '' and duration_s > 4.5")
-    want = expected(dataset, (pc.field("composer") == "") & (pc.field("duration_s") > 4.5))
+def test_condition_selects_matching_samples(dataset: Path, query_rows: Query) -> None:
+    rows = query_rows("composer = '' and duration_s > 4.5")
+    expected = expected_rows(dataset, (pc.field("composer") == "") & (pc.field("duration_s") > 4.5))
     names = ["key", "duration_s", "speaker", "text", "source"]
-    assert rows and rows == [{name: row[name] for name in names} for row in want]
+    assert rows and rows == [{name: row[name] for name in names} for row in expected]
     assert all(list(row) == names for row in rows)
 
 
-def test_columns_are_chosen(dataset: Path, found: Query) -> None:
-    rows = found("composer <> '' order by key desc", "--columns", "key", "title")
-    want = expected(dataset, pc.field("composer") != "")
-    assert rows == [{"key": row["key"], "title": row["title"]} for row in sorted(want, key=lambda r: r["key"])[::-1]]
+def test_columns_option_selects_columns(dataset: Path, query_rows: Query) -> None:
+    rows = query_rows("composer <> '' order by key desc", "--columns", "key", "title")
+    expected = expected_rows(dataset, pc.field("composer") != "")
+    assert rows == [
+        {"key": row["key"], "title": row["title"]} for row in sorted(expected, key=lambda r: r["key"])[::-1]
+    ]
 
 
 @pytest.mark.parametrize("start", ["SELECT * FROM samples", "from samples", "\nWith s as (from samples) from s"])
-def test_a_whole_query_runs_as_it_is(start: str, dataset: Path, found: Query) -> None:
-    assert found(f"{start} WHERE split = 'train'") == expected(dataset, pc.field("split") == "train")
+def test_full_queries_run_unchanged(start: str, dataset: Path, query_rows: Query) -> None:
+    assert query_rows(f"{start} WHERE split = 'train'") == expected_rows(dataset, pc.field("split") == "train")
 
 
-def test_aggregates_are_those_of_the_manifest(dataset: Path, found: Query) -> None:
+def test_aggregates_match_the_manifest(dataset: Path, query_rows: Query) -> None:
     samples = read_samples(dataset)
-    want = samples.group_by("split").aggregate([("frames", "sum"), ("duration_s", "sum")]).sort_by("split")
-    rows = found("SELECT split, sum(frames) AS frames, sum(duration_s) AS s FROM samples GROUP BY split ORDER BY split")
+    expected = samples.group_by("split").aggregate([("frames", "sum"), ("duration_s", "sum")]).sort_by("split")
+    rows = query_rows(
+        "SELECT split, sum(frames) AS frames, sum(duration_s) AS s FROM samples GROUP BY split ORDER BY split"
+    )
     assert [(row["split"], row["frames"]) for row in rows] == [
-        (row["split"], row["frames_sum"]) for row in want.to_pylist()
+        (row["split"], row["frames_sum"]) for row in expected.to_pylist()
     ]
-    assert [row["s"] for row in rows] == pytest.approx(want["duration_s_sum"].to_pylist())
+    assert [row["s"] for row in rows] == pytest.approx(expected["duration_s_sum"].to_pylist())
 
 
 @pytest.mark.parametrize("number", ["{}", "'{}'", "\t{} "])
-def test_a_number_is_compared_with_text_though_other_speakers_are_none(
-    number: str, dataset: Path, found: Query
-) -> None:
+def test_number_compares_with_text_column_with_other_values(number: str, dataset: Path, query_rows: Query) -> None:
     speakers = read_samples(dataset)["speaker"].to_pylist()
     speaker = max(speakers)
     assert "" in speakers and speaker.isdecimal()
-    rows = found(f"speaker = {number.format(speaker)} and duration_s > 1")
-    assert rows and rows == [row for row in found("duration_s > 1") if row["speaker"] == speaker]
-    assert found(f"SELECT key FROM samples s WHERE s.Speaker IN ({speaker}, 7)") == [{"key": r["key"]} for r in rows]
-    assert len(found(f'"speaker" != {speaker}')) == len(speakers) - speakers.count(speaker)
+    rows = query_rows(f"speaker = {number.format(speaker)} and duration_s > 1")
+    assert rows and rows == [row for row in query_rows("duration_s > 1") if row["speaker"] == speaker]
+    assert query_rows(f"SELECT key FROM samples s WHERE s.Speaker IN ({speaker}, 7)") == [
+        {"key": r["key"]} for r in rows
+    ]
+    assert len(query_rows(f'"speaker" != {speaker}')) == len(speakers) - speakers.count(speaker)
 
 
-def test_the_example_finds_a_speaker_of_librispeech(tmp_path: Path) -> None:
+def test_documented_example_finds_a_librispeech_speaker(tmp_path: Path) -> None:
     rows = [("19", 15.0), ("19", 9.0), ("", 11.0), ("abc", 12.0), ("198", 13.0), ("019", 14.0)]
-    folder = made(tmp_path, [{"speaker": s, "duration_s": d, "key": f"{s} {d}"} for s, d in rows])
+    folder = write_manifest(tmp_path, [{"speaker": s, "duration_s": d, "key": f"{s} {d}"} for s, d in rows])
     for condition in ("speaker = 19 and duration_s > 10", "speaker = '19' and duration_s > 10"):
         assert list(ask(folder, as_sql(condition, ["key"])).rows) == [("19 15.0",)]
 
@@ -126,17 +130,17 @@ def test_the_example_finds_a_speaker_of_librispeech(tmp_path: Path) -> None:
         "FROM samples WHERE text = 19.5 OR text = 1e9 OR my_text = 19",
     ],
 )
-def test_other_numbers_are_left_alone(sql: str) -> None:
+def test_other_numbers_are_not_rewritten(sql: str) -> None:
     assert as_sql(sql) == sql
 
 
-def test_a_number_named_as_a_text_column_is_still_a_number(found: Query) -> None:
-    assert found("SELECT 19 AS speaker, 1.0 AS one FROM range(2) WHERE speaker = 19")[0]["speaker"] == 19
-    assert found("WITH t AS (SELECT 7 AS chapter) FROM t WHERE chapter IN (7, 8)") == [{"chapter": 7}]
+def test_number_aliased_as_a_text_column_stays_a_number(query_rows: Query) -> None:
+    assert query_rows("SELECT 19 AS speaker, 1.0 AS one FROM range(2) WHERE speaker = 19")[0]["speaker"] == 19
+    assert query_rows("WITH t AS (SELECT 7 AS chapter) FROM t WHERE chapter IN (7, 8)") == [{"chapter": 7}]
 
 
-def test_failures_are_a_table(dataset: Path, tmp_path: Path, found: Query) -> None:
-    assert found("FROM failures") == []
+def test_failures_can_be_queried_and_joined(dataset: Path, tmp_path: Path, query_rows: Query) -> None:
+    assert query_rows("FROM failures") == []
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("*.tar"))
     source = read_samples(dataset)["source"][0].as_py()
@@ -175,47 +179,45 @@ def test_failures_are_a_table(dataset: Path, tmp_path: Path, found: Query) -> No
     ],
 )
 def test_queries_can_only_read_the_tables(
-    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[[str], str]
+    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query_error: Callable[[str], str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "root:" not in refused(statement.format(tmp_path / "file"))
+    assert "root:" not in query_error(statement.format(tmp_path / "file"))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     "setting", ["enable_external_access = true", "lock_configuration = false", "temp_directory = '.'"]
 )
-def test_the_settings_are_locked(setting: str) -> None:
+def test_connection_settings_are_locked(setting: str) -> None:
     connection = duckdb.connect(config=_SEALED)
     with pytest.raises(duckdb.Error, match="locked"):
         connection.execute(f"SET {setting}")
 
 
-def test_what_is_wrong_is_named(refused: Callable[[str], str]) -> None:
-    line = refused("seconds > 10")
+def test_query_errors_name_the_problem(query_error: Callable[[str], str]) -> None:
+    line = query_error("seconds > 10")
     assert '"seconds" not found' in line and "columns of samples: key, corpus" in line and "LINE 1" not in line
     assert "of failures: source, corpus" in line
-    assert "a condition on samples, or SELECT" in refused("duration_s >")
-    assert "samples and failures" in refused("FROM sample")
-    assert "speaker = '19'" in refused("lower(speaker) = 19")
+    assert "a condition on samples, or SELECT" in query_error("duration_s >")
+    assert "samples and failures" in query_error("FROM sample")
+    assert "speaker = '19'" in query_error("lower(speaker) = 19")
 
 
-def test_columns_and_limits_that_make_no_sense_are_wrong_usage(
-    dataset: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_columns_and_limits_are_usage_errors(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["query", str(dataset), "FROM samples", "--columns", "key"]) == 2
     assert "--columns" in capsys.readouterr().err
     assert cli.main(["query", str(dataset), "true", "--limit=-1"]) == 2
     assert "--limit -1" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_query_of_a_non_dataset_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["query", str(tmp_path), "true"]) == 1
     assert "is this the folder of a dataset?" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("wide")
-def test_a_limit_says_how_many_there_are(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("wide_console")
+def test_limit_reports_the_total_row_count(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = read_samples(dataset)["key"].to_pylist()
     assert len(keys) > 20
     for options, shown in (
@@ -227,12 +229,12 @@ def test_a_limit_says_how_many_there_are(dataset: Path, capsys: pytest.CaptureFi
         assert cli.main(["query", str(dataset), "true", *options]) == 0
         out = capsys.readouterr().out
         assert [key for key in keys if f"│ {key} " in out] == keys[:shown]
-        last = f"{len(keys)} rows" if shown == len(keys) else f"{shown} of {len(keys)} rows, --limit 0 shows all"
-        assert out.splitlines()[-1] == last
+        footer = f"{len(keys)} rows" if shown == len(keys) else f"{shown} of {len(keys)} rows, --limit 0 shows all"
+        assert out.splitlines()[-1] == footer
 
 
-@pytest.mark.usefixtures("wide")
-def test_cells_are_printed_verbatim(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("wide_console")
+def test_cells_are_printed_without_markup(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = "SELECT '[red]x' AS \"[b]a\", NULL AS n, 1.23456e0 AS f, 0.0001234e0 AS g, 1.23456 AS d, 3 AS i"
     assert cli.main(["query", str(dataset), row]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -243,13 +245,15 @@ def test_cells_are_printed_verbatim(dataset: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "0 rows\n"
 
 
-def test_json_lines_hold_all_rows_and_only_json(dataset: Path, found: Query) -> None:
-    assert len(found("true", "--limit", "2")) == read_samples(dataset, columns=["key"]).num_rows
+def test_json_output_has_all_rows_and_only_json(dataset: Path, query_rows: Query) -> None:
+    assert len(query_rows("true", "--limit", "2")) == read_samples(dataset, columns=["key"]).num_rows
     row = "SELECT 'NaN'::DOUBLE AS n, DATE '2024-01-02' AS d, 1.5::DECIMAL(4,1) AS x, [1, 2] AS l, 'é' AS e, NULL AS z"
-    assert found(row) == [{"n": None, "d": "2024-01-02", "x": 1.5, "l": [1, 2], "e": "é", "z": None}]
+    assert query_rows(row) == [{"n": None, "d": "2024-01-02", "x": 1.5, "l": [1, 2], "e": "é", "z": None}]
 
 
-def test_a_damaged_file_is_one_line(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_fragment_is_a_one_line_error(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder, ignore=shutil.ignore_patterns("*.tar"))
     fragment_path(folder, read_samples(dataset)["shard"][0].as_py()).write_bytes(b"PAR1 cut off")
@@ -258,7 +262,7 @@ def test_a_damaged_file_is_one_line(dataset: Path, tmp_path: Path, capsys: pytes
     assert "whisper-gpt verify" in line and line.count("\n") == 1
 
 
-def test_a_dataset_in_an_object_store_is_queried(dataset: Path) -> None:
+def test_query_works_in_an_object_store(dataset: Path) -> None:
     store = UPath("memory://test-query/dataset")
     for path in (dataset / MANIFEST_FOLDER).iterdir():
         (store / MANIFEST_FOLDER / path.name).write_bytes(path.read_bytes())
@@ -266,30 +270,30 @@ def test_a_dataset_in_an_object_store_is_queried(dataset: Path) -> None:
     assert list(ask(store, sql).rows) == list(ask(dataset, sql).rows) != []
 
 
-def opened_by_pyarrow(folder: Path) -> tuple[int, float]:
+def read_with_pyarrow(folder: Path) -> tuple[int, float]:
     table = pads.dataset(folder, format="parquet").to_table(columns=["duration_s"])
     return table.num_rows, pc.sum(table["duration_s"]).as_py()
 
 
-def opened_by_pandas(folder: Path) -> tuple[int, float]:
+def read_with_pandas(folder: Path) -> tuple[int, float]:
     frame = pd.read_parquet(folder)
     return len(frame), frame["duration_s"].sum()
 
 
-def opened_by_polars(folder: Path) -> tuple[int, float]:
+def read_with_polars(folder: Path) -> tuple[int, float]:
     counted = pl.scan_parquet(folder / "*.parquet").select(pl.len(), pl.col("duration_s").sum())
     return counted.collect().row(0)
 
 
-def opened_by_duckdb(folder: Path) -> tuple[int, float]:
+def read_with_duckdb(folder: Path) -> tuple[int, float]:
     with duckdb.connect() as connection:
-        found = connection.execute("SELECT count(*), sum(duration_s) FROM read_parquet($1)", [f"{folder}/*.parquet"])
-        return found.fetchall()[0]
+        result = connection.execute("SELECT count(*), sum(duration_s) FROM read_parquet($1)", [f"{folder}/*.parquet"])
+        return result.fetchall()[0]
 
 
-@pytest.mark.parametrize("opened", [opened_by_pyarrow, opened_by_pandas, opened_by_polars, opened_by_duckdb])
-def test_other_readers_open_the_manifest_folder(opened: Callable[[Path], tuple[int, float]], dataset: Path) -> None:
+@pytest.mark.parametrize("reader", [read_with_pyarrow, read_with_pandas, read_with_polars, read_with_duckdb])
+def test_other_parquet_readers_open_the_manifest(reader: Callable[[Path], tuple[int, float]], dataset: Path) -> None:
     durations = read_samples(dataset)["duration_s"]
-    rows, seconds = opened(dataset / MANIFEST_FOLDER)
+    rows, seconds = reader(dataset / MANIFEST_FOLDER)
     assert rows == len(durations) > 0
     assert seconds == pytest.approx(pc.sum(durations).as_py(), rel=1e-12)

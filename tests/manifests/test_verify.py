@@ -1,4 +1,4 @@
-"""`verify` finds every kind of damage, names it, and finds none where there is none."""
+"""`verify` finds and names every kind of damage, and reports none in an intact dataset."""
 
 import json
 import random
@@ -29,8 +29,8 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 
 
 def problems(dataset: Path) -> list[str]:
-    found = [p for _, found in verify_dataset(dataset, read_info(dataset), planned(read_parts(dataset))) for p in found]
-    return [f"{p.file}: {p.key}: {p.what}" for p in found]
+    shards = verify_dataset(dataset, read_info(dataset), planned(read_parts(dataset)))
+    return [f"{p.file}: {p.key}: {p.what}" for _, found in shards for p in found]
 
 
 def flip_byte(path: Path, at: int) -> None:
@@ -40,7 +40,7 @@ def flip_byte(path: Path, at: int) -> None:
 
 
 def rewrite_rows(dataset: Path, change: Callable[[dict], None]) -> None:
-    """Change the manifest row of the first sample of the shard, leaving the footer as it is."""
+    """Change the manifest row of the shard's first sample, but not the file's footer metadata."""
     path = dataset / "manifest" / f"{SHARD}.parquet"
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -52,7 +52,7 @@ def first_row(dataset: Path) -> dict:
     return pq.read_table(dataset / "manifest" / f"{SHARD}.parquet").to_pylist()[0]
 
 
-def test_intact_dataset_passes_verify(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_intact_dataset_is_ok(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(dataset)]) == 0
     assert "OK" in capsys.readouterr().err
 
@@ -83,10 +83,10 @@ def damage_fragment(dataset: Path) -> None:
 
 
 def swap_shards(dataset: Path) -> None:
-    one, other = (dataset / "train" / f"train-00000{i}.tar" for i in (0, 1))
-    data = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(data)
+    first, second = (dataset / "train" / f"train-00000{i}.tar" for i in (0, 1))
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
 
 
 def wrong_totals(dataset: Path) -> None:
@@ -110,7 +110,7 @@ def other_plan(dataset: Path) -> None:
 
 
 def lost_sample(dataset: Path) -> None:
-    """A source that has vanished from manifest and record alike."""
+    """Remove a source from the manifest without a failure row."""
     path = dataset / "manifest" / f"{SHARD}.parquet"
     table = pq.read_table(path)
     source = table["source"][0].as_py()
@@ -145,8 +145,8 @@ def test_damage_is_found(copy: Path, damage: Callable[[Path], None], words: str)
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_damage_to_a_fragment_is_named(copy: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A byte flipped anywhere in a footer: never a traceback, from no verb that reads it."""
+def test_damaged_footer_never_causes_a_traceback(copy: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flip one byte anywhere in the Parquet footer: no verb that reads it fails with a traceback."""
     path = copy / "manifest" / f"{SHARD}.parquet"
     size = path.stat().st_size
     footer = int.from_bytes(path.read_bytes()[-8:-4], "little")
@@ -156,14 +156,14 @@ def test_any_damage_to_a_fragment_is_named(copy: Path, seed: int, capsys: pytest
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_verb_names_it_and_exits_1(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_names_the_damage_and_exits_1(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damage_codes(copy)
     assert cli.main(["verify", str(copy)]) == 1
     out = capsys.readouterr().out
     assert f"train/{SHARD}.tar" in out and first_row(copy)["key"] in out
 
 
-def test_files_of_the_system_harm_no_reader(copy: Path) -> None:
+def test_operating_system_files_are_ignored(copy: Path) -> None:
     before = read_samples(copy)
     for folder in [copy, *(path for path in copy.iterdir() if path.is_dir())]:
         for file in [path for path in folder.iterdir() if path.is_file()]:
@@ -180,7 +180,7 @@ def test_files_of_the_system_harm_no_reader(copy: Path) -> None:
         assert cli.main(verb) == 0
 
 
-def test_a_description_that_an_editor_saved_is_read(copy: Path) -> None:
+def test_dataset_json_with_a_byte_order_mark_is_read(copy: Path) -> None:
     before = read_info(copy)
     (copy / "dataset.json").write_bytes(b"\xef\xbb\xbf" + (copy / "dataset.json").read_bytes())
     assert read_info(copy) == before

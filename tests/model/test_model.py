@@ -1,4 +1,4 @@
-"""The model: sizes, causality to the bit, cache equals no cache, both heads learn."""
+"""The model: parameter counts, causality, KV cache, packing, losses, saving and loading."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,8 +28,8 @@ SHAPES = {
 every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 
 
-def scrambled(config: ModelConfig, seed: int = 0) -> HybridLM:
-    """A model none of whose weights is zero (fresh ones pass nothing through their branches)."""
+def random_model(config: ModelConfig, seed: int = 0) -> HybridLM:
+    """A model with no zero weights: fresh models zero the output projections of their branches."""
     torch.manual_seed(seed)
     model = HybridLM(config).eval()
     with torch.no_grad():
@@ -38,7 +38,9 @@ def scrambled(config: ModelConfig, seed: int = 0) -> HybridLM:
     return model
 
 
-def frames(config: ModelConfig, batch: int = 2, length: int = 40, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def random_frames(
+    config: ModelConfig, batch: int = 2, length: int = 40, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, config.vocab, (batch, 2, length), generator=generator)
     return codes, torch.randn(batch, length, config.mel_bands, generator=generator)
@@ -51,9 +53,9 @@ def test_parameter_counts(name: str, millions: float) -> None:
 
 @pytest.mark.parametrize("t", [0, 1, 17, 38])
 @every_shape
-def test_output_t_depends_on_frames_before_t_only(config: ModelConfig, t: int) -> None:
-    model = scrambled(config)
-    codes, mel = frames(config)
+def test_output_t_depends_only_on_earlier_frames(config: ModelConfig, t: int) -> None:
+    model = random_model(config)
+    codes, mel = random_frames(config)
     other_codes, other_mel = codes.clone(), mel.clone()
     other_codes[..., t:] = (other_codes[..., t:] + 1) % config.vocab
     other_mel[:, t:] += 3.0
@@ -65,53 +67,53 @@ def test_output_t_depends_on_frames_before_t_only(config: ModelConfig, t: int) -
         assert torch.equal(before.mel_location[:, : t + 1], after.mel_location[:, : t + 1])
 
 
-def test_output_t_depends_on_the_mel_of_frame_t_minus_1() -> None:
-    model = scrambled(SMALL)
-    codes, mel = frames(SMALL)
-    other = mel.clone()
-    other[:, 9] += 3.0
-    assert not torch.equal(model(codes, mel).logits[:, 10], model(codes, other).logits[:, 10])
+def test_output_depends_on_the_previous_mel_frame() -> None:
+    model = random_model(SMALL)
+    codes, mel = random_frames(SMALL)
+    other_mel = mel.clone()
+    other_mel[:, 9] += 3.0
+    assert not torch.equal(model(codes, mel).logits[:, 10], model(codes, other_mel).logits[:, 10])
 
 
 @pytest.mark.parametrize("config", [SMALL, replace(SMALL, mel_bands=0)], ids=["hybrid", "token-only"])
 @pytest.mark.parametrize("prompt", [1, 7])
 @torch.no_grad()
-def test_cached_predictions_equal_uncached_ones(config: ModelConfig, prompt: int) -> None:
-    model = scrambled(config)
-    codes, mel = frames(config, length=30)
-    heard = mel if config.hybrid else None
-    whole = model(codes, heard)
+def test_cached_logits_match_uncached(config: ModelConfig, prompt: int) -> None:
+    model = random_model(config)
+    codes, mel = random_frames(config, length=30)
+    mel_input = mel if config.hybrid else None
+    whole = model(codes, mel_input)
     tokens = torch.nn.functional.pad(codes[:, :1, :-1], (1, 0), value=model.begin_token)
-    present = tokens[:, 0] != model.begin_token
+    mel_mask = tokens[:, 0] != model.begin_token
     shifted = torch.nn.functional.pad(mel[:, :-1], (0, 0, 1, 0)) if config.hybrid else None
 
-    def part(a: int, b: int) -> torch.Tensor:
+    def cached_logits(a: int, b: int) -> torch.Tensor:
         mel_part = shifted[:, a:b] if shifted is not None else None
-        return model.predict_next(tokens[..., a:b], mel_part, present[:, a:b], cache).logits
+        return model.predict_next(tokens[..., a:b], mel_part, mel_mask[:, a:b], cache).logits
 
     cache = empty_cache(config, batch=2)
-    logits = [part(0, prompt), *(part(t, t + 1) for t in range(prompt, 30))]
+    logits = [cached_logits(0, prompt), *(cached_logits(t, t + 1) for t in range(prompt, 30))]
     assert torch.allclose(torch.cat(logits, dim=1), whole.logits, atol=1e-4)
     assert cache.position == 30
 
 
-def test_a_cache_takes_several_inputs_at_its_start_only() -> None:
-    model = scrambled(replace(SMALL, mel_bands=0))
+def test_cache_accepts_several_inputs_only_when_empty() -> None:
+    model = random_model(replace(SMALL, mel_bands=0))
     cache, tokens = empty_cache(model.config, batch=1), torch.zeros(1, 1, 2, dtype=torch.long)
     model.predict_next(tokens, None, tokens[:, 0] == 0, cache)
     with pytest.raises(ValueError, match="cache"):
         model.predict_next(tokens, None, tokens[:, 0] == 0, cache)
 
 
-def test_padding_on_the_right_changes_nothing() -> None:
-    model = scrambled(SMALL)
-    codes, mel = frames(SMALL)
+def test_right_padding_does_not_change_the_loss() -> None:
+    model = random_model(SMALL)
+    codes, mel = random_frames(SMALL)
     mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     mask[1, 25:] = False
-    other = codes.clone()
-    other[1, :, 25:] = 5
-    one, two = (training_losses(model, c, mel, mask) for c in (codes, other))
-    assert torch.equal(one.total, two.total)
+    other_codes = codes.clone()
+    other_codes[1, :, 25:] = 5
+    losses, other_losses = (training_losses(model, c, mel, mask) for c in (codes, other_codes))
+    assert torch.equal(losses.total, other_losses.total)
 
 
 PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
@@ -119,22 +121,22 @@ PACKED = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 30 + [1] * 10])
 
 @every_shape
 @torch.no_grad()
-def test_packed_pieces_are_predicted_as_if_alone(config: ModelConfig) -> None:
-    model = scrambled(config)
-    codes, mel = frames(config)
+def test_packed_piece_matches_the_piece_alone(config: ModelConfig) -> None:
+    model = random_model(config)
+    codes, mel = random_frames(config)
     packed = model(codes, mel if config.hybrid else None, doc_ids=PACKED).logits
     for row in range(2):
         for piece in PACKED[row].unique():
-            own = PACKED[row] == piece
-            alone = model(codes[row, :, own][None], mel[row, own][None] if config.hybrid else None).logits[0]
-            assert torch.allclose(packed[row, own], alone, atol=1e-5)
+            in_piece = PACKED[row] == piece
+            alone = model(codes[row, :, in_piece][None], mel[row, in_piece][None] if config.hybrid else None).logits[0]
+            assert torch.allclose(packed[row, in_piece], alone, atol=1e-5)
 
 
 @every_shape
 @torch.no_grad()
-def test_packed_pieces_are_independent(config: ModelConfig) -> None:
-    model = scrambled(config)
-    codes, mel = frames(config)
+def test_packed_pieces_do_not_leak_into_each_other(config: ModelConfig) -> None:
+    model = random_model(config)
+    codes, mel = random_frames(config)
     before = model(codes, mel if config.hybrid else None, doc_ids=PACKED)
     first = PACKED == 0
     other_codes = torch.where(first[:, None], (codes + 1) % config.vocab, codes)
@@ -144,47 +146,47 @@ def test_packed_pieces_are_independent(config: ModelConfig) -> None:
     assert not torch.equal(before.logits[first], after.logits[first])
 
 
-def test_each_shape_reads_its_inputs_only() -> None:
-    """The second codebook changes what reads two, and nothing else; tokens change nothing if only the mel is read."""
+def test_each_shape_reads_only_its_own_inputs() -> None:
+    """The second codebook only affects models that read two; tokens do not affect the mel-only model."""
     for name, config in SHAPES.items():
-        model = scrambled(config)
-        codes, mel = frames(config)
-        heard = mel if config.hybrid else None
-        for book in range(2):
-            other = codes.clone()
-            other[:, book, 3] = (other[:, book, 3] + 1) % config.vocab
-            same = torch.equal(model(codes, heard).logits, model(other, heard).logits)
-            assert same == (book >= config.input_codebooks), name
+        model = random_model(config)
+        codes, mel = random_frames(config)
+        mel_input = mel if config.hybrid else None
+        for codebook in range(2):
+            other_codes = codes.clone()
+            other_codes[:, codebook, 3] = (other_codes[:, codebook, 3] + 1) % config.vocab
+            same = torch.equal(model(codes, mel_input).logits, model(other_codes, mel_input).logits)
+            assert same == (codebook >= config.input_codebooks), name
     with pytest.raises(ModelError, match="no mel"):
         replace(SMALL, mel_bands=0, input_codebooks=0)
 
 
-def test_no_mel_is_what_dropout_gives() -> None:
-    model = scrambled(SMALL)
-    codes, mel = frames(SMALL)
-    deaf = model(codes, mel, torch.tensor([False, True])).logits
-    assert torch.allclose(deaf[0], model(codes, None).logits[0], atol=1e-6)
-    assert torch.allclose(deaf[1], model(codes, mel).logits[1], atol=1e-6)
+def test_missing_mel_equals_mel_dropout() -> None:
+    model = random_model(SMALL)
+    codes, mel = random_frames(SMALL)
+    logits = model(codes, mel, torch.tensor([False, True])).logits
+    assert torch.allclose(logits[0], model(codes, None).logits[0], atol=1e-6)
+    assert torch.allclose(logits[1], model(codes, mel).logits[1], atol=1e-6)
 
 
-def test_mel_is_corrupted_in_training_mode_only() -> None:
-    model = scrambled(SMALL)
-    codes, mel = frames(SMALL)
+def test_mel_noise_is_added_in_training_mode_only() -> None:
+    model = random_model(SMALL)
+    codes, mel = random_frames(SMALL)
     mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     assert training_losses(model, codes, mel, mask).total == training_losses(model, codes, mel, mask).total
     model.train()
     assert training_losses(model, codes, mel, mask).total != training_losses(model, codes, mel, mask).total
 
 
-def test_initial_losses_are_those_of_a_uniform_guess() -> None:
+def test_initial_loss_is_that_of_a_uniform_guess() -> None:
     torch.manual_seed(0)
     model = HybridLM(PRESETS["hybrid-4m"])
-    codes, mel = frames(model.config)
+    codes, mel = random_frames(model.config)
     first = training_losses(model, codes, mel, torch.ones_like(codes[:, 0], dtype=torch.bool))
     assert (first.token_nats / first.frames).item() == pytest.approx(6.931, abs=0.05)
 
 
-def test_laplace_nats_are_a_density() -> None:
+def test_laplace_nats_integrate_to_one() -> None:
     x = torch.linspace(-40, 40, 80_001)
     density = torch.exp(-laplace_nats(x, torch.tensor(1.5), torch.tensor(0.7)))
     assert torch.trapezoid(density, x).item() == pytest.approx(1.0, abs=1e-3)
@@ -192,8 +194,8 @@ def test_laplace_nats_are_a_density() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e-2, 1.0, 30.0])
-def test_the_norm_is_rms_norm(dtype: torch.dtype, size: float) -> None:
-    """Values and gradients of torch's own in float64."""
+def test_norm_matches_torch_rms_norm(dtype: torch.dtype, size: float) -> None:
+    """Values and gradients match those of torch's RMSNorm in float64."""
     x = (size * torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0))).to(dtype).requires_grad_()
     exact = x.detach().double().requires_grad_()
     weights = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(1))
@@ -207,13 +209,13 @@ def test_the_norm_is_rms_norm(dtype: torch.dtype, size: float) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, NEEDS_COMPILER])])
-def test_the_gradient_of_the_norm_is_float32_under_autocast(compiled: bool) -> None:
-    """A gradient nearly parallel to y, of which almost all cancels: in bfloat16 6.7 % off."""
+def test_norm_gradient_is_float32_under_autocast(compiled: bool) -> None:
+    """A gradient nearly parallel to y almost cancels: in bfloat16 the result would be 6.7 % off."""
     x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
-    other = torch.randn(64, 256, generator=torch.Generator().manual_seed(1))
+    direction = torch.randn(64, 256, generator=torch.Generator().manual_seed(1))
     exact = x.double().requires_grad_()
     y = torch.nn.functional.rms_norm(exact, (256,), eps=torch.finfo(torch.float32).eps)
-    gradient = y.detach().float() + 0.01 * other
+    gradient = y.detach().float() + 0.01 * direction
     y.backward(gradient.double())
     x.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -224,8 +226,8 @@ def test_the_gradient_of_the_norm_is_float32_under_autocast(compiled: bool) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_norm_keeps_its_input_s_type_on_every_device(device: str, dtype: torch.dtype) -> None:
-    """Fake tensors tell the types that a GPU's would have, without one."""
+def test_norm_keeps_its_input_dtype_on_every_device(device: str, dtype: torch.dtype) -> None:
+    """Fake tensors tell the dtypes that a GPU would return, without a GPU."""
     before = torch.is_autocast_enabled(device)
     torch.set_autocast_enabled(device, True)
     try:
@@ -235,8 +237,8 @@ def test_the_norm_keeps_its_input_s_type_on_every_device(device: str, dtype: tor
         torch.set_autocast_enabled(device, before)
 
 
-def test_losses_of_bfloat16_predictions_are_computed_in_float32() -> None:
-    """As they are on a GPU: a logarithm or exponential in bfloat16 has three digits."""
+def test_losses_of_bfloat16_predictions_use_float32() -> None:
+    """As on a GPU: logarithms and exponentials in bfloat16 have three significant digits."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, 9, 16), (2, 9, 32), (2, 9, 8), (2, 9, 8)]
     rough = Prediction(*(torch.randn(shape, generator=generator).bfloat16() for shape in shapes))
@@ -244,33 +246,35 @@ def test_losses_of_bfloat16_predictions_are_computed_in_float32() -> None:
     codes, mel = torch.randint(32, (2, 9), generator=generator), torch.randn(2, 9, 8, generator=generator)
     mask = torch.arange(9).expand(2, 9) < 7
     with torch.autocast("cpu", torch.bfloat16):
-        one = losses(rough, codes, mel, mask, 0.1)
-    other = losses(exact, codes, mel, mask, 0.1)
-    assert all(torch.equal(getattr(one, field.name), getattr(other, field.name)) for field in fields(Losses))
+        rough_losses = losses(rough, codes, mel, mask, 0.1)
+    exact_losses = losses(exact, codes, mel, mask, 0.1)
+    assert all(
+        torch.equal(getattr(rough_losses, field.name), getattr(exact_losses, field.name)) for field in fields(Losses)
+    )
 
 
-def test_relu_squared_has_the_gradient_of_its_formula() -> None:
+def test_relu_squared_gradient_matches_its_formula() -> None:
     x = torch.linspace(-2, 2, 41, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(ReLUSquared.apply, (x,))
     assert torch.equal(ReLUSquared.apply(x), x.clamp_min(0).square())
 
 
-def test_rope_depends_on_relative_position_only() -> None:
+def test_rope_depends_only_on_relative_position() -> None:
     q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)
 
     def product(i: int, j: int) -> float:
-        turned = [apply_rope(x, rope_table(p, p + 1, 16, x.device)) for x, p in ((q, i), (k, j))]
-        return (turned[0] * turned[1]).sum().item()
+        rotated = [apply_rope(x, rope_table(p, p + 1, 16, x.device)) for x, p in ((q, i), (k, j))]
+        return (rotated[0] * rotated[1]).sum().item()
 
     assert product(3, 1) == pytest.approx(product(103, 101), abs=1e-4)
     assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-4)
 
 
 def test_overfits_one_batch() -> None:
-    """The hybrid overfits one batch to below 0.1 nats per token, and its mel loss falls with it."""
+    """On one batch the hybrid gets below 0.1 nats per token, and its mel loss falls as well."""
     torch.manual_seed(0)
     model = HybridLM(replace(SMALL, width=64, layers=2, heads=4)).train()
-    codes, mel = frames(model.config, batch=4)
+    codes, mel = random_frames(model.config, batch=4)
     mask = torch.ones_like(codes[:, 0], dtype=torch.bool)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
     first = training_losses(model, codes, mel, mask)
@@ -283,19 +287,20 @@ def test_overfits_one_batch() -> None:
     assert (last.mel_nats - first.mel_nats) / last.frames < -0.3
 
 
-def test_saved_models_are_the_same_models(tmp_path: Path) -> None:
-    model = scrambled(SMALL)
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
+    model = random_model(SMALL)
     model.mel_encoder.set_statistics(torch.arange(8.0), torch.arange(8.0))
     save_model(model, tmp_path)
-    again = HybridLM.from_pretrained(tmp_path)
-    assert again.config == model.config
-    assert again.mel_encoder.mel_std.min() == pytest.approx(0.1)  # a silent band is not blown up
-    codes, mel = frames(SMALL)
-    assert torch.equal(again.eval()(codes, mel).logits, model(codes, mel).logits)
+    loaded = HybridLM.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    # The standard deviation is clamped so that a silent band is not amplified.
+    assert loaded.mel_encoder.mel_std.min() == pytest.approx(0.1)
+    codes, mel = random_frames(SMALL)
+    assert torch.equal(loaded.eval()(codes, mel).logits, model(codes, mel).logits)
 
 
-def test_checkpoints_of_another_shape_or_damaged_are_named(tmp_path: Path) -> None:
-    save_model(scrambled(SMALL), tmp_path)
+def test_mismatched_or_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
+    save_model(random_model(SMALL), tmp_path)
     config = tmp_path / "config.json"
     original = config.read_text()
     config.write_text(original.replace('"layers": 2', '"layers": 3'))
@@ -315,20 +320,20 @@ def test_checkpoints_of_another_shape_or_damaged_are_named(tmp_path: Path) -> No
         HybridLM.from_pretrained(tmp_path)
 
 
-def test_hugging_face_round_trip(tmp_path: Path) -> None:
-    model = scrambled(SMALL)
+def test_hugging_face_save_and_load_round_trip(tmp_path: Path) -> None:
+    model = random_model(SMALL)
     model.save_pretrained(tmp_path / "saved")
     assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "saved").iterdir()}
-    again = HybridLM.from_pretrained(tmp_path / "saved")
-    assert again.config == SMALL and not again.training
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    loaded = HybridLM.from_pretrained(tmp_path / "saved")
+    assert loaded.config == SMALL and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     with pytest.raises(ModelError, match="neither a folder nor a model on the hub"):
         HybridLM.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path)
     with pytest.raises(ModelError, match="neither a folder nor a model on the hub"):
         HybridLM.from_pretrained(tmp_path / "absent")
 
 
-def test_presets_are_fitted_to_the_data() -> None:
+def test_presets_adopt_the_sizes_of_the_data() -> None:
     data = {"vocab": 512, "context": 100, "mel_bands": 80}
     config = fit_to_data(PRESETS["hybrid-4m"], **data)
     assert (config.vocab, config.context, config.mel_bands) == (512, 100, 80)

@@ -1,4 +1,4 @@
-"""Reading audio: what is read, and what each kind of damage is called."""
+"""Reading audio: formats, resampling, and the error for each kind of damage."""
 
 from pathlib import Path
 
@@ -19,20 +19,20 @@ def tone(seconds: float, rate: int) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
 
 
-def test_24_khz_mono_is_read_as_it_is(tmp_path: Path) -> None:
+def test_24_khz_mono_is_read_unchanged(tmp_path: Path) -> None:
     samples = tone(0.3, 24_000).astype(np.float32)
     assert np.array_equal(read_mono(write(tmp_path / "a.wav", samples, 24_000, "FLOAT")), samples)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000, 8_000])
-def test_resampling_keeps_the_sound_and_the_length(tmp_path: Path, rate: int) -> None:
+def test_resampling_keeps_waveform_and_length(tmp_path: Path, rate: int) -> None:
     wav = read_mono(write(tmp_path / "a.flac", tone(1.5, rate), rate))
     assert len(wav) == pytest.approx(36_000, abs=2)
     assert np.abs(wav[2000:-2000] - tone(1.5, 24_000)[2000 : len(wav) - 2000]).max() < 2e-3
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
-def test_resampling_does_not_depend_on_the_blocks(rate: int) -> None:
+def test_resampling_is_independent_of_the_blocks(rate: int) -> None:
     wav = np.random.default_rng(0).uniform(-1, 1, 2 * rate + 77).astype(np.float32)
     whole = np.concatenate(list(resampled([wav], rate)))
     for size in (17, 4099, rate):
@@ -46,7 +46,7 @@ def test_stereo_is_averaged(tmp_path: Path) -> None:
     assert np.allclose(wav, left / 2, atol=1e-6)
 
 
-def test_blocks_stay_small_however_long_the_file(tmp_path: Path) -> None:
+def test_long_files_are_read_in_small_blocks(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.zeros((60 * 44_100, 2)), 44_100)
     blocks = list(stream_mono(path))
     assert max(map(len, blocks)) <= 6 * 24_000
@@ -59,8 +59,8 @@ def test_compressed_formats_are_read(tmp_path: Path, extension: str) -> None:
     assert len(wav) == pytest.approx(24_000, rel=0.1)
 
 
-def damaged(folder: Path, kind: str) -> Path:
-    """A file with one kind of damage."""
+def write_damaged(folder: Path, kind: str) -> Path:
+    """Write a file with one kind of damage and return its path."""
     path = folder / f"{kind}.wav"
     if kind == "empty file":
         path.write_bytes(b"")
@@ -98,15 +98,15 @@ def damaged(folder: Path, kind: str) -> Path:
         ("directory", "scan", None),
     ],
 )
-def test_damage_is_named(tmp_path: Path, kind: str, stage: str, words: str | None) -> None:
+def test_damage_is_named_with_its_stage(tmp_path: Path, kind: str, stage: str, words: str | None) -> None:
     with pytest.raises(AudioError, match=words) as caught:
-        read_mono(damaged(tmp_path, kind))
+        read_mono(write_damaged(tmp_path, kind))
     assert caught.value.stage == stage
-    assert str(tmp_path) not in str(caught.value)  # the failure row names its source itself
+    assert str(tmp_path) not in str(caught.value)  # the failure row already names its source
 
 
-def test_an_mp3_that_does_not_say_its_length_is_refused(tmp_path: Path) -> None:
-    """Without the Info frame libsndfile guesses a length from the size and stops there without a word."""
+def test_mp3_without_a_declared_length_is_refused(tmp_path: Path) -> None:
+    """Without the Info frame libsndfile guesses a length from the file size and silently stops there."""
     path = write(tmp_path / "a.mp3", tone(6.0, 44_100), 44_100)
     data = path.read_bytes()
     second = data.index(data[:2], 4)  # the next frame begins with the same sync word
@@ -115,14 +115,14 @@ def test_an_mp3_that_does_not_say_its_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="whose length is a guess"):
         probe(path)
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 0x0F, 0x00]) + bytes(0x0F * 128)
-    path.write_bytes(tag + data)  # a tag before the first frame hides nothing
+    path.write_bytes(tag + data)  # a tag before the first frame does not hide the length
     assert probe(path).duration_s == pytest.approx(6.0, abs=0.1)
 
 
-def test_a_flac_of_unknown_length_is_refused(tmp_path: Path) -> None:
+def test_flac_of_unknown_length_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.flac", tone(1.0, 16_000), 16_000)
     data = bytearray(path.read_bytes())
-    data[21] &= 0xF0  # STREAMINFO's total samples: 36 bits from the low half of byte 21 on; 0 says unknown
+    data[21] &= 0xF0  # STREAMINFO's total samples: 36 bits from the low half of byte 21 on; 0 means unknown
     data[22:26] = bytes(4)
     path.write_bytes(data)
     with pytest.raises(AudioError, match=r"how long|no samples"):

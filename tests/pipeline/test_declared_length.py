@@ -1,4 +1,4 @@
-"""Files that hold less sound, or more, than their header declares fail; tags, padding and open lengths do no harm."""
+"""Files with less or more audio than their header declares fail; tags, padding and open lengths are accepted."""
 
 import struct
 from pathlib import Path
@@ -10,7 +10,8 @@ import soundfile
 from whisper_gpt.pipeline.audio import probe, read_mono
 from whisper_gpt.pipeline.errors import AudioError
 
-# Where each format's header has the size of the sound, before which mark, and what that counts beside 64,000 bytes.
+# Per format: the marker before the data size, the bytes from marker to size, the size's layout, and the bytes that the
+# size counts in addition to the 64,000 of audio.
 SIZES = {
     "WAV": (b"data", 4, "<I", 0),
     "AIFF": (b"SSND", 4, ">I", 8),
@@ -33,16 +34,16 @@ def samples_in(path: Path, data: bytes) -> int:
     return probe(path).frames
 
 
-def declaring(data: bytes, kind: str, sound_bytes: int) -> bytes:
-    mark, skipped, layout, beside = SIZES[kind]
-    at = data.index(mark) + skipped
-    size = struct.pack(layout, sound_bytes + beside)
-    assert struct.unpack(layout, data[at : at + len(size)])[0] == 64_000 + beside
+def with_declared_size(data: bytes, kind: str, sound_bytes: int) -> bytes:
+    marker, distance, layout, extra = SIZES[kind]
+    at = data.index(marker) + distance
+    size = struct.pack(layout, sound_bytes + extra)
+    assert struct.unpack(layout, data[at : at + len(size)])[0] == 64_000 + extra
     return data[:at] + size + data[at + len(size) :]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_file_that_was_cut_off_fails(tmp_path: Path, kind: str) -> None:
+def test_truncated_file_fails(tmp_path: Path, kind: str) -> None:
     data = write(tmp_path / "a", kind)
     assert samples_in(tmp_path / "a", data) == 32_000
     with pytest.raises(AudioError, match=r"cut off: .* of the 64,0\d\d bytes") as caught:
@@ -51,28 +52,28 @@ def test_a_file_that_was_cut_off_fails(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_two_files_in_one_fail(tmp_path: Path, kind: str) -> None:
+def test_two_concatenated_files_fail(tmp_path: Path, kind: str) -> None:
     with pytest.raises(AudioError, match=r"second file|bytes follow"):
         samples_in(tmp_path / "a", 2 * write(tmp_path / "a", kind))
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_a_header_that_declares_half_fails(tmp_path: Path, kind: str) -> None:
+def test_header_declaring_half_of_the_audio_fails(tmp_path: Path, kind: str) -> None:
     with pytest.raises(AudioError, match="bytes follow"):
-        samples_in(tmp_path / "a", declaring(write(tmp_path / "a", kind), kind, 32_000))
+        samples_in(tmp_path / "a", with_declared_size(write(tmp_path / "a", kind), kind, 32_000))
 
 
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 0x7FFFFFDB, 0xFFFFFFFF, 0xFFFFFFDC])
 @pytest.mark.parametrize("kind", ["WAV", "AIFF"])
-def test_a_length_that_was_left_open_is_that_of_the_file(tmp_path: Path, kind: str, size: int) -> None:
-    data = declaring(write(tmp_path / "a", kind), kind, size - SIZES[kind][3])
+def test_open_length_means_the_rest_of_the_file(tmp_path: Path, kind: str, size: int) -> None:
+    data = with_declared_size(write(tmp_path / "a", kind), kind, size - SIZES[kind][3])
     assert samples_in(tmp_path / "a", data) == 32_000
 
 
 @pytest.mark.parametrize("kind", ["WAV", "AU"])
-def test_a_length_of_0_with_sound_after_it_fails(tmp_path: Path, kind: str) -> None:
+def test_zero_length_followed_by_audio_fails(tmp_path: Path, kind: str) -> None:
     with pytest.raises(AudioError, match="declares no samples, but it is 64,0"):
-        samples_in(tmp_path / "a", declaring(write(tmp_path / "a", kind), kind, 0))
+        samples_in(tmp_path / "a", with_declared_size(write(tmp_path / "a", kind), kind, 0))
 
 
 LIST = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b"Lavf58.29.100\0"
@@ -83,23 +84,23 @@ LIST = b"LIST" + struct.pack("<I", 26) + b"INFOISFT" + struct.pack("<I", 14) + b
     [LIST, LIST[:20], b"id3 \x0a\0\0\0" + bytes(10), b"TAG" + bytes(125), bytes(100_000), bytes(range(1, 31))],
     ids=["LIST", "a LIST that was cut off", "ID3 chunk", "ID3v1", "zeros", "a few bytes"],
 )
-def test_what_commonly_follows_the_sound_of_a_wav_does_no_harm(tmp_path: Path, tail: bytes) -> None:
+def test_common_trailing_bytes_of_a_wav_are_ignored(tmp_path: Path, tail: bytes) -> None:
     assert samples_in(tmp_path / "a", write(tmp_path / "a", "WAV") + tail) == 32_000
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0"])
-def test_a_chunk_of_odd_size_is_padded_or_not(tmp_path: Path, padding: bytes) -> None:
+def test_odd_chunk_may_be_padded_or_not(tmp_path: Path, padding: bytes) -> None:
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(32_001), 16_000, "PCM_U8")
     data = (tmp_path / "a.wav").read_bytes()[: 44 + 32_001]
     assert samples_in(tmp_path / "a.wav", data + padding + LIST) == 32_001
 
 
-def test_a_header_that_counts_itself_does_no_harm(tmp_path: Path) -> None:
-    assert samples_in(tmp_path / "a", declaring(write(tmp_path / "a", "WAV"), "WAV", 64_044)) == 32_000
+def test_size_that_includes_the_header_is_accepted(tmp_path: Path) -> None:
+    assert samples_in(tmp_path / "a", with_declared_size(write(tmp_path / "a", "WAV"), "WAV", 64_044)) == 32_000
 
 
-def test_metadata_that_would_be_read_as_sound_fails(tmp_path: Path) -> None:
-    """libsndfile takes all that follows the header of a Wave64 for sound."""
+def test_metadata_that_would_be_read_as_audio_fails(tmp_path: Path) -> None:
+    """libsndfile reads everything after the header of a Wave64 as audio."""
     data = write(tmp_path / "a", "W64")
     chunk = b"levl" + data[20:32] + struct.pack("<Q", 1024) + b"\x55" * 1000
     with pytest.raises(AudioError, match="read as sound"):
@@ -107,7 +108,7 @@ def test_metadata_that_would_be_read_as_sound_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "AIFF", "W64", "OGG", "FLAC"])
-def test_a_tag_before_the_file_hides_nothing(tmp_path: Path, kind: str) -> None:
+def test_leading_tag_is_skipped(tmp_path: Path, kind: str) -> None:
     noise = np.random.default_rng(0).standard_normal(48_000) * 0.1
     soundfile.write(str(tmp_path / "a"), noise, 24_000, format=kind)
     plain = read_mono(tmp_path / "a")
@@ -117,13 +118,13 @@ def test_a_tag_before_the_file_hides_nothing(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "AIFF"])
-def test_a_tag_before_the_file_hides_no_damage(tmp_path: Path, kind: str) -> None:
+def test_leading_tag_does_not_hide_damage(tmp_path: Path, kind: str) -> None:
     tagged = b"ID3\x04\x00\x00\x00\x00\x08\x01" + bytes(1025) + write(tmp_path / "a", kind)
     for data in (tagged[:-20_000], tagged + tagged):
         with pytest.raises(AudioError, match=r"cut off|bytes follow"):
             samples_in(tmp_path / "a", data)
 
 
-def test_a_second_piece_of_sound_in_a_wav_fails(tmp_path: Path) -> None:
+def test_second_data_chunk_of_a_wav_fails(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="second piece of sound"):
         samples_in(tmp_path / "a", write(tmp_path / "a", "WAV") + b"data" + struct.pack("<I", 1000) + b"\x09" * 1000)

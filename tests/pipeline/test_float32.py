@@ -1,4 +1,4 @@
-"""Codes and mel do not depend on what a process allows matrix products: TF32, bfloat16, autocast."""
+"""Codes and mel do not depend on the process's settings for matrix products: TF32, bfloat16, autocast."""
 
 import contextlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ OPERATIONS: list[Any] = [
 ]
 
 
-def allowed() -> list[str]:
+def precisions() -> list[str]:
     return [operation.fp32_precision for operation in OPERATIONS]
 
 
@@ -35,7 +35,7 @@ def older_setting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def newer_setting() -> Iterator[None]:
-    """With which torch refuses to read the older one."""
+    """Settings with which torch refuses to read the older one."""
     for operation in OPERATIONS:
         operation.fp32_precision = "tf32"
     with pytest.raises(RuntimeError):
@@ -51,16 +51,16 @@ SETTINGS = {
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    before = allowed()
+def restored_precisions() -> Iterator[None]:
+    before = precisions()
     yield
     torch.set_float32_matmul_precision("highest")
     for operation, precision in zip(OPERATIONS, before, strict=True):
         operation.fp32_precision = precision
 
 
-class Products(TorchDispatchMode):
-    """Looks at every product: which, of which types, and what was allowed at that moment."""
+class ProductRecorder(TorchDispatchMode):
+    """Records every matrix product: operation, input dtypes, and the precision settings at that moment."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,29 +70,29 @@ class Products(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if any(part in name for part in ("mm", "conv", "lstm", "rnn", "linear")):
             dtypes = {argument.dtype for argument in args if isinstance(argument, torch.Tensor)}
-            self.seen.setdefault(name, set()).add((*dtypes, *allowed()))
+            self.seen.setdefault(name, set()).add((*dtypes, *precisions()))
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_products_that_decide_codes_and_mel_are_full_float32(codec: Codec, setting: str) -> None:
+def test_codes_and_mel_use_full_float32_products(codec: Codec, setting: str) -> None:
     wav = np.random.default_rng(0).standard_normal(9600).astype(np.float32) / 10
     log_mel = LogMel(MelConfig())
     codes, mel = codec.encode(wav), log_mel(torch.from_numpy(wav))
     audio = codec.decode(codes)
-    with SETTINGS[setting](), Products() as products:
-        before = allowed()
-        again, mel_again = codec.encode(wav), log_mel(torch.from_numpy(wav))
+    with SETTINGS[setting](), ProductRecorder() as products:
+        before = precisions()
+        codes_again, mel_again = codec.encode(wav), log_mel(torch.from_numpy(wav))
         audio_again = codec.decode(codes)
-        assert allowed() == before
+        assert precisions() == before
     assert "addmm" in products.seen and any("conv" in name for name in products.seen)
-    for name, found in products.seen.items():
-        assert found == {(torch.float32, *["ieee"] * len(OPERATIONS))}, name
-    assert np.array_equal(codes, again) and np.array_equal(audio, audio_again) and torch.equal(mel, mel_again)
+    for name, calls in products.seen.items():
+        assert calls == {(torch.float32, *["ieee"] * len(OPERATIONS))}, name
+    assert np.array_equal(codes, codes_again) and np.array_equal(audio, audio_again) and torch.equal(mel, mel_again)
 
 
-def test_the_older_setting_is_put_back(codec: Codec) -> None:
+def test_older_setting_is_restored(codec: Codec) -> None:
     torch.set_float32_matmul_precision("high")
-    before = allowed()
+    before = precisions()
     codec.encode(np.zeros(960, np.float32))
-    assert torch.get_float32_matmul_precision() == "high" and allowed() == before
+    assert torch.get_float32_matmul_precision() == "high" and precisions() == before

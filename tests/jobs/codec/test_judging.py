@@ -1,4 +1,4 @@
-"""What is judged, what is left out and said so, and how pieces make a figure."""
+"""Which measures are computed, which are skipped and reported, and how figures are aggregated."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ installed = pytest.mark.skipif(bool(EXTRA), reason=f"needs the extra judge: {', 
 
 @pytest.fixture
 def utterance(tmp_path: Path) -> Path:
-    """A tree with one second of noise and what is said in it."""
+    """A LibriSpeech tree with one second of noise and a transcript."""
     folder = tmp_path / "LibriSpeech/test-clean/1/2"
     folder.mkdir(parents=True)
     wav = np.random.default_rng(0).standard_normal(16_000) / 10
@@ -28,7 +28,7 @@ def utterance(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_figure_is_weighted_and_its_interval_is_over_recordings() -> None:
+def test_figure_is_weighted_with_an_interval_over_recordings() -> None:
     scores = Scores()
     scores.add(0, {"wer": Share(0.5, 2), "pesq": Share(1.0)})
     scores.add(0, {"wer": Share(0.0, 2), "pesq": Share(np.nan)})
@@ -40,34 +40,34 @@ def test_a_figure_is_weighted_and_its_interval_is_over_recordings() -> None:
     assert figures["pesq"] == Figure(1.0, None, None, 1.0, 1)
 
 
-def test_a_metric_without_scores_has_no_figure() -> None:
+def test_measure_without_scores_has_no_figure() -> None:
     scores = Scores()
     scores.add(0, {"pesq": Share(np.nan)})
     assert scores.figures() == {}
 
 
-def test_without_the_packages_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_judge_packages_nothing_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "find_spec", lambda name: None)
     wav = np.zeros(24_000, np.float32)
     assert judged(wav, Reference(wav, "HELLO"), "all") == {}
 
 
 @installed
-def test_what_is_judged_of_an_original_and_of_a_copy() -> None:
+def test_measures_of_an_original_and_of_a_copy() -> None:
     wav = np.random.default_rng(0).standard_normal(24_000).astype(np.float32) / 10
     reference = Reference(wav, "HELLO THERE")
-    of_any = {"dnsmos_overall", "dnsmos_signal", "dnsmos_background", "dnsmos_p808", "wer"}
-    own = judged(wav, reference, "all")
-    assert own.keys() == of_any | {"halves_similarity"}
+    common = {"dnsmos_overall", "dnsmos_signal", "dnsmos_background", "dnsmos_p808", "wer"}
+    original = judged(wav, reference, "all")
+    assert original.keys() == common | {"halves_similarity"}
     copy = judged(wav.copy(), reference, "all")
-    assert copy.keys() == of_any | {"voice_similarity", "pesq", "stoi"}
+    assert copy.keys() == common | {"voice_similarity", "pesq", "stoi"}
     assert copy["voice_similarity"].value == pytest.approx(1, abs=1e-5) and copy["stoi"].value == pytest.approx(1)
-    assert copy["dnsmos_overall"] == own["dnsmos_overall"]
-    assert own["wer"].weight == 2
+    assert copy["dnsmos_overall"] == original["dnsmos_overall"]
+    assert original["wer"].weight == 2
     assert "wer" not in judged(wav, Reference(wav), "all")
 
 
-def test_the_verb_says_once_what_is_missing(
+def test_missing_packages_are_reported_once(
     utterance: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(packages, "find_spec", lambda name: None)
@@ -84,7 +84,7 @@ def test_the_verb_says_once_what_is_missing(
 
 
 @installed
-def test_the_verb_judges_by_the_transcript(utterance: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_codec_uses_the_transcript(utterance: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate-codec", str(utterance), SMALL, "--codebooks=1", "--json"]
     assert cli.main([*arguments, "--judge=all"]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]

@@ -1,4 +1,4 @@
-"""A codec's fingerprint: the codec's own, computed once per file, with or without a cache folder."""
+"""A codec file's fingerprint is computed once per file, with or without a writable cache folder."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
 
 
 @pytest.mark.parametrize("in_process", [True, False])
-def test_a_fingerprint_is_computed_once_per_file(
+def test_fingerprint_is_computed_once_per_file(
     in_process: bool, codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(codec_fingerprint, "user_cache_path", lambda name: tmp_path / name)
@@ -23,9 +23,7 @@ def test_a_fingerprint_is_computed_once_per_file(
         begin_fingerprint(weights, 4, "fp32", True)()
 
 
-def test_a_cache_folder_that_cannot_be_written_is_done_without(
-    codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_cache_folder_is_ignored(codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(codec_fingerprint, "user_cache_path", lambda name: tmp_path / "file")
     assert begin_fingerprint(weights_file(SMALL_NAME), 8, "fp32", True)() == codec.fingerprint

@@ -1,4 +1,4 @@
-"""The queue of shards, told who died over what: every shard is made, and only what kills is given up."""
+"""The shard queue: every shard is built, and only sources that crash workers are given up."""
 
 from collections import Counter
 
@@ -21,40 +21,40 @@ def queue_of(*tasks: ShardTask) -> ShardQueue:
     return ShardQueue(tasks, lambda _: SOURCES, lambda _: None)
 
 
-def holds(work: Work, poison: set[str]) -> bool:
-    """Whether a worker that does `work` meets one of `poison`."""
+def is_poisoned(work: Work, poison: set[str]) -> bool:
+    """Whether a worker that does `work` reads one of the `poison` sources."""
     if isinstance(work, Probe):
         return bool(set(work.sources) & poison)
     return bool(poison - set(work.task.given_up))
 
 
-def test_the_longest_shard_goes_first() -> None:
+def test_longest_shard_goes_first() -> None:
     queue = queue_of(task("a", 1), task("b", 3), task("c", 2))
     assert [queue.take().task.shard for _ in range(3)] == ["b", "c", "a"] and not queue
 
 
 @given(st.sets(st.sampled_from(SOURCES)))
-def test_exactly_the_crashing_sources_are_given_up(poison: set[str]) -> None:
-    queue, made, steps = queue_of(task("a"), task("b")), [], Counter[str]()
+def test_only_crashing_sources_are_given_up(poison: set[str]) -> None:
+    queue, built, steps = queue_of(task("a"), task("b")), [], Counter[str]()
     while queue:
         work = queue.take()
         steps[type(work).__name__] += 1
-        if holds(work, poison) and work.task.shard == "a":
+        if is_poisoned(work, poison) and work.task.shard == "a":
             queue.died(work, "killed")
             continue
         queue.done(work)
-        made += [work.task] if isinstance(work, BuildShard) else []
-    given_up = {made_task.shard: set(made_task.given_up) for made_task in made}
+        built += [work.task] if isinstance(work, BuildShard) else []
+    given_up = {built_task.shard: set(built_task.given_up) for built_task in built}
     assert given_up == {"a": poison, "b": set()}
     assert steps["BuildShard"] == 2 + MAX_CRASHES * bool(poison)
-    # By halves, not one by one: each needs its own way down, and patience at the end of it.
+    # Bisection, not one by one: one path down per source, and repeated crashes at the end of it.
     assert steps["Probe"] <= 2 * len(SOURCES) + (MAX_CRASHES - 1) * len(poison)
 
 
 @given(st.lists(st.booleans(), max_size=80))
-def test_deaths_by_chance_give_nothing_up(coins: list[bool]) -> None:
-    """Two deaths in a row of any piece of work at most: everything is made, nothing is lost."""
-    queue, deaths, made = queue_of(task("a"), task("b"), task("c")), Counter[Work](), []
+def test_random_crashes_give_nothing_up(coins: list[bool]) -> None:
+    """At most two crashes in a row for any piece of work: everything is built, nothing is given up."""
+    queue, deaths, built = queue_of(task("a"), task("b"), task("c")), Counter[Work](), []
     tosses = iter(coins)
     while queue:
         work = queue.take()
@@ -63,12 +63,12 @@ def test_deaths_by_chance_give_nothing_up(coins: list[bool]) -> None:
             queue.died(work, "killed")
             continue
         queue.done(work)
-        made += [work.task] if isinstance(work, BuildShard) else []
-    assert sorted(made_task.shard for made_task in made) == ["a", "b", "c"]
-    assert not any(made_task.given_up for made_task in made)
+        built += [work.task] if isinstance(work, BuildShard) else []
+    assert sorted(built_task.shard for built_task in built) == ["a", "b", "c"]
+    assert not any(built_task.given_up for built_task in built)
 
 
-def test_a_shard_that_crashes_workers_without_a_guilty_file_is_an_error() -> None:
+def test_shard_crashing_without_a_crashing_file_is_an_error() -> None:
     queue = queue_of(task("a"))
     with pytest.raises(JobError, match="a: "):
         while queue:
@@ -79,7 +79,7 @@ def test_a_shard_that_crashes_workers_without_a_guilty_file_is_an_error() -> Non
                 queue.done(work)
 
 
-def test_workers_that_die_before_starting_do_not_count() -> None:
+def test_returned_work_does_not_count_as_a_crash() -> None:
     queue = queue_of(task("a"))
     for _ in range(10):
         queue.give_back(queue.take())
@@ -87,7 +87,7 @@ def test_workers_that_die_before_starting_do_not_count() -> None:
     assert isinstance(work, BuildShard) and not queue
 
 
-def test_lost_nodes_hardly_count() -> None:
+def test_only_many_lost_nodes_count_as_crashes() -> None:
     queue = queue_of(task("a"))
     for _ in range(10):
         queue.node_lost(queue.take())
@@ -96,10 +96,11 @@ def test_lost_nodes_hardly_count() -> None:
     queue.node_lost(work)
     queue.died(queue.take(), "killed")
     queue.died(queue.take(), "killed")
-    assert isinstance(queue.take(), Probe)  # from the eleventh on they do: a file that fells nodes is found as well
+    # From the eleventh on they count, so a file that crashes nodes is found as well.
+    assert isinstance(queue.take(), Probe)
 
 
-def test_an_empty_shard_that_still_crashes_workers_is_an_error() -> None:
+def test_shard_crashing_without_any_sources_is_an_error() -> None:
     queue = queue_of(task("a"))
     with pytest.raises(JobError, match="a: "):
         while queue:

@@ -1,4 +1,4 @@
-"""Made results: rows that share recordings, each of a speaker of its own, as rows of one domain do."""
+"""Synthetic results: rows of one domain that share recordings, each by a different speaker."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ MakeRow = Callable[..., RowResult]
 def make_row(
     row: str = "gpt-4m", nll: float = 2.0, recordings: int = 40, seeds: int = 2, spread: float = 0.02, **fields
 ) -> RowResult:
-    """A row near `nll` on recordings that are harder or easier for every row alike; `spread`: the row's own noise."""
-    shared, own = np.random.default_rng(0), np.random.default_rng([len(row), *row.encode()])
-    tokens = np.maximum(1, shared.lognormal(5, 0.8, recordings)).astype(np.int64)
-    rates = nll + shared.normal(0, 0.3, recordings) + own.normal(0, spread, (seeds, recordings))
+    """Make a row with an NLL near `nll` on recordings equally hard for all rows; `spread` is the row's own noise."""
+    shared_rng, row_rng = np.random.default_rng(0), np.random.default_rng([len(row), *row.encode()])
+    tokens = np.maximum(1, shared_rng.lognormal(5, 0.8, recordings)).astype(np.int64)
+    rates = nll + shared_rng.normal(0, 0.3, recordings) + row_rng.normal(0, spread, (seeds, recordings))
     positions = np.arange(1, 65)
-    made = {
+    defaults = {
         "row": row,
         "tag": "a",
         "description": "token-only",
@@ -37,19 +37,19 @@ def make_row(
         "position_tokens": np.full(64, 100),
         "curves": tuple(tuple((t, nll + 3 / (1 + t) + seed / 10) for t in range(0, 50, 5)) for seed in range(seeds)),
     }
-    return RowResult(**{**made, **fields})
+    return RowResult(**{**defaults, **fields})
 
 
 @pytest.fixture(scope="session")
-def made_row() -> MakeRow:
-    """`make_row`."""
+def result_row() -> MakeRow:
+    """The function `make_row`."""
     return make_row
 
 
 @pytest.fixture(scope="session")
 def all_rows() -> list[RowResult]:
-    """Every row of the table, NLLs apart from one another."""
-    floor = {"tag": "baseline", "learning_rate": None, "flops_per_token": 0.0, "curves": ((),)}
+    """Every row of the table, with clearly different NLLs."""
+    baseline = {"tag": "baseline", "learning_rate": None, "flops_per_token": 0.0, "curves": ((),)}
     return [
         make_row("gpt-4m", 2.00),
         make_row("gpt-40m", 1.95),
@@ -60,7 +60,7 @@ def all_rows() -> list[RowResult]:
         make_row("hybrid-4m-codes-8", 1.92, tag="d"),
         make_row("hybrid-4m-centred", 1.20, tag="e", description="centred mel"),
         make_row("mel-alone", 2.30, tag="f", description="mel | no tokens"),
-        make_row("unigram", 4.5, seeds=1, **floor),
-        make_row("bigram", 3.5, seeds=1, **floor),
-        make_row("5-gram", 3.0, seeds=1, **floor),
+        make_row("unigram", 4.5, seeds=1, **baseline),
+        make_row("bigram", 3.5, seeds=1, **baseline),
+        make_row("5-gram", 3.0, seeds=1, **baseline),
     ]

@@ -1,4 +1,4 @@
-"""The report: every row and contrast in it, the right words for them, and JSON that comes back as it went."""
+"""The report has every row and contrast, the right verdicts, and JSON that survives a round trip."""
 
 import json
 import math
@@ -25,12 +25,12 @@ CONTRASTS = [
 
 
 def cells_of(markdown: str, name: str) -> list[str]:
-    """Cells of the line of the row `name`, by unescaped pipes."""
+    """The cells of the table line of row `name`, split at unescaped pipes."""
     line = next(line for line in markdown.splitlines() if line.startswith(f"| {name} ("))
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_every_row_is_in_the_table_of_each_domain(all_rows) -> None:
+def test_every_row_is_in_the_table_of_its_domain(all_rows) -> None:
     markdown = table_markdown({"speech": all_rows, "music": all_rows[:2]}, ["Tokens of the small codec."])
     speech, music = markdown.split("## music")
     for row in all_rows:
@@ -40,37 +40,37 @@ def test_every_row_is_in_the_table_of_each_domain(all_rows) -> None:
     assert f"40 recordings, {all_rows[0].tokens.sum():,} tokens" in speech
 
 
-def test_cells_say_what_the_statistics_are(all_rows) -> None:
+def test_cells_match_the_statistics(all_rows) -> None:
     markdown = table_markdown({"speech": all_rows}, [])
-    gpt, hybrid, mel, floor = (cells_of(markdown, name) for name in ("gpt-4m", "hybrid-4m", "mel-alone", "unigram"))
+    gpt, hybrid, mel, baseline = (cells_of(markdown, name) for name in ("gpt-4m", "hybrid-4m", "mel-alone", "unigram"))
     low, high = interval(all_rows[0])
     assert gpt[2:5] == ["3.67 M", "22.0 M", f"{nll(all_rows[0]):.3f} [{low:.3f}, {high:.3f}]"]
     assert gpt[7] == "–" and gpt[9:] == ["50.0 M", "0.001", "5 min", "2.02 / 34.18% / 7.54"]
     delta = difference(all_rows[3], all_rows[0]).delta
     assert delta < 0 and hybrid[7].startswith(f"−{-delta:.4f} [−") and hybrid[7].endswith("p < 0.001")
     assert mel[1] == r"mel \| no tokens" and mel[7].startswith("+0.")
-    assert [floor[i] for i in (3, 8, 10, 12)] == ["–", "–", "–", "–"]
+    assert [baseline[i] for i in (3, 8, 10, 12)] == ["–", "–", "–", "–"]
 
 
-def test_contrasts_are_the_questions_asked_of_the_table(all_rows) -> None:
-    found = contrasts(all_rows)
-    assert [(c.row, c.base) for c in found] == CONTRASTS
-    words = {(c.row, c.base): verdict(c.difference) for c in found}
-    assert words["hybrid-4m-codes-8", "gpt-4m-all-codes"] == words["hybrid-4m-codes-1", "gpt-40m"] == "higher"
-    assert words["hybrid-4m-codes-1", "gpt-4m"] == "no difference that this test set can show"
-    assert list(words.values()).count("lower") == 6
+def test_contrasts_and_their_verdicts(all_rows) -> None:
+    found_contrasts = contrasts(all_rows)
+    assert [(c.row, c.base) for c in found_contrasts] == CONTRASTS
+    verdicts = {(c.row, c.base): verdict(c.difference) for c in found_contrasts}
+    assert verdicts["hybrid-4m-codes-8", "gpt-4m-all-codes"] == verdicts["hybrid-4m-codes-1", "gpt-40m"] == "higher"
+    assert verdicts["hybrid-4m-codes-1", "gpt-4m"] == "no difference that this test set can show"
+    assert list(verdicts.values()).count("lower") == 6
     by_name = {row.row: row for row in all_rows}
-    for contrast in found:
+    for contrast in found_contrasts:
         assert contrast.difference == difference(by_name[contrast.row], by_name[contrast.base])
     markdown = table_markdown({"speech": all_rows}, [])
-    for contrast in found:
+    for contrast in found_contrasts:
         assert f"- {sentence(contrast)}\n" in markdown
     assert "hybrid-4m-centred against hybrid-4m (the price of a leak): lower" in markdown
 
 
-def test_contrasts_that_lack_a_row_are_left_out(all_rows) -> None:
-    without = [row for row in all_rows if row.row not in ("gpt-40m", "hybrid-4m-codes-8", "mel-alone")]
-    assert [(c.row, c.base) for c in contrasts(without)] == [
+def test_contrasts_without_a_row_are_left_out(all_rows) -> None:
+    remaining = [row for row in all_rows if row.row not in ("gpt-40m", "hybrid-4m-codes-8", "mel-alone")]
+    assert [(c.row, c.base) for c in contrasts(remaining)] == [
         ("hybrid-4m", "gpt-4m"),
         ("hybrid-4m-codes-2", "gpt-4m-all-codes"),
         ("hybrid-4m-codes-2", "gpt-4m"),
@@ -82,8 +82,8 @@ def test_contrasts_that_lack_a_row_are_left_out(all_rows) -> None:
     assert "Contrasts" not in table_markdown({"speech": all_rows[:1]}, [])
 
 
-def test_the_largest_number_of_codes_is_by_number_and_not_by_letter(made_row) -> None:
-    rows = [made_row(name) for name in ("gpt-4m", "hybrid-4m-codes-2", "hybrid-4m-codes-16", "hybrid-4m-codes-8")]
+def test_largest_codes_row_is_chosen_numerically(result_row) -> None:
+    rows = [result_row(name) for name in ("gpt-4m", "hybrid-4m-codes-2", "hybrid-4m-codes-16", "hybrid-4m-codes-8")]
     assert [c.row for c in contrasts(rows)] == ["hybrid-4m-codes-16"]
 
 
@@ -98,52 +98,52 @@ def test_the_largest_number_of_codes_is_by_number_and_not_by_letter(made_row) ->
         (None, None, "too few recordings to say"),
     ],
 )
-def test_the_words_follow_the_interval_and_the_test(ends, p, words) -> None:
+def test_verdict_needs_interval_and_p_value(ends, p, words) -> None:
     delta = sum(ends) / 2 if ends else 0.5
     assert verdict(Difference(delta, ends, p, ())) == words
 
 
-def test_five_recordings_cannot_show_a_difference(made_row) -> None:
-    rows = [made_row(recordings=5), made_row("hybrid-4m", 1.0, recordings=5)]
+def test_five_recordings_cannot_show_a_difference(result_row) -> None:
+    rows = [result_row(recordings=5), result_row("hybrid-4m", 1.0, recordings=5)]
     assert verdict(contrasts(rows)[0].difference) == "no difference that this test set can show"
 
 
-def test_a_sentence_has_delta_interval_p_and_spread_of_seeds(made_row) -> None:
-    base = made_row()
-    found = contrasts([base, made_row("hybrid-4m", nats=base.nats.copy())])[0]
+def test_sentence_has_delta_interval_p_and_seeds(result_row) -> None:
+    base = result_row()
+    contrast = contrasts([base, result_row("hybrid-4m", nats=base.nats.copy())])[0]
     assert re.fullmatch(
         r"hybrid-4m against gpt-4m: no difference that this test set can show "
         r"\(Δ 0\.0000 \[0\.0000, 0\.0000\], p = 1\.000; by seed 0\.0000, 0\.0000\)\.",
-        sentence(found),
+        sentence(contrast),
     )
-    one = contrasts([made_row(seeds=1), made_row("hybrid-4m", seeds=1)])[0]
-    assert sentence(one).endswith("; one seed).")
+    one_seed = contrasts([result_row(seeds=1), result_row("hybrid-4m", seeds=1)])[0]
+    assert sentence(one_seed).endswith("; one seed).")
 
 
-def test_json_comes_back_as_it_went(all_rows) -> None:
-    made = table_json({"speech": all_rows, "empty": []}, ["a line"])
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
-    rows, found = made["domains"]["speech"]["rows"], made["domains"]["speech"]["contrasts"]
+def test_json_round_trip(all_rows) -> None:
+    content = table_json({"speech": all_rows, "empty": []}, ["a line"])
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    rows, json_contrasts = content["domains"]["speech"]["rows"], content["domains"]["speech"]["contrasts"]
     assert [row["row"] for row in rows] == [row.row for row in all_rows]
-    assert [(c["row"], c["base"]) for c in found] == CONTRASTS
+    assert [(c["row"], c["base"]) for c in json_contrasts] == CONTRASTS
     assert rows[3]["nll"] == nll(all_rows[3]) and rows[3]["nll_interval"] == list(interval(all_rows[3]))
-    assert rows[3]["against_baseline"]["delta"] == found[1]["delta"] == nll(all_rows[3]) - nll(all_rows[0])
+    assert rows[3]["against_baseline"]["delta"] == json_contrasts[1]["delta"] == nll(all_rows[3]) - nll(all_rows[0])
     assert rows[0]["against_baseline"] is None and rows[0]["paper"]["ppl"] == 7.54
-    assert made["note"] == ["a line"] and made["domains"]["empty"]["rows"] == []
+    assert content["note"] == ["a line"] and content["domains"]["empty"]["rows"] == []
 
 
-def test_a_diverged_run_and_a_single_recording_are_shown_and_not_raised(made_row) -> None:
-    base = made_row()
-    diverged = made_row("hybrid-4m", nats=np.full(base.nats.shape, np.nan))
+def test_diverged_run_and_single_recording_are_shown(result_row) -> None:
+    base = result_row()
+    diverged = result_row("hybrid-4m", nats=np.full(base.nats.shape, np.nan))
     markdown = table_markdown({"speech": [base, diverged]}, [])
     assert "not a number, a run diverged" in markdown and cells_of(markdown, "hybrid-4m")[5] == "nan"
     assert cells_of(markdown, "hybrid-4m")[7] == "+nan [+nan, +nan], p = nan"
     assert table_json({"speech": [base, diverged]}, [])["domains"]["speech"]["rows"][1]["nll"] is None
-    alone = table_markdown({"speech": [made_row(recordings=1), made_row("hybrid-4m", recordings=1)]}, [])
-    assert "too few recordings to say" in alone and "[" not in cells_of(alone, "hybrid-4m")[4]
+    single_recording = table_markdown({"speech": [result_row(recordings=1), result_row("hybrid-4m", recordings=1)]}, [])
+    assert "too few recordings to say" in single_recording and "[" not in cells_of(single_recording, "hybrid-4m")[4]
 
 
-def test_the_papers_figures_go_by_the_name_of_the_domain() -> None:
+def test_paper_figures_are_chosen_by_domain_name() -> None:
     assert paper_figures("LibriSpeech clean", "hybrid-4m").nll == 1.93
     assert paper_figures("music", "gpt-40m") == (2.77, 0.3572, 15.96)
     assert paper_figures("birds", "hybrid-4m") is None and paper_figures("music", "mel-alone") is None
@@ -151,13 +151,13 @@ def test_the_papers_figures_go_by_the_name_of_the_domain() -> None:
 
 @pytest.mark.parametrize("domain", ["speech", "music"])
 @pytest.mark.parametrize("row", ["gpt-4m", "gpt-40m", "hybrid-4m"])
-def test_the_papers_perplexities_are_of_its_nlls(domain, row) -> None:
-    # Its hybrid on LibriSpeech is off by 0.01 nats, in the paper itself.
+def test_paper_perplexities_match_its_nlls(domain, row) -> None:
+    # In the paper itself, the hybrid on LibriSpeech is off by 0.01 nats.
     figures = paper_figures(domain, row)
     assert math.log(figures.ppl) == pytest.approx(figures.nll, abs=0.011)
 
 
-def test_numbers_are_written_short() -> None:
+def test_numbers_and_durations_are_abbreviated() -> None:
     assert [_si(n) for n in (512, 1024, 999_600, 3_670_000, 38_800_000, 2.33e8, 1.5e12)] == [
         "512",
         "1.02 k",

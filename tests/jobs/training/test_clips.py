@@ -1,4 +1,4 @@
-"""TensorBoard of a run: its curves, and clips that continue a validation sample."""
+"""TensorBoard curves of a run, and audio samples that continue a validation sample."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.jobs.training.small_runs import damage_first_sample, train_small
+from tests.jobs.training.small_runs import damage_first_sample, train_context_32
 from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import single_process
@@ -22,9 +22,9 @@ from whisper_gpt.pipeline.loading.stream import batches
 pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 
-def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> None:
+def test_tensorboard_has_curves_and_an_audio_sample(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train_small(dataset, run, "--steps=3", "--clip-s=0.2") == 0
+    assert train_context_32(dataset, run, "--steps=3", "--clip-s=0.2") == 0
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
     tags = events.Tags()
     assert {"train/token_nats", "speed/mfu", "validation/codebook_0/token_nats"} <= set(tags["scalars"])
@@ -35,7 +35,7 @@ def test_tensorboard_has_curves_and_a_clip(dataset: Path, tmp_path: Path) -> Non
     assert clip.length_frames == (16 + 15) * 320  # half the context of prompt, 0.2 s of continuation
 
 
-def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
+def test_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, codec: Codec) -> None:
     config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
     with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
         clips = open_clips(opened)
@@ -48,13 +48,13 @@ def test_a_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path
     assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
 
 
-def test_a_clip_continues_the_first_sample_that_can_be_read(dataset: Path, tmp_path: Path) -> None:
+def test_clip_skips_damaged_validation_samples(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     _, key = damage_first_sample(copy, "validation")
     config = Config((copy,), tmp_path / "run", model="gpt-4m", context=64, batch=1, clip_s=0.1)
     with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
         clips = open_clips(opened)
         assert clips is not None and list(opened.damaged) == [key]
-        whole = [batch for batch in batches(opened.validation) if batch.mask.any()]
-    assert torch.equal(clips.prompt.codes, whole[0].codes[0, :1, :32])
-    assert torch.equal(clips.prompt.mel, whole[0].mel[0, :32])
+        readable = [batch for batch in batches(opened.validation) if batch.mask.any()]
+    assert torch.equal(clips.prompt.codes, readable[0].codes[0, :1, :32])
+    assert torch.equal(clips.prompt.mel, readable[0].mel[0, :32])

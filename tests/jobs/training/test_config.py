@@ -1,4 +1,4 @@
-"""Which model a training run gets: a preset, a JSON file, other sizes; what describes none is refused by name."""
+"""The model of a training run: a preset, a JSON file or custom sizes; invalid descriptions are refused."""
 
 import json
 from pathlib import Path
@@ -13,44 +13,44 @@ from whisper_gpt.model.config import PRESETS, ModelConfig
 from whisper_gpt.model.errors import ModelError
 
 
-def chosen(model: str, **sizes: int) -> ModelConfig:
+def chosen_model(model: str, **sizes: int) -> ModelConfig:
     return model_config(Config((), Path(), model=model, **sizes))
 
 
-def test_presets_and_other_sizes() -> None:
-    assert chosen("gpt-4m") == PRESETS["gpt-4m"]
-    smaller = chosen("hybrid-4m", width=64, layers=1, heads=2)
-    assert (smaller.width, smaller.layers, smaller.heads, smaller.mel_bands) == (64, 1, 2, 64)
-    assert smaller.name == "hybrid-4m-width64-layers1-heads2"
+def test_presets_and_custom_sizes() -> None:
+    assert chosen_model("gpt-4m") == PRESETS["gpt-4m"]
+    resized = chosen_model("hybrid-4m", width=64, layers=1, heads=2)
+    assert (resized.width, resized.layers, resized.heads, resized.mel_bands) == (64, 1, 2, 64)
+    assert resized.name == "hybrid-4m-width64-layers1-heads2"
 
 
-def test_a_file_describes_any_model(tmp_path: Path) -> None:
+def test_json_file_describes_a_model(tmp_path: Path) -> None:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({"width": 32, "layers": 1, "heads": 2, "mel_bands": 64, "mel_noise": 0.5}))
-    config = chosen(str(path))
+    config = chosen_model(str(path))
     assert (config.name, config.width, config.mel_noise, config.hybrid) == ("tiny", 32, 0.5, True)
-    assert chosen(str(path), layers=3).layers == 3
+    assert chosen_model(str(path), layers=3).layers == 3
 
 
 @pytest.mark.parametrize(
     "content", ['{"widht": 32}', '{"width": "32"}', '{"width": 32.5}', "[]", "no json", '{"context": 3}']
 )
-def test_invalid_model_files_are_refused_by_name(tmp_path: Path, content: str) -> None:
+def test_invalid_model_descriptions_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "odd.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=r"odd\.json"):
-        chosen(str(path))
+        chosen_model(str(path))
     for absent in ("gpt-5", str(tmp_path / "absent.json")):
         with pytest.raises(UsageError):
-            chosen(absent)
+            chosen_model(absent)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_incompatible_sizes_are_refused() -> None:
     with pytest.raises(ModelError):
-        chosen("gpt-4m", heads=3)
+        chosen_model("gpt-4m", heads=3)
 
 
-def test_auto_precision_follows_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_precision_depends_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "_CPU_INFO", tmp_path / "cpuinfo")
     cpu = torch.device("cpu")
     assert distributed.choose_precision("auto", cpu) == "fp32"

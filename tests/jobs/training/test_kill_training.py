@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, and resumed: bit for bit the run that nothing disturbed."""
+"""Runs that are killed at random moments and resumed equal an uninterrupted run, bit for bit."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ OPTIONS = [
     *(f"--steps={STEPS}", "--save-every=7", "--eval-every=50", "--eval-batches=1", "--clip-s=0"),
 ]
 
-# Imports once and forks for each try, because a fresh interpreter spends seconds on importing torch. Each try is killed
-# a random moment after the run came near a random step, so that however fast the machine is, there are as many.
+# Imports once and forks for each attempt, because importing torch takes a fresh interpreter seconds. Each attempt is
+# killed a random moment after the run nears a random step, so that all kills happen on any machine.
 KILLER = """
 import os, random, signal, sys, time
 import whisper_gpt.jobs.train
@@ -52,7 +52,7 @@ while True:
         os.kill(child, number)
     status = os.waitpid(child, 0)[1]
     if killed < kills:
-        # SIGTERM before the training loop is there to see it ends a process as it ends any.
+        # SIGTERM before the training loop installs its handler ends the process as usual.
         code, took = os.waitstatus_to_exitcode(status), time.monotonic() - asked
         if code not in ((-9,) if number == 9 else (1, -15)) or took > 120:
             sys.exit(f"ended with {code} after {took} s")
@@ -68,8 +68,8 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
     subprocess.run(
         [sys.executable, "-m", "whisper_gpt.jobs.cli", "train", str(dataset), "--out", str(run), *OPTIONS],
         check=True,
@@ -79,8 +79,8 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_twenty_kills_do_not_change_the_run(
-    undisturbed: Path, dataset: Path, tmp_path: Path, number: signal.Signals
+def test_run_killed_20_times_equals_an_uninterrupted_run(
+    uninterrupted: Path, dataset: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "run"
     killer = subprocess.run(
@@ -91,10 +91,10 @@ def test_twenty_kills_do_not_change_the_run(
         check=False,
     )
     assert killer.returncode == 0, killer.stderr
-    assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(undisturbed)).stream
-    one, other = tensors(run), tensors(undisturbed)
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in other)
+    assert read_state(newest_checkpoint(run)).stream == read_state(newest_checkpoint(uninterrupted)).stream
+    killed, expected = tensors(run), tensors(uninterrupted)
+    assert killed.keys() == expected.keys() and all(torch.equal(killed[name], expected[name]) for name in expected)
     assert not list((run / "checkpoints").glob(".*"))
-    assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(undisturbed)).best
+    assert read_state(newest_checkpoint(run)).best == read_state(newest_checkpoint(uninterrupted)).best
     resumed_from = {line for line in killer.stderr.splitlines() if line.startswith("resuming from step")}
-    assert len(resumed_from) >= KILLS // 4  # places all over the run
+    assert len(resumed_from) >= KILLS // 4  # spread over the whole run

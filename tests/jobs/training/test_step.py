@@ -1,4 +1,4 @@
-"""One step: the gradient of the mean over all frames, however they are dealt out to batches and ranks."""
+"""One optimizer step: the gradient of the mean over all frames, however they are split into batches and ranks."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.loading.batch import Batch
 
-# Without noise on the mel, of which every batch draws its own.
+# Without mel noise, which is drawn per batch.
 HYBRID = ModelConfig(
     "small", 32, context=24, width=16, layers=1, heads=2, mel_bands=4, mel_width=8, mel_heads=1, mel_layers=1,
     mel_dropout=0.0, mel_noise=0.0,
@@ -30,18 +30,18 @@ SHAPES = {
         HYBRID, input_codebooks=2, output_codebooks=2, depth_width=8, depth_layers=1, depth_frames=1.0
     ),
 }
-FRAMES = (24, 3, 11, 0, 1, 24)  # unmasked, of each window: one has none at all
+FRAMES = (24, 3, 11, 0, 1, 24)  # unmasked frames per window; one window has none
 
 
 def windows(config: ModelConfig) -> list[Batch]:
-    """A batch of one window each."""
+    """One batch per window."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    window_batches = []
     for i, frames in enumerate(FRAMES):
         codes = torch.randint(config.vocab, (1, 2, 24), generator=generator)
         mel = torch.randn(1, 24, 4, generator=generator)
-        found.append(Batch(codes, mel, torch.arange(24)[None] < frames, None, [(str(i),)], [(0,)]))
-    return found
+        window_batches.append(Batch(codes, mel, torch.arange(24)[None] < frames, None, [(str(i),)], [(0,)]))
+    return window_batches
 
 
 def joined(batches: list[Batch]) -> Batch:
@@ -50,7 +50,7 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepResult, dict[str, torch.Tensor]]:
-    """A step of plain gradient descent by a seeded model → its numbers, and the weights after it."""
+    """One step of plain SGD on a seeded model; return its result and the weights after it."""
     torch.manual_seed(0)
     model = HybridLM(config).train()
     with torch.no_grad():
@@ -62,9 +62,9 @@ def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepR
 
 
 def require_same(
-    one: tuple[StepResult, dict[str, torch.Tensor]], other: tuple[StepResult, dict[str, torch.Tensor]]
+    actual_step: tuple[StepResult, dict[str, torch.Tensor]], expected_step: tuple[StepResult, dict[str, torch.Tensor]]
 ) -> None:
-    (result, weights), (expected, expected_weights) = one, other
+    (result, weights), (expected, expected_weights) = actual_step, expected_step
     assert result.tokens == expected.tokens == sum(FRAMES)
     for name in ("token_nats", "mel_nats", "accuracy", "gradient_norm"):
         assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-5), name
@@ -83,36 +83,36 @@ def test_uneven_batches_equal_one_large_batch(shape: str) -> None:
 
 
 def ranks_step(rank: int, shape: str, meeting: str) -> tuple[StepResult, dict[str, torch.Tensor]]:
-    """A step of rank `rank` of two, which meet at a file and have three of the windows each, in two batches."""
+    """A step on one of two ranks that rendezvous at a file; each has three of the windows, in two batches."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     try:
-        own = windows(SHAPES[shape])[3 * rank : 3 * rank + 3]
-        return step(SHAPES[shape], [own[0], joined(own[1:])], Ranks(rank, 2, torch.device("cpu")))
+        rank_windows = windows(SHAPES[shape])[3 * rank : 3 * rank + 3]
+        return step(SHAPES[shape], [rank_windows[0], joined(rank_windows[1:])], Ranks(rank, 2, torch.device("cpu")))
     finally:
         dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_uneven_ranks_equal_one_large_batch(shape: str, tmp_path: Path) -> None:
-    """Two gloo ranks, of which one has 38 frames and the other 25."""
+    """Two gloo ranks, one with 38 frames and the second_rank with 25."""
     meeting = str(tmp_path / "meeting")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    other = subprocess.Popen(
+    second_rank = subprocess.Popen(
         [sys.executable, "-c", f"import test_step; test_step.ranks_step(1, {shape!r}, {meeting!r})"], env=environment
     )
-    found = ranks_step(0, shape, meeting)
-    assert other.wait(60) == 0
-    require_same(found, step(SHAPES[shape], [joined(windows(SHAPES[shape]))], single_process("cpu")))
+    first_rank_result = ranks_step(0, shape, meeting)
+    assert second_rank.wait(60) == 0
+    require_same(first_rank_result, step(SHAPES[shape], [joined(windows(SHAPES[shape]))], single_process("cpu")))
 
 
-def test_a_step_without_a_frame_changes_nothing() -> None:
+def test_step_without_frames_has_zero_loss_and_gradient() -> None:
     batch = windows(HYBRID)[3]
     result, weights = step(HYBRID, [batch], single_process("cpu"))
     assert (result.tokens, result.token_nats, result.gradient_norm) == (0, 0.0, 0.0)
     assert all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
-def test_the_backward_pass_runs_outside_autocast() -> None:
+def test_backward_runs_outside_autocast() -> None:
     model, seen = HybridLM(HYBRID).train(), []
     model.head.weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""Finding codecs: names, files, hashes, both layouts of the official weights; refusals with a reason."""
+"""Loading codecs: names, files, hashes, both layouts of the official weights, and refusals with a reason."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of the official checkpoint's shape: PyTorch's own initial weights under the official names."""
+    """A file of the official checkpoint's layout, with PyTorch's initial weights."""
     path = tmp_path_factory.mktemp("weights") / files.OFFICIAL_FILE
     torch.manual_seed(0)
     torch.save(EncodecModel.encodec_model_24khz(pretrained=False).state_dict(), path)
@@ -33,17 +33,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def official(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That file, taken for the official one."""
+    """That file, accepted as the official one."""
     trust(checkpoint, monkeypatch)
     return checkpoint
 
 
 def trust(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the hash of `path` for the official one."""
+    """Make the hash of `path` the expected official hash."""
     monkeypatch.setattr(weights, "OFFICIAL_SHA256_PREFIX", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
 
 
-def test_official_weights_are_the_packages_own(official: Path) -> None:
+def test_official_weights_match_the_encodec_package(official: Path) -> None:
     stock = EncodecModel.encodec_model_24khz(pretrained=False)
     stock.load_state_dict(torch.load(official, weights_only=True))
     wav = torch.randn(1, 1, 3200, generator=torch.Generator().manual_seed(1))
@@ -53,31 +53,31 @@ def test_official_weights_are_the_packages_own(official: Path) -> None:
         assert torch.allclose(codec.net.encoder(wav), stock.eval().encoder(wav), atol=1e-6)
 
 
-def test_official_weights_are_found_by_the_environment(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_weights_are_found_by_environment_variable(official: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(files.WEIGHTS_VARIABLE, str(official))
     assert load_codec("encodec_24khz").weights_sha256 == load_codec("encodec_24khz", official).weights_sha256
 
 
 @pytest.mark.parametrize("parametrized", [False, True])
-def test_hugging_faces_layout_is_the_same_codec(official: Path, tmp_path: Path, parametrized: bool) -> None:
-    """As transformers names the tensors of `facebook/encodec_24khz`, before and after its parametrizations."""
-    theirs = {}
+def test_hugging_face_layout_is_the_same_codec(official: Path, tmp_path: Path, parametrized: bool) -> None:
+    """Tensors named as transformers does in `facebook/encodec_24khz`, with and without parametrizations."""
+    hf_tensors = {}
     for name, tensor in torch.load(official, weights_only=True).items():
         name = name.replace("quantizer.vq.layers", "quantizer.layers").replace("._codebook.", ".codebook.")
         name = name.replace(".model.", ".layers.").replace(".convtr.convtr.", ".conv.").replace(".conv.conv.", ".conv.")
         if parametrized:
             name = name.replace("weight_g", "parametrizations.weight.original0")
             name = name.replace("weight_v", "parametrizations.weight.original1")
-        theirs[name] = tensor.contiguous()
+        hf_tensors[name] = tensor.contiguous()
     path = tmp_path / "model.safetensors"
-    save_file(theirs, path, metadata={"format": "pt"})
-    one, other = load_codec("encodec_24khz", official), load_codec("encodec_24khz", path)
-    assert one.fingerprint == other.fingerprint
+    save_file(hf_tensors, path, metadata={"format": "pt"})
+    original, converted = load_codec("encodec_24khz", official), load_codec("encodec_24khz", path)
+    assert original.fingerprint == converted.fingerprint
     wav = np.random.default_rng(0).standard_normal(9_600).astype(np.float32) / 10
-    assert np.array_equal(one.encode(wav), other.encode(wav))
+    assert np.array_equal(original.encode(wav), converted.encode(wav))
 
 
-def test_official_weights_give_the_known_codes(real_data: Path) -> None:
+def test_official_weights_give_known_codes(real_data: Path) -> None:
     """A recording and the codes that the official model gave for it elsewhere, with another resampler."""
     file = os.environ.get(files.WEIGHTS_VARIABLE)
     if not file:
@@ -85,29 +85,29 @@ def test_official_weights_give_the_known_codes(real_data: Path) -> None:
     known = real_data / "encodec" / "known-answer"
     codes = load_codec("encodec_24khz").encode(read_mono(known / "test.wav"))
     expected = np.load(known / "test.codes.npy", allow_pickle=False).reshape(8, -1)
-    frames = slice(10, min(codes.shape[1], expected.shape[1]))  # the first frames see another beginning there
+    frames = slice(10, min(codes.shape[1], expected.shape[1]))  # the reference has another context for the first frames
     assert (codes[0, frames] == expected[0, frames]).mean() > 0.8
 
 
-def test_other_weights_under_that_name_are_refused(checkpoint: Path) -> None:
+def test_unofficial_weights_under_the_official_name_are_refused(checkpoint: Path) -> None:
     with pytest.raises(PipelineError, match="is not the official"):
         load_codec("encodec_24khz", checkpoint)
 
 
-def test_a_truncated_checkpoint_is_refused(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_checkpoint_is_refused(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = tmp_path / official.name
     short.write_bytes(official.read_bytes()[:1_000_000])
     with pytest.raises(PipelineError, match="is not the official"):
         load_codec("encodec_24khz", short)
-    trust(short, monkeypatch)  # even where its hash were the right one
+    trust(short, monkeypatch)  # even if its hash is accepted
     with pytest.raises(PipelineError, match="not a checkpoint of tensors"):
         load_codec("encodec_24khz", short)
 
 
-def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Bomb:
         def __reduce__(self) -> tuple:
-            return Path.touch, (tmp_path / "went-off",)
+            return Path.touch, (tmp_path / "executed",)
 
     bomb = tmp_path / files.OFFICIAL_FILE
     bomb.write_bytes(pickle.dumps(Bomb()))
@@ -116,10 +116,10 @@ def test_a_pickle_bomb_does_not_go_off(tmp_path: Path, monkeypatch: pytest.Monke
     trust(bomb, monkeypatch)
     with pytest.raises(PipelineError, match="not a checkpoint of tensors"):
         load_codec("encodec_24khz", bomb)
-    assert not (tmp_path / "went-off").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_a_codec_trained_here_is_loaded_from_its_file(tmp_path: Path) -> None:
+def test_trained_codec_is_loaded_from_its_file(tmp_path: Path) -> None:
     architecture = CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64)
     net = build_network(architecture)
     seed_weights(net, seed=1)
@@ -135,7 +135,7 @@ def test_a_codec_trained_here_is_loaded_from_its_file(tmp_path: Path) -> None:
         load_codec(str(path), codebooks=3)
 
 
-def test_a_file_that_holds_another_codec_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_codec_is_refused(tmp_path: Path) -> None:
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64))
     mine, checkpoint = tmp_path / "codec.safetensors", tmp_path / "checkpoint.safetensors"
     save_weights(mine, "mine", net)
@@ -152,13 +152,13 @@ def test_tensors_of_another_architecture_are_refused(tmp_path: Path, monkeypatch
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=3, codebook_size=64))
     path = tmp_path / "codec.safetensors"
     other = CodecArchitecture(width=6, latent=16, codebooks=3, codebook_size=64)
-    monkeypatch.setattr(weights, "architecture_of", lambda net: other)  # the file says what is not true
+    monkeypatch.setattr(weights, "architecture_of", lambda net: other)  # the file declares a wrong architecture
     save_weights(path, "mine", net)
     with pytest.raises(PipelineError, match=str(path)):
         load_codec(str(path))
 
 
-def test_the_small_codec_ships(codec: Codec) -> None:
+def test_small_codec_ships_with_the_package(codec: Codec) -> None:
     assert codec.fingerprint.name == "encodec_24khz_small"
     assert (codec.sample_rate, codec.hop, codec.codebooks, codec.codebook_size) == (24_000, 320, 8, 1024)
     file = files.weights_file("encodec_24khz_small")
@@ -167,27 +167,27 @@ def test_the_small_codec_ships(codec: Codec) -> None:
         load_codec("encodec_24khz_small", file)
 
 
-def test_seeded_weights_are_the_same_everywhere() -> None:
+def test_seeded_weights_are_deterministic() -> None:
     architecture = CodecArchitecture(width=4, latent=16, codebooks=2, codebook_size=64)
     nets = [build_network(architecture) for _ in range(2)]
     for net in nets:
         seed_weights(net, seed=3)
-    one, other = (weights.tensors_sha256(weights.codec_tensors(net)) for net in nets)
-    assert one == other
+    first, second = (weights.tensors_sha256(weights.codec_tensors(net)) for net in nets)
+    assert first == second
 
 
-def test_the_48_khz_model_is_refused_with_the_reason() -> None:
+def test_48_khz_model_is_refused_as_not_causal() -> None:
     with pytest.raises(PipelineError, match="not causal"):
         load_codec("encodec_48khz")
 
 
 @pytest.mark.parametrize("count", [0, 9])
-def test_impossible_codebooks_are_refused(count: int) -> None:
+def test_invalid_codebook_counts_are_refused(count: int) -> None:
     with pytest.raises(PipelineError, match="has 1 to 8"):
         load_codec("encodec_24khz_small", codebooks=count)
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_codec_names_are_refused() -> None:
     with pytest.raises(PipelineError, match="encodec_24khz, encodec_24khz_small"):
         load_codec("opus")
 
@@ -195,12 +195,12 @@ def test_unknown_names_are_refused() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"width": 7}, {"width": 0}, {"latent": 0}, {"codebooks": 0}, {"codebook_size": 1000}]
 )
-def test_impossible_architectures_are_refused(wrong: dict[str, int]) -> None:
+def test_invalid_architectures_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(PipelineError, match="must be"):
         CodecArchitecture(**wrong)
 
 
-def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_error_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no network")
 
@@ -213,8 +213,8 @@ def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest
         load_codec("encodec_24khz", tmp_path / "absent.th")
 
 
-def test_only_the_placeholder_is_gone_after_the_import() -> None:
-    """Where torchaudio cannot be loaded, nothing of the stand-in is left for other libraries to trip over."""
+def test_torchaudio_stand_in_is_removed_after_import() -> None:
+    """If torchaudio cannot be imported, no stand-in for it is left in `sys.modules` to confuse other libraries."""
     code = (
         "import sys; sys.modules['torchaudio'] = None\n"  # makes `import torchaudio` fail, as a broken one does
         "import whisper_gpt.pipeline.codec.encodec_import as e\n"

@@ -1,5 +1,4 @@
-"""What a codec is trained with: distances with known values, gradients in their shares, codebooks that all come to be
-used, crops that depend on seed and step alone."""
+"""Parts of codec training: distances, gradient balancing, the quantizer, crops, the discriminator, augmentation."""
 
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from whisper_gpt.pipeline.errors import AudioError, PipelineError
 
 @pytest.fixture
 def clusters() -> torch.Tensor:
-    """Vectors `[4000, 8]` around 48 centres."""
+    """Vectors `[4000, 8]` around 48 cluster centres."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(48, 8, generator=generator) * 4
     return centres[torch.randint(48, (4000,), generator=generator)] + torch.randn(4000, 8, generator=generator) * 0.2
@@ -60,13 +59,13 @@ def test_silence_has_finite_distances_and_gradients() -> None:
         assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, y)[0]).all()
 
 
-def test_each_loss_has_its_share_of_the_gradient() -> None:
+def test_balanced_gradient_weights_each_loss() -> None:
     at = torch.tensor([3.0, 4.0], requires_grad=True)
     gradient = balanced_gradient([(1000 * at[0], 1.0), (1e-3 * at[1], 2.0)], at)
     assert torch.allclose(gradient, torch.tensor([1.0, 2.0]))
 
 
-def test_k_means_finds_clusters_and_every_codebook_pays(clusters: torch.Tensor) -> None:
+def test_k_means_finds_clusters_and_codebooks_reduce_error(clusters: torch.Tensor) -> None:
     net, trainer = small_net()
     assert not trainer.started
     trainer.start(net, clusters)
@@ -80,8 +79,8 @@ def test_k_means_finds_clusters_and_every_codebook_pays(clusters: torch.Tensor) 
 
 def test_training_revives_dead_codewords(clusters: torch.Tensor) -> None:
     net, trainer = small_net()
-    for book in codebooks(net):
-        book.fill_(100.0)  # far from everything: one codeword gets all, the others are dead
+    for codebook in codebooks(net):
+        codebook.fill_(100.0)  # far from all data: one codeword gets every vector, the others are dead
     trainer.sums.fill_(100.0)
     latents = clusters[:600].T[None]
     for _ in range(1000):
@@ -90,7 +89,7 @@ def test_training_revives_dead_codewords(clusters: torch.Tensor) -> None:
     assert all(use.share > 0.8 for use in code_usage(code_counts(codes[0].numpy(), 64)))
 
 
-def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.Tensor) -> None:
+def test_quantizer_has_straight_through_and_commitment_grads(clusters: torch.Tensor) -> None:
     net, trainer = small_net()
     trainer.start(net, clusters)
     latents = clusters[:100].T[None].clone().requires_grad_()
@@ -104,7 +103,7 @@ def test_quantized_latents_pass_gradients_and_pull_to_codewords(clusters: torch.
 
 @settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 30), st.integers(0, 2**32))
-def test_quantizing_what_was_decoded_changes_nothing_at_depth_one(batch: int, frames: int, seed: int) -> None:
+def test_requantizing_with_one_codebook_is_idempotent(batch: int, frames: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     quantizer = ResidualQuantizer.of([torch.randn(16, 4, generator=generator)])
     codes = quantizer.encode(torch.randn(batch, frames, 4, generator=generator))
@@ -112,7 +111,7 @@ def test_quantizing_what_was_decoded_changes_nothing_at_depth_one(batch: int, fr
     assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
 
 
-def test_crops_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
+def test_crops_depend_only_on_seed_and_step(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     files = []
     for i, length in enumerate((50_000, 300, 24_000)):  # one shorter than a crop
@@ -120,68 +119,68 @@ def test_crops_depend_on_seed_and_step_alone(tmp_path: Path) -> None:
         soundfile.write(files[-1], random.uniform(-0.5, 0.5, length), 24_000)
     broken = tmp_path / "broken.flac"
     broken.write_bytes(b"fLaC")
-    left_out: list[Path] = []
+    skipped_files: list[Path] = []
 
-    def skipped(file: Path, error: AudioError) -> None:
-        left_out.append(file)
+    def on_skip(file: Path, error: AudioError) -> None:
+        skipped_files.append(file)
 
-    store = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
-    assert left_out == [broken] and len(store.names) == 3
+    store = build_store([*files, broken], tmp_path / "audio" / "train", 2, on_skip)
+    assert skipped_files == [broken] and len(store.names) == 3
     assert np.diff(store.bounds).tolist() == [50_000, 300, 24_000]
     crops = random_crops(store, 64, 1600, seed=(1,), step=5)
     assert crops.shape == (64, 1600) and crops.abs().max() <= 1
-    again = build_store([*files, broken], tmp_path / "audio" / "train", 2, skipped)
-    assert left_out == [broken]  # decoded once
-    assert torch.equal(crops, random_crops(again, 64, 1600, seed=(1,), step=5))
-    assert not torch.equal(crops, random_crops(again, 64, 1600, seed=(1,), step=6))
+    reopened = build_store([*files, broken], tmp_path / "audio" / "train", 2, on_skip)
+    assert skipped_files == [broken]  # decoded once
+    assert torch.equal(crops, random_crops(reopened, 64, 1600, seed=(1,), step=5))
+    assert not torch.equal(crops, random_crops(reopened, 64, 1600, seed=(1,), step=6))
     with pytest.raises(PipelineError, match="none of its 1"):
-        build_store([broken], tmp_path / "audio" / "other", 2, skipped)
+        build_store([broken], tmp_path / "audio" / "other", 2, on_skip)
 
 
-def test_the_critic_learns_and_the_codec_can_win() -> None:
-    """It learns to tell a tone from noise; a signal moved along its gradient is judged more real."""
+def test_discriminator_learns_and_can_be_fooled() -> None:
+    """It learns to tell tones from noise; a signal moved along its gradient is judged more real."""
     torch.manual_seed(0)
-    judge = MultiScaleDiscriminator()
-    optimizer = torch.optim.AdamW(judge.parameters(), 1e-3, betas=(0.8, 0.99))
+    discriminator = MultiScaleDiscriminator()
+    optimizer = torch.optim.AdamW(discriminator.parameters(), 1e-3, betas=(0.8, 0.99))
     real = torch.sin(torch.arange(8000) * torch.linspace(0.05, 0.5, 4)[:, None]) * 0.3
-    made = torch.randn(4, 8000, generator=torch.Generator().manual_seed(1)) * 0.2
+    fake = torch.randn(4, 8000, generator=torch.Generator().manual_seed(1)) * 0.2
     losses = []
     for _ in range(40):
-        loss = discriminator_loss(judge(real), judge(made))
+        loss = discriminator_loss(discriminator(real), discriminator(fake))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    moved = made.clone().requires_grad_()
-    before = adversarial_loss(judge(moved)) + feature_loss(judge(real), judge(moved))
+    moved = fake.clone().requires_grad_()
+    before = adversarial_loss(discriminator(moved)) + feature_loss(discriminator(real), discriminator(moved))
     (gradient,) = torch.autograd.grad(before, moved)
     better = moved.detach() - 0.5 * gradient / gradient.norm()
-    assert adversarial_loss(judge(better)) + feature_loss(judge(real), judge(better)) < before
-    assert feature_loss(judge(real), judge(real)) == 0
+    assert adversarial_loss(discriminator(better)) + feature_loss(discriminator(real), discriminator(better)) < before
+    assert feature_loss(discriminator(real), discriminator(real)) == 0
 
 
 def test_codebooks_are_trained_after_moving_the_network(clusters: torch.Tensor) -> None:
-    """Moving a network to another device or type gives it other tensors, which are then the ones to train."""
+    """Moving a network to another device or dtype replaces its tensors; the new ones must be trained."""
     net, trainer = small_net()
     trainer.start(net, clusters)
     net.double().float()
-    before = [book.clone() for book in codebooks(net)]
+    before = [codebook.clone() for codebook in codebooks(net)]
     trainer(net, clusters[:600].T[None] + 1, depth=3)
-    assert all(not torch.equal(book, old) for book, old in zip(codebooks(net), before, strict=True))
+    assert all(not torch.equal(codebook, old) for codebook, old in zip(codebooks(net), before, strict=True))
 
 
-def test_augmented_crops_stay_finite_bounded_and_mostly_clean() -> None:
+def test_augmented_crops_are_finite_bounded_and_mostly_clean() -> None:
     random = np.random.default_rng(0)
     crop = (np.sin(np.arange(8000) * 0.05) * 0.3).astype(np.float32)
     results = [augment(crop, lambda: np.zeros(8000, np.float32), random) for _ in range(200)]
     assert all(r.shape == crop.shape and r.dtype == np.float32 and np.abs(r).max() <= 1 for r in results)
     cosine = [abs(r @ crop) / np.linalg.norm(r) / np.linalg.norm(crop) for r in results]
-    assert 0.5 < np.mean(np.array(cosine) > 0.999) < 0.9  # gain alone leaves the waveform as it is
+    assert 0.5 < np.mean(np.array(cosine) > 0.999) < 0.9  # gain alone does not change the shape of the waveform
     assert np.isfinite(augment(np.zeros(8000, np.float32), lambda: crop, random)).all()
 
 
-def test_mixing_and_noise_keep_the_ratio_asked_for() -> None:
+def test_mixing_noise_gives_the_requested_snr() -> None:
     random = np.random.default_rng(1)
     signal = random.standard_normal(20_000).astype(np.float32)
     noise = coloured_noise(20_000, random)

@@ -1,4 +1,4 @@
-"""The corpus recipes on made trees of the real layouts, whole and incomplete."""
+"""The corpus recipes on synthetic trees of the real layouts, complete and incomplete."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 @pytest.fixture
 def tree(synthetic_corpora: Path, tmp_path: Path) -> Path:
     """A copy of the synthetic corpora that a test may damage."""
-    return Path(shutil.copytree(synthetic_corpora, tmp_path / "made"))
+    return Path(shutil.copytree(synthetic_corpora, tmp_path / "corpora"))
 
 
 def test_librispeech_with_all_its_tables(synthetic_corpora: Path) -> None:
@@ -30,7 +30,7 @@ def test_librispeech_with_all_its_tables(synthetic_corpora: Path) -> None:
     assert (synthetic_corpora / first.path).is_file()
 
 
-def test_librispeech_takes_either_folder(synthetic_corpora: Path) -> None:
+def test_librispeech_accepts_outer_or_inner_folder(synthetic_corpora: Path) -> None:
     inner, outer = librispeech.scan(synthetic_corpora / "LibriSpeech"), librispeech.scan(synthetic_corpora)
     assert [r.id for r in inner.recordings] == [r.id for r in outer.recordings]
     assert (synthetic_corpora / "LibriSpeech" / inner.recordings[0].path).is_file()
@@ -46,20 +46,20 @@ def test_librispeech_without_tables_or_transcripts(tree: Path) -> None:
     assert scan.recordings[0].speaker == "108"
 
 
-def test_librispeech_lists_what_its_transcripts_name_and_is_not_there(tree: Path) -> None:
-    gone = sorted((tree / "LibriSpeech" / "dev-clean").rglob("*.flac"))[0]
-    gone.unlink()
-    assert librispeech.scan(tree).absent == {gone.relative_to(tree).as_posix(): "validation"}
+def test_librispeech_lists_transcribed_but_absent_files(tree: Path) -> None:
+    removed = sorted((tree / "LibriSpeech" / "dev-clean").rglob("*.flac"))[0]
+    removed.unlink()
+    assert librispeech.scan(tree).absent == {removed.relative_to(tree).as_posix(): "validation"}
 
 
-def test_librispeech_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_librispeech_with_another_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train-clean-100").mkdir()
     (tmp_path / "train-clean-100" / "not in a chapter.flac").touch()
     with pytest.raises(PipelineError, match="LibriSpeech"):
         librispeech.scan(tmp_path)
 
 
-def test_maestro(synthetic_corpora: Path) -> None:
+def test_maestro_scan(synthetic_corpora: Path) -> None:
     scan = maestro.scan(synthetic_corpora)
     assert len(scan.recordings) == 10 and scan.warnings == []
     first = scan.recordings[0]
@@ -72,11 +72,11 @@ def test_maestro(synthetic_corpora: Path) -> None:
 
 
 def test_maestro_lists_rows_without_audio(tree: Path) -> None:
-    gone = sorted(tree.rglob("*.wav"))[:3]
-    for path in gone:
+    removed = sorted(tree.rglob("*.wav"))[:3]
+    for path in removed:
         path.unlink()
     scan = maestro.scan(tree)
-    assert scan.absent.keys() == {p.relative_to(tree).as_posix() for p in gone}
+    assert scan.absent.keys() == {p.relative_to(tree).as_posix() for p in removed}
     assert len(scan.recordings) == 7
 
 
@@ -88,7 +88,7 @@ def test_maestro_lists_rows_without_audio(tree: Path) -> None:
         (None, r"maestro-v\*\.csv"),
     ],
 )
-def test_maestro_with_a_wrong_csv(tree: Path, content: str | None, words: str) -> None:
+def test_maestro_with_an_invalid_csv_is_refused(tree: Path, content: str | None, words: str) -> None:
     table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
     if content is None:
         table.unlink()
@@ -98,14 +98,14 @@ def test_maestro_with_a_wrong_csv(tree: Path, content: str | None, words: str) -
         maestro.scan(tree)
 
 
-def test_maestro_with_a_wrong_split(tree: Path) -> None:
+def test_maestro_with_an_unknown_split_is_refused(tree: Path) -> None:
     table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
     table.write_text(table.read_text().replace("validation", "valid"))
     with pytest.raises(PipelineError, match="row 9 has split 'valid'"):
         maestro.scan(tree)
 
 
-def test_maestro_in_bytes_that_are_no_text(tree: Path) -> None:
+def test_maestro_with_a_binary_csv_is_refused(tree: Path) -> None:
     (tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PipelineError, match=r"maestro-v3\.0\.0\.csv"):
         maestro.scan(tree)
@@ -134,19 +134,19 @@ def test_odd_names_in_librispeech_get_safe_ids(tree: Path) -> None:
     assert odd.id.startswith("librispeech_dev-clean_") and "(" not in odd.id and " " not in odd.id
 
 
-def test_two_files_of_one_id_are_refused() -> None:
+def test_duplicate_ids_are_refused() -> None:
     with pytest.raises(PipelineError, match=r"a\.wav and b\.wav"):
         Scan("c", [Recording("x", "train", "a.wav"), Recording("x", "train", "b.wav")])
 
 
-def test_names_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+def test_non_utf_8_file_names_are_refused(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
     with pytest.raises(PipelineError, match="not UTF-8; rename it"):
         folder.scan(tmp_path)
 
 
 @pytest.mark.parametrize("audio", ["/etc/passwd", "../../secret.wav", ""])
-def test_maestro_s_table_cannot_point_elsewhere(tree: Path, audio: str) -> None:
+def test_maestro_table_cannot_point_outside_the_corpus(tree: Path, audio: str) -> None:
     table = tree / "maestro-v3.0.0" / "maestro-v3.0.0.csv"
     lines = table.read_text().splitlines()
     cells = lines[1].split(",")
@@ -155,7 +155,7 @@ def test_maestro_s_table_cannot_point_elsewhere(tree: Path, audio: str) -> None:
         maestro.scan(tree)
 
 
-def test_synthetic_audio_is_never_mixed_with_other_files(synthetic_corpora: Path, tmp_path: Path) -> None:
+def test_synthetic_audio_is_not_mixed_with_other_files(synthetic_corpora: Path, tmp_path: Path) -> None:
     shutil.copytree(synthetic_corpora / "LibriSpeech", tmp_path / "LibriSpeech")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(PipelineError, match=str(tmp_path)):
@@ -168,13 +168,13 @@ def test_folder_without_audio_is_refused(tmp_path: Path) -> None:
         folder.scan(tmp_path)
 
 
-def test_synthetic_is_the_same_every_time(tmp_path: Path, synthetic_corpora: Path) -> None:
+def test_synthetic_corpora_are_deterministic(tmp_path: Path, synthetic_corpora: Path) -> None:
     synthetic.write(tmp_path / "again", synthetic.SyntheticSize(utterances=20, pieces=10, piece_s=8.0))
     files = [p.relative_to(tmp_path / "again") for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) == len([p for p in synthetic_corpora.rglob("*") if p.is_file()])
     assert all((tmp_path / "again" / f).read_bytes() == (synthetic_corpora / f).read_bytes() for f in files)
 
 
-def test_synthetic_has_the_rates_of_the_real_corpora(synthetic_corpora: Path) -> None:
+def test_synthetic_audio_has_the_sample_rates_of_the_real(synthetic_corpora: Path) -> None:
     infos = [probe(synthetic_corpora / r.path) for r in synthetic.scan(synthetic_corpora).recordings]
     assert {(i.sample_rate, i.channels) for i in infos} == {(16_000, 1), (44_100, 2)}

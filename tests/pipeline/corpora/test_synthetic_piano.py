@@ -1,4 +1,4 @@
-"""Synthetic piano: the same generator gives the same piece, other ones other timbres, and nothing clips."""
+"""Synthetic piano: the same seed gives the same piece, other seeds give other ones, and nothing clips."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from whisper_gpt.pipeline.corpora.synthetic_piano import play
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 
-def test_a_piece_is_a_function_of_its_generator() -> None:
+def test_piece_depends_only_on_its_generator() -> None:
     pieces = [play(2.0, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert np.array_equal(pieces[0], pieces[1])
     assert not np.array_equal(pieces[0], pieces[2])

@@ -1,4 +1,4 @@
-"""Aligned segments: cutting changes no value, codes and mel cover the same samples."""
+"""Encoding to aligned segments: cutting changes no value, and codes and mel cover the same samples."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -17,7 +17,7 @@ from whisper_gpt.pipeline.features.mel import LogMel
 def align_segments(
     blocks: Iterable[np.ndarray], codec: Codec, log_mel: LogMel, segment_frames: int
 ) -> Iterator[Segment]:
-    """The segments of one recording."""
+    """Return the segments of one recording."""
     return next(align_recordings([blocks], codec, log_mel, segment_frames))
 
 
@@ -25,7 +25,7 @@ def noise(samples: int) -> np.ndarray:
     return (np.random.default_rng(3).standard_normal(samples) * 0.1).astype(np.float32)
 
 
-def test_segments_are_the_cuts_of_one_encoding(codec: Codec, log_mel: LogMel) -> None:
+def test_segments_concatenate_to_the_whole_encoding(codec: Codec, log_mel: LogMel) -> None:
     wav = noise(5 * 24_000 + 777)
     segments = list(align_segments([wav], codec, log_mel, segment_frames=150))
     assert [s.samples for s in segments] == [48_000, 48_000, 24_777]
@@ -38,17 +38,17 @@ def test_segments_are_the_cuts_of_one_encoding(codec: Codec, log_mel: LogMel) ->
 
 
 @pytest.mark.parametrize("size", [1000, 24_000, 31_111])
-def test_blocks_do_not_matter(codec: Codec, log_mel: LogMel, size: int) -> None:
+def test_segments_are_independent_of_the_blocks(codec: Codec, log_mel: LogMel, size: int) -> None:
     wav = noise(3 * 24_000)
     cuts = [*range(0, len(wav), size), len(wav)]
     blocks = [wav[a:b] for a, b in pairwise(cuts)]
-    for one, other in zip(
+    for expected, actual in zip(
         align_segments([wav], codec, log_mel, 100), align_segments(blocks, codec, log_mel, 100), strict=True
     ):
-        assert np.array_equal(one.codes, other.codes) and np.array_equal(one.mel, other.mel)
+        assert np.array_equal(expected.codes, actual.codes) and np.array_equal(expected.mel, actual.mel)
 
 
-def test_levels(codec: Codec, log_mel: LogMel) -> None:
+def test_peak_rms_and_clipping_levels(codec: Codec, log_mel: LogMel) -> None:
     wav = np.concatenate([np.zeros(32_000), np.full(32_000, 0.5), np.ones(32_000)]).astype(np.float32)
     silent, half, full = align_segments([wav], codec, log_mel, 100)
     assert (silent.peak_dbfs, silent.rms_dbfs, silent.clipped_share) == (-120, -120, 0)
@@ -57,7 +57,7 @@ def test_levels(codec: Codec, log_mel: LogMel) -> None:
 
 
 @pytest.mark.parametrize("segment_frames", [1, 40, 76, 200])
-def test_where_it_is_cut_changes_nothing(codec: Codec, log_mel: LogMel, segment_frames: int) -> None:
+def test_segment_length_changes_no_value(codec: Codec, log_mel: LogMel, segment_frames: int) -> None:
     wav = noise(2 * 24_000 + 5)
     segments = list(align_segments([wav], codec, log_mel, segment_frames))
     whole = next(align_segments([wav], codec, log_mel, 1000))
@@ -66,32 +66,36 @@ def test_where_it_is_cut_changes_nothing(codec: Codec, log_mel: LogMel, segment_
     assert sum(s.samples for s in segments) == len(wav)
 
 
-def test_samples_without_a_finite_mel_are_refused(codec: Codec, log_mel: LogMel) -> None:
+def test_audio_without_a_finite_mel_is_refused(codec: Codec, log_mel: LogMel) -> None:
     with pytest.raises(AudioError, match="no finite mel"):
         list(align_segments([np.full(1000, 1e30, np.float32)], codec, log_mel, 100))
 
 
-def test_empty_input_gives_empty_output(codec: Codec, log_mel: LogMel) -> None:
+def test_empty_recording_has_no_segments(codec: Codec, log_mel: LogMel) -> None:
     assert list(align_segments([], codec, log_mel, 100)) == []
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 8, 128])
-def test_recordings_side_by_side_are_those_one_by_one(
-    codec: Codec, log_mel: LogMel, lanes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slots", [1, 3, 8, 128])
+def test_batched_recordings_match_single_ones(
+    codec: Codec, log_mel: LogMel, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many lengths, so that they end at different times and others take their places; 128 is a GPU's number."""
-    monkeypatch.setattr(align, "_BATCH_SLOTS", {"cpu": lanes})
+    """Recordings of many lengths end at different times and free their slots; 128 is the slot count on a GPU."""
+    monkeypatch.setattr(align, "_BATCH_SLOTS", {"cpu": slots})
     wavs = [noise(length) for length in (50_000, 100, 24_000, 0, 130_000, 24_001, 70_000, 30_000, 1, 48_000, 90_000)]
     together = align_recordings([[wav] for wav in wavs], codec, log_mel, 100)
     for wav, segments in zip(wavs, together, strict=True):
-        alone, beside = list(align_segments([wav], codec, log_mel, 100)), list(segments)
-        assert len(alone) == len(beside)
-        for one, other in zip(alone, beside, strict=True):
-            assert (one.start_sample, one.samples, one.rms_dbfs) == (other.start_sample, other.samples, other.rms_dbfs)
-            assert np.array_equal(one.codes, other.codes) and np.array_equal(one.mel, other.mel)
+        alone, batched = list(align_segments([wav], codec, log_mel, 100)), list(segments)
+        assert len(alone) == len(batched)
+        for expected, actual in zip(alone, batched, strict=True):
+            assert (expected.start_sample, expected.samples, expected.rms_dbfs) == (
+                actual.start_sample,
+                actual.samples,
+                actual.rms_dbfs,
+            )
+            assert np.array_equal(expected.codes, actual.codes) and np.array_equal(expected.mel, actual.mel)
 
 
-def test_one_that_fails_leaves_the_others_alone(codec: Codec, log_mel: LogMel) -> None:
+def test_failing_recording_does_not_affect_others(codec: Codec, log_mel: LogMel) -> None:
     def broken() -> Iterator[np.ndarray]:
         yield noise(60_000)
         raise AudioError("decode", "the file ends here")

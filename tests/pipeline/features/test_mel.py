@@ -1,4 +1,4 @@
-"""The mel: librosa's numbers on the same windows, strictly causal, the same in a stream."""
+"""The log-mel: equal to librosa on the same windows, strictly causal, and the same when streamed."""
 
 import librosa
 import numpy as np
@@ -18,38 +18,38 @@ def noise(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("bands", "window"), [(64, 1024), (80, 2048), (128, 960)])
-def test_equals_librosa_on_the_same_windows(bands: int, window: int) -> None:
+def test_mel_equals_librosa_on_the_same_windows(bands: int, window: int) -> None:
     wav = noise(24_000)
     padded = np.pad(wav.numpy(), (window - 320, -len(wav) % 320))
     power = (
         np.abs(librosa.stft(padded, n_fft=window, hop_length=320, win_length=window, window="hann", center=False)) ** 2
     )
     expected = np.log10(np.maximum(librosa.filters.mel(sr=24_000, n_fft=window, n_mels=bands) @ power, 1e-10)).T
-    found = LogMel(MelConfig(bands, window))(wav).numpy()
-    assert found.shape == expected.shape == (75, bands)
-    assert np.abs(found - expected).max() < 1e-4
+    actual = LogMel(MelConfig(bands, window))(wav).numpy()
+    assert actual.shape == expected.shape == (75, bands)
+    assert np.abs(actual - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("t", [0, 1, 2, 30, 73])
-def test_no_frame_sees_the_future(log_mel: LogMel, t: int) -> None:
+def test_mel_frame_is_independent_of_later_samples(log_mel: LogMel, t: int) -> None:
     wav = noise(24_000)
-    other = wav.clone()
-    other[320 * (t + 1) :] = noise(24_000 - 320 * (t + 1), seed=1) * 9
-    before, after = log_mel(wav), log_mel(other)
+    changed = wav.clone()
+    changed[320 * (t + 1) :] = noise(24_000 - 320 * (t + 1), seed=1) * 9
+    before, after = log_mel(wav), log_mel(changed)
     assert torch.equal(before[: t + 1], after[: t + 1])
     assert not torch.equal(before[t + 1], after[t + 1])
 
 
-def test_a_frame_sees_up_to_its_last_sample(log_mel: LogMel) -> None:
+def test_mel_frame_depends_on_its_last_sample(log_mel: LogMel) -> None:
     wav = noise(3_200)
-    other = wav.clone()
-    other[320 * 5 - 1] += 5.0
-    assert not torch.equal(log_mel(wav)[4], log_mel(other)[4])
+    changed = wav.clone()
+    changed[320 * 5 - 1] += 5.0
+    assert not torch.equal(log_mel(wav)[4], log_mel(changed)[4])
 
 
 @settings(max_examples=30)
 @given(cuts=st.lists(st.integers(1, 20), min_size=1, max_size=8))
-def test_a_stream_gives_the_same_frames(cuts: list[int]) -> None:
+def test_streamed_mel_equals_one_pass(cuts: list[int]) -> None:
     log_mel = LogMel(MelConfig())
     wav = noise(sum(cuts) * 320)
     context, parts = log_mel.start(), []
@@ -65,7 +65,7 @@ def test_frame_count(log_mel: LogMel, samples: int, frames: int) -> None:
     assert len(log_mel(noise(samples))) == frames
 
 
-def test_silence_has_the_lowest_value(log_mel: LogMel) -> None:
+def test_silence_has_the_minimum_log_mel(log_mel: LogMel) -> None:
     assert torch.all(log_mel(torch.zeros(960)) == -10.0)
 
 

@@ -1,4 +1,4 @@
-"""Views of the mel: of decoded codes with nothing else in them, and a control that looks ahead as far as it says."""
+"""Mel variants: of decoded codes with no other input, and a control with exactly the stated lookahead."""
 
 import librosa
 import numpy as np
@@ -20,24 +20,24 @@ def noise(samples: int, seed: int = 3) -> np.ndarray:
 
 
 def variants_of(wav: np.ndarray, codec: Codec, segment_frames: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Codes `[K, T]` and all variants `[V, T, M]` of one recording, beside a shorter and a longer one."""
+    """Codes `[K, T]` and all variants `[V, T, M]` of one recording, encoded next to a shorter and a longer one."""
     others = [noise(30_000), noise(100_000)]
     aligned = align_recordings(
         [[others[0]], [wav], [others[1]]], codec, LogMel(MelConfig(variants=VARIANTS)), segment_frames
     )
-    segments = [list(own) for own in aligned][1]
+    segments = [list(recording) for recording in aligned][1]
     codes = np.concatenate([s.codes for s in segments], axis=1)
     return codes, np.concatenate([np.concatenate([s.mel[None], s.mel_variants]) for s in segments], axis=1)
 
 
 @pytest.mark.parametrize("samples", [24_000 * 3 + 777, 24_000 * 2 + 320, 24_000 * 2, 24_000 + 100, 300])
-def test_each_mel_variant_matches_its_definition(codec: Codec, log_mel: LogMel, samples: int) -> None:
+def test_each_variant_is_the_mel_of_its_source(codec: Codec, log_mel: LogMel, samples: int) -> None:
     wav = noise(samples)
     codes, variants = variants_of(wav, codec)
     expected = [log_mel(torch.from_numpy(wav)).numpy()]
-    expected += [log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8)]
-    for found, wanted in zip(variants, expected, strict=False):
-        assert np.abs(found.astype(np.float32) - wanted).max() < 0.02
+    expected += [log_mel(torch.from_numpy(codec.decode(codes[:codebooks]))).numpy() for codebooks in (1, 8)]
+    for variant, expected_mel in zip(variants, expected, strict=False):
+        assert np.abs(variant.astype(np.float32) - expected_mel).max() < 0.02
     padded = np.pad(wav, (0, -samples % 320))
     power = librosa.feature.melspectrogram(
         y=padded, sr=24_000, n_fft=2048, hop_length=320, n_mels=64, center=True, pad_mode="constant"
@@ -47,11 +47,11 @@ def test_each_mel_variant_matches_its_definition(codec: Codec, log_mel: LogMel, 
 
 
 @pytest.mark.parametrize("t", [0, 40, 80, 110])
-def test_code_variants_are_causal_and_the_control_is_not(codec: Codec, t: int) -> None:
+def test_code_variants_are_causal_and_the_control_leaks(codec: Codec, t: int) -> None:
     wav = noise(24_000 * 2)
-    other = wav.copy()
-    other[320 * (t + 1) :] = noise(len(wav) - 320 * (t + 1), seed=5)
-    (codes, variants), (codes_2, variants_2) = variants_of(wav, codec), variants_of(other, codec)
+    changed = wav.copy()
+    changed[320 * (t + 1) :] = noise(len(wav) - 320 * (t + 1), seed=5)
+    (codes, variants), (codes_2, variants_2) = variants_of(wav, codec), variants_of(changed, codec)
     assert np.array_equal(codes[:, : t + 1], codes_2[:, : t + 1])
     for variant in range(3):
         assert np.array_equal(variants[variant, : t + 1], variants_2[variant, : t + 1])
@@ -61,17 +61,17 @@ def test_code_variants_are_causal_and_the_control_is_not(codec: Codec, t: int) -
     assert not np.array_equal(variants[3, max(0, first_touched) : t + 1], variants_2[3, max(0, first_touched) : t + 1])
 
 
-def test_a_variant_of_one_codebook_ignores_the_others(codec: Codec) -> None:
-    """It is the mel of what codebook 0 alone decodes to, and that is not the mel of all."""
+def test_variant_of_one_codebook_ignores_the_others(codec: Codec) -> None:
+    """codes-1 is the mel of codebook 0 decoded alone, which differs from the mel of all codebooks."""
     codes, variants = variants_of(noise(48_000), codec)
     log_mel = LogMel(MelConfig())
-    one, all_eight = (log_mel(torch.from_numpy(codec.decode(codes[:books]))).numpy() for books in (1, 8))
-    assert np.allclose(variants[1].astype(np.float32), one, atol=0.02)
+    first_only, all_eight = (log_mel(torch.from_numpy(codec.decode(codes[:codebooks]))).numpy() for codebooks in (1, 8))
+    assert np.allclose(variants[1].astype(np.float32), first_only, atol=0.02)
     assert np.allclose(variants[2].astype(np.float32), all_eight, atol=0.02)
-    assert np.abs(one - all_eight).max() > 0.1
+    assert np.abs(first_only - all_eight).max() > 0.1
 
 
-def test_lookahead_of_variants() -> None:
+def test_with_lookahead_yields_chunks_and_lookahead() -> None:
     chunks = [np.arange(4), np.arange(4, 8), np.arange(8, 9)]
     assert [(c.tolist(), a.tolist()) for c, a in with_lookahead(chunks, 2)] == [
         ([0, 1, 2, 3], [4, 5]),
@@ -82,7 +82,7 @@ def test_lookahead_of_variants() -> None:
     assert list(with_lookahead([], 2)) == []
 
 
-def test_unknown_mel_variants_are_refused() -> None:
+def test_unknown_variants_are_refused() -> None:
     assert MelConfig(variants=["audio"]).variants == ("audio",)  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match="'sound'"):
         MelConfig(variants=("sound",))

@@ -7,7 +7,7 @@ from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 
 def voiced(pitch: float, seconds: float = 3.0) -> np.ndarray:
-    """A voice-like sound: harmonics of a wavering pitch under three formants, in syllables: float32 `[N]`."""
+    """A voice-like sound, float32 `[N]`: harmonics of a varying pitch under three formants, modulated in syllables."""
     t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.1 * np.sin(2 * np.pi * 1.3 * t))) / SAMPLE_RATE
     sound = np.zeros(len(t))
@@ -20,7 +20,7 @@ def voiced(pitch: float, seconds: float = 3.0) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
-    """3 s of a low voice, 24 kHz."""
+    """3 s of a low voice at 24 kHz."""
     return voiced(110)
 
 

@@ -1,4 +1,4 @@
-"""PESQ and STOI: best for the original itself, lower with noise, and not there where there is no speech."""
+"""PESQ and STOI are best for the original, fall with noise, and are NaN without speech."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_stoi_falls_with_noise(speech: np.ndarray, noise: np.ndarray) -> None:
     assert scores[0] > scores[1] > scores[2]
 
 
-def test_without_speech_there_is_no_score(speech: np.ndarray) -> None:
+def test_scores_without_speech_are_nan(speech: np.ndarray) -> None:
     pytest.importorskip("pesq", reason="needs the extra judge")
     pytest.importorskip("pystoi", reason="needs the extra judge")
     silence, short = np.zeros_like(speech), speech[:4096]

@@ -1,4 +1,4 @@
-"""DNSMOS is the package's own, of whatever audio it is given."""
+"""DNSMOS scores equal those of the speechmos package, whatever the level of the audio."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra judge")
 reference = pytest.importorskip("speechmos.dnsmos", reason="needs the extra judge")
 
 
-def test_scores_are_those_of_the_package(speech: np.ndarray) -> None:
+def test_scores_equal_those_of_the_package(speech: np.ndarray) -> None:
     expected = reference.run(at_judge_rate(speech), JUDGE_RATE)
     scores = dnsmos(speech)
     assert scores.overall == pytest.approx(expected["ovrl_mos"], abs=1e-3)
@@ -23,8 +23,8 @@ def test_noise_lowers_the_background_score(speech: np.ndarray, noise: np.ndarray
     assert dnsmos(speech + noise).background < dnsmos(speech).background - 0.5
 
 
-def test_what_is_too_loud_for_a_file_is_clipped_as_a_file_would(speech: np.ndarray) -> None:
-    """The package refuses samples beyond ±1, which decoded audio has."""
+def test_too_loud_audio_is_clipped(speech: np.ndarray) -> None:
+    """The package refuses samples beyond ±1, which decoded audio may have."""
     assert dnsmos(5 * speech).overall >= 0.5
     samples = at_judge_rate(5 * speech)
     assert np.abs(samples).max() == 1.0 and samples.dtype == np.float32

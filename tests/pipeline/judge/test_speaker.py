@@ -1,4 +1,4 @@
-"""The speaker encoder is Resemblyzer's, but for its file, which is read as tensors and nothing else."""
+"""The speaker encoder equals Resemblyzer's, but reads its weights as tensors only."""
 
 import pickle
 import sys
@@ -20,10 +20,10 @@ installed = pytest.mark.skipif(speaker.find_spec("resemblyzer") is None, reason=
 
 @installed
 @pytest.mark.parametrize("seconds", [0.3, 1.7, 2.9, 3.0])
-def test_embeddings_are_those_of_the_package(
+def test_embeddings_equal_those_of_the_package(
     speech: np.ndarray, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "webrtcvad", ModuleType("webrtcvad"))  # compiled, and not asked for anything here
+    monkeypatch.setitem(sys.modules, "webrtcvad", ModuleType("webrtcvad"))  # a compiled package that is not used here
     package = pytest.importorskip("resemblyzer", exc_type=ImportError)
     clip = speech[: round(seconds * 24_000)]
     loud = package.normalize_volume(at_judge_rate(clip), -30, increase_only=True)
@@ -32,10 +32,10 @@ def test_embeddings_are_those_of_the_package(
 
 
 @installed
-def test_a_voice_is_nearer_to_itself_than_to_noise(speech: np.ndarray, noise: np.ndarray) -> None:
+def test_voice_is_more_similar_to_itself_than_to_noise(speech: np.ndarray, noise: np.ndarray) -> None:
     assert np.linalg.norm(voice(speech)) == pytest.approx(1, abs=1e-5)
     assert halves_similarity(speech) > voice(speech) @ voice(noise) + 0.1
-    assert voice(0.1 * speech) @ voice(0.01 * speech) > 0.999  # quiet ones are raised to one level
+    assert voice(0.1 * speech) @ voice(0.01 * speech) > 0.999  # quiet audio is raised to the same level
 
 
 @installed
@@ -55,14 +55,14 @@ class Opener:
 
 @pytest.fixture
 def weights_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the weights are looked for, in place of the package's."""
+    """The path where the weights are looked up, instead of the package's own."""
     spec = ModuleSpec("resemblyzer", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(speaker, "find_spec", lambda name: spec)
     monkeypatch.setattr(speaker, "speaker_encoder", speaker_encoder.__wrapped__)
     return tmp_path / "pretrained.pt"
 
 
-def test_nothing_but_tensors_is_unpickled(weights_file: Path) -> None:
+def test_only_tensors_are_unpickled(weights_file: Path) -> None:
     opened = weights_file.with_name("opened")
     torch.save({"model_state": Opener(opened)}, weights_file)
     with pytest.raises(PipelineError, match=str(weights_file)):
@@ -74,7 +74,7 @@ def test_nothing_but_tensors_is_unpickled(weights_file: Path) -> None:
     assert not opened.exists()
 
 
-def test_other_weights_are_refused(weights_file: Path) -> None:
+def test_missing_or_other_weights_are_refused(weights_file: Path) -> None:
     with pytest.raises(PipelineError, match=str(weights_file)):
         speaker.speaker_encoder()
     torch.save({"model_state": {"lstm.weight_ih_l0": torch.zeros(3)}}, weights_file)
@@ -82,7 +82,7 @@ def test_other_weights_are_refused(weights_file: Path) -> None:
         speaker.speaker_encoder()
 
 
-def test_without_the_package_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speaker, "find_spec", lambda name: None)
     with pytest.raises(PipelineError, match="pip install"):
         speaker_encoder.__wrapped__()

@@ -1,4 +1,4 @@
-"""Word errors are the fewest edits; the recognizer gives words of real speech and keeps nothing between utterances."""
+"""Word errors are a minimum edit distance; the recognizer keeps no state between utterances."""
 
 from pathlib import Path
 
@@ -15,33 +15,33 @@ sentences = st.lists(st.sampled_from(["a", "b", "c"]), max_size=8)
 
 
 @pytest.mark.parametrize(
-    ("reference", "found", "errors"),
+    ("reference", "recognized", "errors"),
     [("a b c", "a b c", 0), ("a b c", "a x c", 1), ("a b c", "a c", 1), ("a b", "x a y b", 2), ("a b", "", 2)],
 )
-def test_errors_are_replaced_inserted_and_deleted_words(reference: str, found: str, errors: int) -> None:
-    assert word_errors(reference.split(), found.split()) == errors
+def test_word_errors_count_substitutions_insertions_deletions(reference: str, recognized: str, errors: int) -> None:
+    assert word_errors(reference.split(), recognized.split()) == errors
 
 
 @given(sentences, sentences, sentences)
-def test_errors_are_a_metric(a: list[str], b: list[str], c: list[str]) -> None:
+def test_word_errors_are_a_metric(a: list[str], b: list[str], c: list[str]) -> None:
     assert (word_errors(a, b) == 0) == (a == b)
     assert word_errors(a, b) == word_errors(b, a) <= max(len(a), len(b))
     assert word_errors(a, c) <= word_errors(a, b) + word_errors(b, c)
 
 
-def test_words_of_a_transcript() -> None:
+def test_words_are_normalized() -> None:
     assert words("HE'S  HERE, AT LAST.\n") == ["he's", "here", "at", "last"]
     assert words("") == []
 
 
-def test_an_utterance_leaves_nothing_behind(speech: np.ndarray, noise: np.ndarray) -> None:
+def test_recognizer_keeps_no_state_between_utterances(speech: np.ndarray, noise: np.ndarray) -> None:
     pytest.importorskip("pocketsphinx", reason="needs the extra judge")
     first = recognized_words(speech[:12_000])
     assert recognized_words(noise[:12_000] + speech[12_000:24_000]) != first
     assert recognized_words(speech[:12_000]) == first
 
 
-def test_recognizer_of_real_speech(real_data: Path) -> None:
+def test_recognizer_on_real_speech(real_data: Path) -> None:
     pytest.importorskip("pocketsphinx", reason="needs the extra judge")
     path = real_data / "LibriSpeech/test-clean/1089/134686/1089-134686-0001.flac"
     reference, wav = words(transcript(path)), read_mono(path)

@@ -1,4 +1,4 @@
-"""The order of windows: every frame once an epoch, packed or not; mixtures keep their weights; all of it arithmetic."""
+"""The order of windows: every frame once per epoch, packed or not, and mixtures keep their weights."""
 
 from collections import Counter
 
@@ -15,13 +15,13 @@ shard_sizes = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min
 
 
 def table_of(shards: list[list[int]], context: int, pack: bool = False) -> WindowTable:
-    """Windows of shards whose samples have these lengths."""
+    """Windows of shards whose samples have the given lengths."""
     frames = np.array([f for shard in shards for f in shard])
     return cut_windows(frames, np.repeat(np.arange(len(shards)), [len(shard) for shard in shards]), context, pack)
 
 
 @given(shard_sizes, st.integers(1, 50), st.booleans(), st.integers(0, 100))
-def test_windows_cover_every_frame_once_wherever_they_are_cut(
+def test_windows_cover_every_frame_once_at_any_offset(
     shards: list[list[int]], context: int, pack: bool, offset: int
 ) -> None:
     table = table_of(shards, context, pack)
@@ -39,7 +39,7 @@ def test_windows_cover_every_frame_once_wherever_they_are_cut(
 
 
 @given(shard_sizes, st.integers(1, 50), st.booleans(), st.integers(0, 100))
-def test_windows_stay_within_their_shard(shards: list[list[int]], context: int, pack: bool, offset: int) -> None:
+def test_windows_do_not_cross_shards(shards: list[list[int]], context: int, pack: bool, offset: int) -> None:
     table = table_of(shards, context, pack)
     shard_of = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
     assert len(table.shard_starts) == len(shards) + 1 and table.shard_starts[-1] == len(table)
@@ -49,9 +49,7 @@ def test_windows_stay_within_their_shard(shards: list[list[int]], context: int, 
 
 
 @given(shard_sizes, st.integers(1, 50), st.integers(0, 100))
-def test_what_is_packed_is_full_but_for_a_shard_s_last_window(
-    shards: list[list[int]], context: int, offset: int
-) -> None:
+def test_packed_windows_are_full_except_the_last_of_a_shard(shards: list[list[int]], context: int, offset: int) -> None:
     table = table_of(shards, context, pack=True)
     last = set(table.shard_starts[1:] - 1)
     for window in range(len(table)):
@@ -59,42 +57,42 @@ def test_what_is_packed_is_full_but_for_a_shard_s_last_window(
 
 
 @given(shard_sizes, st.integers(1, 50), st.integers(0, 100))
-def test_what_stands_apart_is_of_one_sample(shards: list[list[int]], context: int, offset: int) -> None:
+def test_unpacked_windows_hold_one_sample(shards: list[list[int]], context: int, offset: int) -> None:
     table = table_of(shards, context)
     assert all(len(table.pieces(window, offset)) == 1 for window in range(len(table)))
     assert len(table) == sum(-(-f // context) for shard in shards for f in shard)
 
 
 @given(shard_sizes, st.integers(0, 3), st.integers(0, 3), st.integers(1, 4))
-def test_an_epoch_is_a_permutation(shards: list[list[int]], seed: int, epoch: int, group: int) -> None:
+def test_epoch_is_a_permutation_of_the_windows(shards: list[list[int]], seed: int, epoch: int, group: int) -> None:
     table = table_of(shards, 7)
     order = EpochOrder(table, (seed,), epoch, group)
     assert sorted(order.window_at(i) for i in range(len(table))) == list(range(len(table)))
 
 
 @given(shard_sizes, st.integers(1, 4))
-def test_a_group_says_which_shards_its_windows_come_from(shards: list[list[int]], group: int) -> None:
+def test_group_lists_the_shards_of_its_windows(shards: list[list[int]], group: int) -> None:
     table = table_of(shards, 7)
     order = EpochOrder(table, (0,), 0, group)
     for index in range(len(table)):
-        own, end = order.group_at(index)
+        group_shards, end = order.group_at(index)
         shard = np.searchsorted(table.shard_starts, order.window_at(index), side="right") - 1
-        assert shard in own and index < end <= len(table)
+        assert shard in group_shards and index < end <= len(table)
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     table = table_of([[30] * 6] * 6, 5)
     orders = {
         tuple(EpochOrder(table, (seed, dataset), epoch, 2).window_at(i) for i in range(len(table)))
         for seed in range(2)
-        for dataset in range(2)  # equally large ones of a mixture
+        for dataset in range(2)  # equally large datasets of a mixture
         for epoch in range(2)
     }
     assert len(orders) == 8
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_cuts_move_from_epoch_to_epoch(pack: bool) -> None:
+def test_cuts_differ_between_epochs(pack: bool) -> None:
     table = table_of([[130, 75]] * 4, 50, pack)
     cuts = {
         frozenset((sample, start) for window in range(len(table)) for sample, start, _ in table.pieces(window, offset))
@@ -107,19 +105,19 @@ weights = st.lists(st.floats(0.05, 1.0), min_size=1, max_size=5)
 
 
 @given(weights, st.integers(0, 5), st.integers(0, 3 * BLOCK))
-def test_a_mixture_counts_every_window_of_a_dataset_once(shares: list[float], seed: int, begin: int) -> None:
-    """From any slot on: each dataset's windows come one after another, none twice and none left out."""
+def test_mixture_takes_every_window_of_a_dataset_once(shares: list[float], seed: int, start: int) -> None:
+    """From any slot on, the windows of each dataset come in order, none twice and none left out."""
     mixture = Mixture(shares, seed)
-    taken = mixture.taken(begin)
-    assert sum(taken) == begin
-    for slot in range(begin, begin + 200):
+    taken = mixture.taken(start)
+    assert sum(taken) == start
+    for slot in range(start, start + 200):
         dataset, index = mixture.place(slot)
         assert index == taken[dataset]
         taken[dataset] += 1
 
 
 @given(weights)
-def test_every_block_has_the_weights(shares: list[float]) -> None:
+def test_every_block_matches_the_weights(shares: list[float]) -> None:
     slots = block_slots(shares)
     assert slots.sum() == BLOCK
     assert np.all(np.abs(slots - BLOCK * np.array(shares) / sum(shares)) < 1)
@@ -127,6 +125,6 @@ def test_every_block_has_the_weights(shares: list[float]) -> None:
 
 
 @pytest.mark.parametrize("shares", [[], [1.0, 0.0], [1.0, 1e-9]])
-def test_weights_that_mean_nothing_are_refused(shares: list[float]) -> None:
+def test_invalid_weights_are_refused(shares: list[float]) -> None:
     with pytest.raises(PipelineError, match="weights"):
         Mixture(shares, 0)

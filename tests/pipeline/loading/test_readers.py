@@ -1,4 +1,4 @@
-"""The shards open unchanged in the loaders that others use: plain webdataset and Hugging Face datasets."""
+"""Third-party loaders read the shards unchanged: plain webdataset and Hugging Face datasets."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from whisper_gpt.manifests.fragments import read_samples
 hf = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed (pip install datasets)")
 
 
-def test_plain_webdataset(dataset: Path) -> None:
+def test_plain_webdataset_reads_every_sample(dataset: Path) -> None:
     rows = {row["key"]: row for row in read_samples(dataset, "train").to_pylist()}
     tars = sorted(str(path) for path in (dataset / "train").glob("*.tar"))
     seen = set()
@@ -26,7 +26,7 @@ def test_plain_webdataset(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-def test_hugging_face_datasets(dataset: Path, tmp_path: Path, streaming: bool) -> None:
+def test_hugging_face_datasets_reads_every_sample(dataset: Path, tmp_path: Path, streaming: bool) -> None:
     files = {
         split: sorted(str(path) for path in (dataset / split).glob("*.tar"))
         for split in ("train", "validation", "test")

@@ -1,4 +1,4 @@
-"""The cache of remote shards: fetched once for all who want one, checked, bounded; streams through it."""
+"""The cache of remote shards: each is fetched once for all processes, checked and bounded; streams read through it."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ from whisper_gpt.pipeline.loading.shard_cache import ShardCache
 from whisper_gpt.pipeline.loading.stream import StreamConfig, batches, stream
 
 
-class Opened:
-    """Stands in for a shard: counts how often it is opened, and gives other bytes at the first `wrong` times."""
+class CountingShard:
+    """Fake shard that counts how often it is opened and returns wrong bytes the first `wrong` times."""
 
     def __init__(self, folder: Path, content: bytes, wrong: int = 0):
         self._good, self._bad, self._wrong = folder / "good", folder / "bad", wrong
@@ -42,8 +42,8 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
-def test_a_shard_is_fetched_once(tmp_path: Path) -> None:
-    shard: Any = Opened(tmp_path, b"some bytes")
+def test_shard_is_fetched_once(tmp_path: Path) -> None:
+    shard: Any = CountingShard(tmp_path, b"some bytes")
     cache = ShardCache(tmp_path / "cache", 1000)
     assert bytes(cache.map(shard, sha256(b"some bytes"))) == b"some bytes"
     assert bytes(ShardCache(tmp_path / "cache", 1000).map(shard, sha256(b"some bytes"))) == b"some bytes"
@@ -52,8 +52,8 @@ def test_a_shard_is_fetched_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1, 2])
-def test_bytes_that_fail_their_hash_are_fetched_again_once(tmp_path: Path, wrong: int) -> None:
-    shard: Any = Opened(tmp_path, b"some bytes", wrong)
+def test_wrong_hash_is_retried_once(tmp_path: Path, wrong: int) -> None:
+    shard: Any = CountingShard(tmp_path, b"some bytes", wrong)
     cache = ShardCache(tmp_path / "cache", 1000)
     if wrong == 1:
         assert bytes(cache.map(shard, sha256(b"some bytes"))) == b"some bytes"
@@ -64,14 +64,14 @@ def test_bytes_that_fail_their_hash_are_fetched_again_once(tmp_path: Path, wrong
     assert shard.times == 2
 
 
-def test_the_longest_unused_are_dropped_and_stay_readable(tmp_path: Path) -> None:
+def test_least_recently_used_shards_are_evicted(tmp_path: Path) -> None:
     cache, contents = ShardCache(tmp_path / "cache", 250), [bytes([i]) * 100 for i in range(4)]
     mapped = []
     for i, content in enumerate(contents):
         (tmp_path / str(i)).mkdir()
-        shard: Any = Opened(tmp_path / str(i), content)
+        shard: Any = CountingShard(tmp_path / str(i), content)
         mapped.append(cache.map(shard, sha256(content)))
-        os.utime(tmp_path / "cache" / f"{sha256(content)}.tar", (i, i))  # a clock of the test's own
+        os.utime(tmp_path / "cache" / f"{sha256(content)}.tar", (i, i))  # explicit access times
     assert files(tmp_path / "cache") == sorted(f"{sha256(content)}.tar" for content in contents[2:])
     assert [bytes(view) for view in mapped] == contents
 
@@ -96,16 +96,16 @@ assert bytes(mapped) == content
 """
 
 
-def test_two_processes_that_want_one_shard_fetch_it_once(tmp_path: Path) -> None:
+def test_two_processes_fetch_a_shard_once(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(b"slow bytes")
-    both = [subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)]) for _ in range(2)]
-    assert [process.wait(600) for process in both] == [0, 0]
+    processes = [subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)]) for _ in range(2)]
+    assert [process.wait(600) for process in processes] == [0, 0]
     assert (tmp_path / "opened").read_text() == "x"
 
 
 @pytest.fixture
 def remote_dataset(store: Any, dataset: Path) -> Iterator[UPath]:
-    """The dataset in an object store."""
+    """A copy of the dataset in an object store."""
     remote = store.bucket() / "dataset"
     for path in sorted(dataset.rglob("*")):
         if path.is_file():
@@ -114,21 +114,19 @@ def remote_dataset(store: Any, dataset: Path) -> Iterator[UPath]:
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_stream_from_a_store_is_the_stream_from_a_folder(
+def test_stream_from_a_store_equals_one_from_a_folder(
     remote_dataset: UPath, dataset: Path, tmp_path: Path, shuffle: bool
 ) -> None:
     local, remote = (
         stream(place, "train", StreamConfig(100, 4, shuffle=shuffle, cache_folder=tmp_path / "cache"))
         for place in (dataset, remote_dataset)
     )
-    for _, own, other in zip(range(6), batches(local), batches(remote), strict=False):
-        assert own.keys == other.keys and own.mel.equal(other.mel) and own.codes.equal(other.codes)
+    for _, expected, actual in zip(range(6), batches(local), batches(remote), strict=False):
+        assert expected.keys == actual.keys and expected.mel.equal(actual.mel) and expected.codes.equal(actual.codes)
     assert any(name.endswith(".tar") for name in files(tmp_path / "cache"))
 
 
-def test_a_shard_that_is_not_what_its_manifest_says_is_named(
-    remote_dataset: UPath, dataset: Path, tmp_path: Path
-) -> None:
+def test_shard_that_does_not_match_its_manifest_is_named(remote_dataset: UPath, dataset: Path, tmp_path: Path) -> None:
     for shard in (remote_dataset / "test").iterdir():
         content = bytearray(shard.read_bytes())
         content[-1] ^= 1

@@ -1,4 +1,4 @@
-"""The stream: exact resume on any number of ranks, mixtures, packing, damaged samples; one contract for every node."""
+"""The stream: exact resume on any number of ranks, mixtures, packing, damaged samples; state of every node."""
 
 import json
 import shutil
@@ -34,17 +34,18 @@ def take(node: BaseNode, count: int) -> list[Any]:
     st.booleans(),
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 5)), min_size=1, max_size=6),
 )
-def test_any_restarts_on_any_ranks_read_each_epoch_once(
+def test_restarts_on_any_ranks_read_each_epoch_once(
     datasets: list[tuple[list[list[int]], float]], pack: bool, phases: list[tuple[int, int, int]]
 ) -> None:
-    """Each phase runs some steps on some ranks with some batch and hands its state on: together they read one sequence,
-    in which the windows of each dataset come once an epoch."""
+    """Each phase runs some steps on some ranks with some batch size and passes its state on. Together they read one
+    sequence in which the windows of each dataset come once per epoch.
+    """
     tables = [table_of(shards, 7, pack) for shards, _ in datasets]
     weights = [weight for _, weight in datasets]
     read: list[tuple[int, int]] = []
     state = None
-    for world, batch, steps in phases:
-        configs = [StreamConfig(7, batch, seed=1, rank=rank, world_size=world) for rank in range(world)]
+    for world_size, batch, steps in phases:
+        configs = [StreamConfig(7, batch, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
         nodes = [WindowOrder(tables, weights, config) for config in configs]
         for node in nodes:
             node.reset(state)
@@ -54,26 +55,26 @@ def test_any_restarts_on_any_ranks_read_each_epoch_once(
         assert all(s == states[0] for s in states)
         state = states[0]
     alone = WindowOrder(tables, weights, StreamConfig(7, 1, seed=1))
-    assert read == [window for one in take(alone, len(read)) for window in one]
+    assert read == [window for batch_windows in take(alone, len(read)) for window in batch_windows]
     for dataset, table in enumerate(tables):
-        own = [window for d, window, _ in read if d == dataset]
-        for begin in range(0, len(own), len(table)):
-            epoch = own[begin : begin + len(table)]
+        dataset_windows = [window for d, window, _ in read if d == dataset]
+        for start in range(0, len(dataset_windows), len(table)):
+            epoch = dataset_windows[start : start + len(table)]
             assert len(set(epoch)) == len(epoch) and set(epoch) <= set(range(len(table)))
 
 
 @given(st.lists(shard_sizes, min_size=1, max_size=3), st.integers(1, 5), st.integers(1, 4))
-def test_without_shuffling_the_ranks_share_one_pass(datasets: list[list[list[int]]], batch: int, world: int) -> None:
+def test_unshuffled_ranks_share_one_pass(datasets: list[list[list[int]]], batch: int, world_size: int) -> None:
     tables = [table_of(shards, 7) for shards in datasets]
-    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world_size=world) for rank in range(world)]
+    configs = [StreamConfig(7, batch, shuffle=False, rank=rank, world_size=world_size) for rank in range(world_size)]
     nodes = [WindowOrder(tables, [1.0] * len(tables), config) for config in configs]
-    ranks = [[window for one in node for window in one] for node in nodes]
-    once = [(dataset, window, 0) for dataset, table in enumerate(tables) for window in range(len(table))]
-    assert sorted(window for rank in ranks for window in rank) == once
+    ranks = [[window for batch_windows in node for window in batch_windows] for node in nodes]
+    expected = [(dataset, window, 0) for dataset, table in enumerate(tables) for window in range(len(table))]
+    assert sorted(window for rank in ranks for window in rank) == expected
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two items of a node are the same."""
+    """Whether two items of a node are equal."""
     if not isinstance(a, Batch):
         return a == b
     tensors = zip((a.codes, a.mel, a.mask, a.doc_ids), (b.codes, b.mel, b.mask, b.doc_ids), strict=True)
@@ -83,8 +84,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def check_state_contract(make: Callable[[], BaseNode], steps: int) -> None:
-    """What every node promises: a state taken after n steps gives, in a fresh node or in a used one, exactly what comes
-    next; it can be written as JSON, and does not grow."""
+    """A state taken after n steps makes a fresh or a used node continue exactly; it is JSON and does not grow."""
     used = make()
     sizes = set()
     for stop in range(steps):
@@ -94,11 +94,11 @@ def check_state_contract(make: Callable[[], BaseNode], steps: int) -> None:
         state = node.state_dict()
         expected = take(node, steps - stop)
         fresh = make()
-        for again in (fresh, used):
-            again.reset(json.loads(json.dumps(state)))
-            assert all(same(a, b) for a, b in zip(take(again, steps - stop), expected, strict=True))
+        for restored in (fresh, used):
+            restored.reset(json.loads(json.dumps(state)))
+            assert all(same(a, b) for a, b in zip(take(restored, steps - stop), expected, strict=True))
         sizes.add(len(json.dumps(state)) - len(str(stop)))
-    assert max(sizes) - min(sizes) <= 8  # digits of a position
+    assert max(sizes) - min(sizes) <= 8  # digits of the position
 
 
 TABLES = [table_of([[20, 3], [9], [40, 40]], 6), table_of([[5, 9]], 6)]
@@ -114,7 +114,7 @@ def fetch_nothing(dataset: int, shard: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["order", "fetch ahead", "prefetched", "stream", "packed stream", "mixture"])
-def test_state_contract_of_every_node(dataset: Path, kind: str) -> None:
+def test_every_node_keeps_the_state_contract(dataset: Path, kind: str) -> None:
     makers: dict[str, Callable[[], BaseNode]] = {
         "order": order,
         "fetch ahead": lambda: FetchAhead(order(), fetch_nothing),
@@ -127,9 +127,9 @@ def test_state_contract_of_every_node(dataset: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) -> None:
+def test_unshuffled_stream_covers_every_frame_once(dataset: Path, pack: bool) -> None:
     samples = read_samples(dataset, "train")
-    found: Counter[tuple[str, int]] = Counter()
+    covered: Counter[tuple[str, int]] = Counter()
     for batch in batches(stream(dataset, "train", StreamConfig(90, 4, shuffle=False, pack=pack))):
         assert batch.codes.shape[1] == 8 and batch.mel.shape[2] == 64
         assert torch.all(batch.mel[~batch.mask] == 0) and torch.all(batch.codes.transpose(1, 2)[~batch.mask] == 0)
@@ -138,9 +138,9 @@ def test_evaluation_covers_every_frame_once_in_order(dataset: Path, pack: bool) 
             doc_ids = batch.doc_ids[i] if batch.doc_ids is not None else torch.zeros_like(batch.mask[i]).long()
             for piece, (key, start) in enumerate(zip(keys, starts, strict=True)):
                 frames = int((batch.mask[i] & (doc_ids == piece)).sum())
-                found.update((key, frame) for frame in range(start, start + frames))
+                covered.update((key, frame) for frame in range(start, start + frames))
     rows = zip(samples["key"].to_pylist(), samples["frames"].to_pylist(), strict=True)
-    assert found == Counter((key, frame) for key, n in rows for frame in range(n))
+    assert covered == Counter((key, frame) for key, n in rows for frame in range(n))
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -159,7 +159,7 @@ def test_windows_match_the_tars(dataset: Path, pack: bool) -> None:
         assert begin == int(batch.mask[i].sum()) and (pack or len(keys) == 1)
 
 
-def test_a_program_may_end_in_the_middle_of_a_stream(dataset: Path) -> None:
+def test_program_can_exit_in_the_middle_of_a_stream(dataset: Path) -> None:
     code = (
         "import sys; from whisper_gpt.pipeline.loading.stream import *; "
         "next(stream(sys.argv[1], 'train', StreamConfig(700, 64)))"
@@ -168,7 +168,7 @@ def test_a_program_may_end_in_the_middle_of_a_stream(dataset: Path) -> None:
         subprocess.run([sys.executable, "-c", code, str(dataset)], check=True)
 
 
-def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -> None:
+def test_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     mixed = stream([(dataset, 0.7), (other, 0.3)], "train", StreamConfig(100, 10))
     alone = stream(dataset, "train", StreamConfig(100, 1))
@@ -176,7 +176,7 @@ def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -
     taken, others = 0, []
     for batch in take(mixed, 10):
         for window in zip(batch.keys, batch.starts, strict=True):
-            if window == first[taken]:  # the next one of the first dataset
+            if window == first[taken]:  # the next window of the first dataset
                 taken += 1
             else:
                 others.append(window)
@@ -184,7 +184,7 @@ def test_a_mixture_gives_each_dataset_its_share(dataset: Path, tmp_path: Path) -
     assert others != first[: len(others)]  # two datasets of equal size do not share their order
 
 
-def test_incompatible_datasets_are_not_mixed(dataset: Path, tmp_path: Path) -> None:
+def test_datasets_of_different_fingerprints_are_refused(dataset: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     info = (other / "dataset.json").read_text().replace('"window_samples": 1024', '"window_samples": 2048')
     (other / "dataset.json").write_text(info.replace('"fingerprint": "', '"fingerprint": "x'))
@@ -197,15 +197,15 @@ def test_missing_split_is_named(dataset: Path) -> None:
         stream(dataset, "dev", StreamConfig(10, 1))
 
 
-@pytest.mark.parametrize("left", [None, 0, 3000])
-def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path, left: int | None) -> None:
-    """A shard that is missing, empty or cut off."""
+@pytest.mark.parametrize("kept_bytes", [None, 0, 3000])
+def test_damaged_shard_is_a_one_line_error(dataset: Path, tmp_path: Path, kept_bytes: int | None) -> None:
+    """The shard is missing, empty or truncated."""
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     shard = copy / "test" / "test-000000.tar"
-    if left is None:
+    if kept_bytes is None:
         shard.unlink()
     else:
-        shard.write_bytes(shard.read_bytes()[:left])
+        shard.write_bytes(shard.read_bytes()[:kept_bytes])
     node = stream(copy, "test", StreamConfig(10_000, 64, shuffle=False))
     with pytest.raises(PipelineError, match=f"{shard}") as caught:
         next(node)
@@ -213,8 +213,8 @@ def test_a_damaged_shard_is_one_line_that_names_it(dataset: Path, tmp_path: Path
 
 
 @pytest.fixture
-def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, list[str]]:
-    """A dataset in which two training samples have a mel that is none → their keys."""
+def damaged_dataset(dataset: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A dataset with an invalid mel in two training samples, and the keys of these samples."""
     copy = Path(shutil.copytree(dataset, tmp_path / "damaged"))
     rows = read_samples(copy, "train").slice(1, 2).to_pylist()
     for row in rows:
@@ -225,10 +225,10 @@ def damaged(dataset: Path, tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.parametrize("pack", [True, False])
-def test_damaged_samples_are_left_out_counted_and_logged(
-    damaged: tuple[Path, list[str]], pack: bool, caplog: pytest.LogCaptureFixture
+def test_damaged_samples_are_skipped_counted_and_logged(
+    damaged_dataset: tuple[Path, list[str]], pack: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    copy, keys = damaged
+    copy, keys = damaged_dataset
     node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, pack=pack, max_damaged=2))
     frames = sum(int(batch.mask.sum()) for batch in batches(node))
     rows = read_samples(copy, "train").to_pylist()
@@ -237,7 +237,7 @@ def test_damaged_samples_are_left_out_counted_and_logged(
     assert all(key in caplog.text for key in keys)
 
 
-def test_codes_that_no_codebook_has_are_damage(dataset: Path, tmp_path: Path) -> None:
+def test_out_of_range_codes_count_as_damage(dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     row = read_samples(copy, "train").slice(2, 1).to_pylist()[0]
     with (copy / "train" / f"{row['shard']}.tar").open("r+b") as tar:
@@ -250,12 +250,15 @@ def test_codes_that_no_codebook_has_are_damage(dataset: Path, tmp_path: Path) ->
     assert list(node.damaged) == [row["key"]]
 
 
-def test_state_of_two_ranks_resumes_with_three(dataset: Path) -> None:
-    """Through the whole graph: batches of five ranks, in two phases, are the windows of one rank."""
+def test_state_of_two_ranks_resumes_on_three(dataset: Path) -> None:
+    """Through the whole graph: batches of two, then three ranks are the windows of one rank."""
     read: list[tuple[Any, Any]] = []
     state = None
-    for world, steps in ((2, 3), (3, 2)):
-        nodes = [stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world_size=world)) for r in range(world)]
+    for world_size, steps in ((2, 3), (3, 2)):
+        nodes = [
+            stream(dataset, "train", StreamConfig(60, 2, seed=3, rank=r, world_size=world_size))
+            for r in range(world_size)
+        ]
         for node in nodes:
             node.reset(state)
         for _ in range(steps):
@@ -266,8 +269,8 @@ def test_state_of_two_ranks_resumes_with_three(dataset: Path) -> None:
     assert read == [(batch.keys[0], batch.starts[0]) for batch in alone]
 
 
-def test_more_damage_than_is_allowed_is_an_error(damaged: tuple[Path, list[str]]) -> None:
-    copy, keys = damaged
+def test_more_damage_than_allowed_is_an_error(damaged_dataset: tuple[Path, list[str]]) -> None:
+    copy, keys = damaged_dataset
     node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
     with pytest.raises(PipelineError, match=rf"{keys[1]} cannot be read .* \(and 1 damaged samples before it\)"):
         take(node, 100)

@@ -1,4 +1,4 @@
-"""Making one shard: a file's fault becomes a row, the machine's does not, and the bytes are always the same."""
+"""Building one shard: a file's error becomes a failure row, the machine's does not, and the bytes are deterministic."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
 
 
 def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple[ShardJob, ShardTask, list[dict]]:
-    """What a worker gets for a shard of the `recordings` below `source`, as they are now, and a file beside them."""
+    """The job, task and plan rows that a worker gets for a shard of the `recordings`, next to an unrelated file."""
     if source.is_dir():
         (source / "notes.txt").touch()
     settings = PlanSettings("c", CodecFingerprint("c", "00", 24_000, 320, 8, 1024), MelConfig(), 100, 1.0, SPLITS)
@@ -32,20 +32,20 @@ def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple
     return ShardJob(source, dataset, "f", 100), task, rows
 
 
-def test_a_shard_all_of_whose_sources_fail_has_no_tar(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+def test_shard_whose_sources_all_fail_has_no_tar(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
     job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "absent.wav")])
     assert list(make_shard(job, task, rows, codec, log_mel)) == [0.0]
     assert committed_shards(job.dataset) == {"train-000000"} and not list(job.dataset.rglob("*.tar"))
     failure = read_failures(job.dataset).to_pylist()[0]
     assert (failure["stage"], failure["message"], failure["attempts"]) == ("scan", "no such file", 1)
     assert read_samples(job.dataset).num_rows == 0
-    # The same task again, anywhere, gives the same bytes.
-    again = replace(job, dataset=tmp_path / "again")
-    list(make_shard(again, task, rows, codec, log_mel))
-    assert hashes(job.dataset) == hashes(again.dataset)
+    # The same task gives the same bytes in another folder.
+    job_elsewhere = replace(job, dataset=tmp_path / "again")
+    list(make_shard(job_elsewhere, task, rows, codec, log_mel))
+    assert hashes(job.dataset) == hashes(job_elsewhere.dataset)
 
 
-def test_a_source_that_changed_since_the_plan_fails(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+def test_source_changed_since_planning_fails(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
     job, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
     soundfile.write(str(tmp_path / "a.wav"), np.full(16_000, 0.5), 16_000)
@@ -53,14 +53,12 @@ def test_a_source_that_changed_since_the_plan_fails(tmp_path: Path, codec: Codec
     assert "changed since it was planned" in read_failures(job.dataset).to_pylist()[0]["message"]
 
 
-def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
-    tmp_path: Path, codec: Codec, log_mel: LogMel
-) -> None:
+def test_missing_corpus_is_not_a_failure_of_its_files(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
     job, task, rows = one_shard(tmp_path / "not mounted", tmp_path / "out", [])
     with pytest.raises(PipelineError, match="not mounted"):
         list(make_shard(job, task, rows, codec, log_mel))
     assert not job.dataset.exists()
-    # Nor is an empty folder where it would be mounted.
+    # Nor is an empty mount point.
     soundfile.write(str(tmp_path / "a.wav"), np.zeros(16_000), 16_000)
     _, task, rows = one_shard(tmp_path, tmp_path / "out", [Recording("c_a", "train", "a.wav")])
     (tmp_path / "not mounted").mkdir()
@@ -68,7 +66,7 @@ def test_a_corpus_that_a_worker_cannot_see_is_no_failure_of_its_files(
         list(make_shard(job, task, rows, codec, log_mel))
 
 
-def test_failures_of_an_earlier_attempt_do_not_stay(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
+def test_failures_of_an_earlier_attempt_are_replaced(tmp_path: Path, codec: Codec, log_mel: LogMel) -> None:
     recordings = [Recording("c_a", "train", "a.wav")]
     list(make_shard(*one_shard(tmp_path, tmp_path / "out", recordings), codec, log_mel))
     assert read_failures(tmp_path / "out").num_rows == 1

@@ -1,4 +1,4 @@
-"""The plan: a pure function of listing and settings, balanced, complete; differences are put into words."""
+"""The plan is a pure function of listing and settings, balanced and complete; differences are described in words."""
 
 from collections import Counter
 from dataclasses import replace
@@ -30,7 +30,7 @@ from whisper_gpt.pipeline.shards.plan import (
 from whisper_gpt.pipeline.shards.source import Source
 
 SETTINGS = PlanSettings(
-    corpus="made",
+    corpus="synthetic",
     codec=CodecFingerprint("encodec_24khz_small", "00", 24_000, 320, 8, 1024),
     mel=MelConfig(),
     segment_frames=2250,
@@ -57,12 +57,12 @@ def test_plan_covers_every_source_once_without_gaps(drawn: list[tuple[float, str
 
 
 @given(st.permutations(range(12)))
-def test_the_listing_s_order_does_not_matter(order: list[int]) -> None:
+def test_plan_is_independent_of_the_listing_order(order: list[int]) -> None:
     sources = [source(f"s{i}", 10 + i) for i in range(12)]
     assert plan_table([sources[i] for i in order], SETTINGS).equals(plan_table(sources, SETTINGS))
 
 
-def test_shards_are_balanced_and_of_the_size_asked_for() -> None:
+def test_shards_are_balanced_and_have_the_requested_size() -> None:
     plan = plan_table([source(f"s{i}", 5 + i % 20) for i in range(2000)], SETTINGS)
     seconds: Counter[str] = Counter()
     for row in plan.to_pylist():
@@ -71,13 +71,13 @@ def test_shards_are_balanced_and_of_the_size_asked_for() -> None:
     assert SETTINGS.bytes_of(sum(seconds.values()) / len(seconds)) == pytest.approx(1e6, rel=0.05)
 
 
-def test_unreadable_headers_are_planned_at_the_mean() -> None:
+def test_unreadable_sources_are_planned_at_the_mean_length() -> None:
     broken = Source(Recording("bad", "train", "bad.wav"), 10, "", AudioError("scan", "no audio"))
     rows = {row["id"]: row for row in plan_table([source("a", 4), source("b", 8), broken], SETTINGS).to_pylist()}
     assert (rows["bad"]["seconds"], rows["bad"]["scan_error"]) == (6.0, "no audio")
 
 
-def test_equal_plans_are_equal_bytes_and_read_back() -> None:
+def test_plan_round_trip_is_deterministic() -> None:
     plan = plan_table([source("a", 4), source("b", 8)], SETTINGS)
     data = plan_bytes(plan)
     assert data == plan_bytes(plan_table([source("b", 8), source("a", 4)], SETTINGS))
@@ -85,14 +85,14 @@ def test_equal_plans_are_equal_bytes_and_read_back() -> None:
     assert recording_of(plan.to_pylist()[0]) in {source("a", 4).recording, source("b", 8).recording}
 
 
-def test_other_settings_are_named() -> None:
+def test_changed_settings_are_named() -> None:
     plan = plan_table([source("a", 4)], SETTINGS)
     assert settings_differences(plan, SETTINGS) == []
     assert settings_differences(read_plan(plan_bytes(plan), "plan"), SETTINGS) == []
     assert settings_differences(plan, replace(SETTINGS, mel=MelConfig(bands=80))) == ["mel.bands was 64 and is now 80"]
 
 
-def test_changes_of_the_source_are_named() -> None:
+def test_changed_sources_are_named() -> None:
     a, b, c = source("a", 4), source("b", 8), source("c", 1)
     plan = plan_table([a, b], SETTINGS)
     assert source_changes(plan, [b, a]).in_words() == []
@@ -100,22 +100,22 @@ def test_changes_of_the_source_are_named() -> None:
     assert "new" in clause and "c.wav" in clause
     assert source_changes(plan, [a]).gone == ["b.wav"]
     assert source_changes(plan, [replace(a, content_id="another"), b]).changed == ["a.wav"]
-    retold = replace(b, recording=replace(b.recording, text="another text"))
-    assert source_changes(plan, [a, retold]).described == ["b.wav"]
+    redescribed = replace(b, recording=replace(b.recording, text="another text"))
+    assert source_changes(plan, [a, redescribed]).described == ["b.wav"]
 
 
-def test_later_parts_continue_numbering_and_override_rows() -> None:
+def test_further_parts_continue_numbering_and_override() -> None:
     a, b, new = source("a", 400), source("b", 400), source("n", 4)
     first = plan_table([a, b], SETTINGS)
     assert next_shards(first) == {"train": 2}
-    mended = replace(a, content_id="mended", attempt=2)
-    second = plan_table([mended, new], SETTINGS, next_shards(first))
+    repaired = replace(a, content_id="repaired", attempt=2)
+    second = plan_table([repaired, new], SETTINGS, next_shards(first))
     assert min(second["shard"].to_pylist()) == "train-000002" and set(second["attempt"].to_pylist()) == {1, 2}
-    assert source_changes(pa.concat_tables([first, second]), [mended, b, new]).in_words() == []
+    assert source_changes(pa.concat_tables([first, second]), [repaired, b, new]).in_words() == []
     assert [part_name(i) for i in (0, 1)] == ["plan.parquet", "plan-000001.parquet"]
 
 
-def test_the_rows_of_one_shard_are_read_alone(tmp_path: Path) -> None:
+def test_rows_of_one_shard_are_read(tmp_path: Path) -> None:
     plan = plan_table([source(f"s{i}", 10) for i in range(500)], SETTINGS)
     (tmp_path / "plan.parquet").write_bytes(plan_bytes(plan))
     with (tmp_path / "plan.parquet").open("rb") as file:
@@ -123,7 +123,7 @@ def test_the_rows_of_one_shard_are_read_alone(tmp_path: Path) -> None:
     assert rows and rows == [row for row in plan.to_pylist() if row["shard"] == "train-000007"]
 
 
-def test_what_is_no_plan_is_refused() -> None:
+def test_invalid_plan_files_are_refused() -> None:
     with pytest.raises(PipelineError, match=r"OUT/plan\.parquet"):
         read_plan(b"PAR1 no", "OUT/plan.parquet")
     buffer = pa.BufferOutputStream()
@@ -132,7 +132,7 @@ def test_what_is_no_plan_is_refused() -> None:
         read_plan(buffer.getvalue().to_pybytes(), "OUT/plan.parquet")
 
 
-def test_the_fingerprint_is_of_codec_and_mel_alone() -> None:
+def test_fingerprint_depends_only_on_codec_and_mel() -> None:
     assert replace(SETTINGS, shard_mb=3.0, corpus="x").fingerprint == SETTINGS.fingerprint
     assert replace(SETTINGS, mel=MelConfig(bands=80)).fingerprint != SETTINGS.fingerprint
     assert replace(SETTINGS, codec=replace(SETTINGS.codec, codebooks=4)).fingerprint != SETTINGS.fingerprint

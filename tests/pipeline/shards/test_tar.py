@@ -1,4 +1,4 @@
-"""Samples and shards: the contract is enforced, equal samples give equal bytes, any tar reader finds the members."""
+"""Samples and tar shards: validation, equal bytes for equal samples, and members that any tar reader finds."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def sample(key: str = META.key, frames: int = 8, variants: int = 1) -> Sample:
     )
 
 
-def test_offsets_lead_to_the_members() -> None:
+def test_offsets_point_to_the_members() -> None:
     file = io.BytesIO()
     writer = ShardWriter(file)
     spans = [writer.add(sample(f"k{i}", frames=i + 1)) for i in range(3)]
@@ -64,10 +64,10 @@ def test_offsets_lead_to_the_members() -> None:
 
 
 def test_other_mel_variants_are_one_more_member() -> None:
-    made = sample(variants=3)
-    members = dict(pack_members(made))
+    with_variants = sample(variants=3)
+    members = dict(pack_members(with_variants))
     assert list(members) == sorted(members) and list(members)[-1] == f"{META.key}.mel_variants.npy"
-    assert np.array_equal(npy_view(members[f"{META.key}.mel_variants.npy"]), made.mel_variants)
+    assert np.array_equal(npy_view(members[f"{META.key}.mel_variants.npy"]), with_variants.mel_variants)
     assert f"{META.key}.mel_variants.npy" not in dict(pack_members(sample()))
 
 
@@ -83,21 +83,21 @@ def test_equal_samples_give_equal_bytes() -> None:
 
 
 def test_rollback_leaves_no_trace() -> None:
-    plain, rolled = io.BytesIO(), io.BytesIO()
-    one, other = ShardWriter(plain), ShardWriter(rolled)
-    one.add(sample("a"))
-    other.add(sample("a"))
-    mark = other.mark()
-    other.add(sample("failed", frames=500))
-    other.rollback(mark)
-    for writer in (one, other):
+    plain, rolled_back = io.BytesIO(), io.BytesIO()
+    plain_writer, rolled_back_writer = ShardWriter(plain), ShardWriter(rolled_back)
+    plain_writer.add(sample("a"))
+    rolled_back_writer.add(sample("a"))
+    mark = rolled_back_writer.mark()
+    rolled_back_writer.add(sample("failed", frames=500))
+    rolled_back_writer.rollback(mark)
+    for writer in (plain_writer, rolled_back_writer):
         writer.add(sample("b"))
-    assert one.close() == other.close()
-    assert plain.getvalue() == rolled.getvalue()
+    assert plain_writer.close() == rolled_back_writer.close()
+    assert plain.getvalue() == rolled_back.getvalue()
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "é", "x" * 81])
-def test_keys_that_tars_or_loaders_would_trip_over_are_refused(key: str) -> None:
+def test_unsafe_keys_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match="key"):
         sample(key)
 
@@ -112,7 +112,7 @@ def test_misaligned_or_mistyped_samples_are_refused() -> None:
         Sample(good.meta, good.codes, good.mel, good.mel_variants[:, :7])
 
 
-def test_json_has_one_schema_and_keeps_its_types() -> None:
+def test_json_keeps_types_and_has_no_nulls() -> None:
     meta = json.loads(dict(pack_members(sample()))[f"{META.key}.json"])
     assert isinstance(meta["start_s"], float) and meta["speaker_name"] == "Zoë" and meta["text"] == ""
     assert all(isinstance(value, str | int | float) for value in meta.values())
@@ -134,11 +134,11 @@ def test_pickled_arrays_are_refused() -> None:
         npy_view(b"nonsense")
 
 
-def test_names() -> None:
+def test_shard_name_is_zero_padded() -> None:
     assert shard_name("train", 12) == "train-000012"
 
 
-def test_publishing_is_all_or_nothing(tmp_path: Path) -> None:
+def test_publishing_is_atomic(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file"
     with pytest.raises(RuntimeError), publishing(target) as file:
         file.write(b"half")
