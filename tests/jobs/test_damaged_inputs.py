@@ -116,7 +116,7 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     arguments = [sys.executable, "-c", script, str(folder), str(out), str(out.with_name("again"))]
-    completed = subprocess.run(arguments, capture_output=True, text=True, check_preprocessing=True)
+    completed = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return int(completed.stdout.split()[-1]) // (1024 if sys.platform == "linux" else 1 << 20)
 
 

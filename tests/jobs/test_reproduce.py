@@ -183,9 +183,10 @@ def test_budget_in_minutes_becomes_tokens(
     ]
     assert cli.main([*arguments, "--budget=1e-4"]) == 1
     assert "--budget" in capsys.readouterr().err
-    assert cli.main([*arguments, "--budget=0.1"]) == 0
+    # The least budget that this machine, however busy, can do anything in.
+    minutes = next(minutes for minutes in (0.1, 0.4, 1.6, 6.4) if cli.main([*arguments, f"--budget={minutes}"]) == 0)
     tokens = json.loads((tmp_path / "plan.json").read_text())["tokens"]
-    assert cli.main([*arguments, "--budget=0.1"]) == 0  # the plan is kept, whatever the machine's speed is now
+    assert cli.main([*arguments, f"--budget={minutes}"]) == 0  # the plan is kept, whatever the machine's speed is now
     assert json.loads((tmp_path / "plan.json").read_text())["tokens"] == tokens
     assert cli.main([*arguments, f"--tokens={tokens}"]) == 0
     assert cli.main([*arguments, f"--tokens={tokens + 1}"]) == 1
