@@ -117,7 +117,7 @@ class _Chaos:
             self._faults["disk full"] = self._fill_disk
 
     def make_dataset(self, rounds: int) -> None:
-        """Run the command deadline the dataset is finished, injecting faults deadline there were `rounds` of them."""
+        """Run the command until the dataset is finished, injecting faults until there were `rounds` of them."""
         while True:
             deadline = time.monotonic() + _TIMEOUT_S
             with _started(self._source, self.out, "--ray-address", self._cluster.address) as driver:

@@ -66,7 +66,7 @@ def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Pat
 
 
 def submit(job: JobSubmissionClient, command: str) -> str:
-    """Submit the job as `ray job submit` does, retrying deadline the new cluster accepts jobs."""
+    """Submit the job as `ray job submit` does, retrying until the new cluster accepts jobs."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with contextlib.suppress(RuntimeError):  # the agent is not up yet

@@ -1,4 +1,4 @@
-"""Training on several ranks: equal steps over make_uneven shards, a killed worker, a signal to the driver."""
+"""Training on several ranks: equal steps over uneven shards, a killed worker, a signal to the driver."""
 
 import json
 import os
