@@ -120,7 +120,15 @@ def table(rows: list[Row]) -> Table:
     title = f"{rows[0].split}: {rows[0].tokens:,} frames; nats, PPL and accuracy of codebook 0"
     result = Table(box=box.SIMPLE_HEAD, title=title)
     result.add_column("model", no_wrap=True)
-    for heading in ("params", "context", "nats/token", "PPL", "accuracy", "codebooks", "bits/s"):
+    several = any(len(row.codebook_nll) > 1 for row in rows)  # the terminal has no room for more without need
+    for heading in (
+        "params",
+        "context",
+        "nats/token",
+        "PPL",
+        "accuracy",
+        *(("codebooks", "bits/s") if several else ()),
+    ):
         result.add_column(heading, justify="right", no_wrap=True)
     result.add_column("run", overflow="fold")
     for row in rows:
@@ -131,8 +139,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.nll:.3f}",
             f"{row.ppl:.2f}",
             f"{row.accuracy:.2%}",
-            str(len(row.codebook_nll)),
-            f"{row.bits_per_s:,.0f}",
+            *((str(len(row.codebook_nll)), f"{row.bits_per_s:,.0f}") if several else ()),
             escape(Path(row.run).name) if row.run else "–",
         )
     return result
