@@ -43,6 +43,11 @@ class DepthDecoder(nn.Module):
         x = run_blocks(self.blocks, self.heads, x, None, 0)
         return torch.einsum("nkd,kvd->nkv", x, self.head)
 
+    def nats(self, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Return the NLL `[N, K − 1]` of codes 1 … K − 1, float32, for `hidden` `[N, D]` and `codes` `[N, K]`."""
+        logits = self(hidden, codes).float()
+        return F.cross_entropy(logits.flatten(0, 1), codes[:, 1:].flatten(), reduction="none").view(-1, self.finer)
+
     @torch.no_grad()
     def draw(
         self, hidden: torch.Tensor, coarsest: torch.Tensor, how: Sampling, generator: torch.Generator | None = None

@@ -17,6 +17,7 @@ from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
+from whisper_gpt.model.sampling import Sampling, sample
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,28 @@ class HybridLM(nn.Module, Pretrained):
         begins[:, 0] = True
         if doc_ids is not None:
             begins[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
-        n_codebooks = self.config.input_codebooks
-        offsets = self.config.vocab * torch.arange(n_codebooks, device=codes.device)[:, None]  # [K, 1]
-        previous = F.pad(codes[:, :n_codebooks, :-1] + offsets, (1, 0)).masked_fill(begins[:, None], self.begin_token)
+        previous = F.pad(self.embedding_rows(codes[..., :-1]), (1, 0)).masked_fill(begins[:, None], self.begin_token)
         mel_mask = torch.zeros_like(begins)
         if mel is not None:
             mel = F.pad(mel[:, :-1], (0, 0, 1, 0)).masked_fill(begins[..., None], 0)  # [B, T, M]
             mel_mask = ~begins if keep_mel is None else ~begins & keep_mel[:, None]
         return self.predict_next(previous, mel, mel_mask, doc_ids=doc_ids)
+
+    def embedding_rows(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the embedding rows, int64 `[…, input_codebooks, n]`, of the codes that are read of `[…, K, n]`."""
+        n_codebooks = self.config.input_codebooks
+        offsets = self.config.vocab * torch.arange(n_codebooks, device=codes.device)[:, None]  # [K, 1]
+        return codes[..., :n_codebooks, :] + offsets
+
+    def draw(self, prediction: Prediction, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Sample the frame that the last output predicts: the coarsest code, then the finer ones given it.
+
+        Return its codes int64 `[B, K]` on the CPU, where the logits are sampled, with `generator`.
+        """
+        coarsest = sample(prediction.logits[:, -1].cpu(), how, generator)  # [B]
+        if self.depth is None:
+            return coarsest[:, None]
+        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generator).cpu()
 
     def predict_next(
         self,

@@ -77,8 +77,7 @@ def finer_nats(
     chosen = order.topk(count).indices
     frames = codes[:, : depth.finer + 1].transpose(1, 2).flatten(0, 1)[chosen]  # [n, K]
     weight = mask.flatten()[chosen]
-    logits = depth(hidden.flatten(0, 1)[chosen], frames).float()
-    nats = F.cross_entropy(logits.flatten(0, 1), frames[:, 1:].flatten(), reduction="none").view(count, -1)
+    nats = depth.nats(hidden.flatten(0, 1)[chosen], frames)
     return (nats * weight[:, None]).sum(dim=0) * (mask.sum() / weight.sum().clamp_min(1))
 
 

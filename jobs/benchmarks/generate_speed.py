@@ -13,9 +13,10 @@ from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import UsageError, require
 from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, prefill
+from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
 from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
 from whisper_gpt.pipeline.codec.loading import load_codec
@@ -112,12 +113,9 @@ def _plain_frames(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt
     """Generate frames by a pass over the whole history each, and decode and analyse the whole history each time."""
     codes, mel = prompt.codes, prompt.mel
     for _ in range(_PLAIN_FRAMES):
-        inputs = torch.cat([codes, codes[:, :1]], dim=1)[None]
-        padded = torch.cat([mel, mel[:1]])[None]
-        prediction = model(inputs, model.mel_encoder.normalise(padded) if model.config.hybrid else None)
-        drawn = sample(prediction.logits[:, -1], Sampling())
-        frame = drawn[None] if model.depth is None else model.depth.draw(prediction.hidden[:, -1], drawn, Sampling()).T
-        codes = torch.cat([codes, frame], dim=1)
+        # The last frame is only there for the output before it, which predicts it.
+        prediction = predict(model, torch.cat([codes, codes[:, :1]], dim=1)[None], torch.cat([mel, mel[:1]])[None])
+        codes = torch.cat([codes, model.draw(prediction, Sampling()).T], dim=1)
         mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
 
 
@@ -125,7 +123,7 @@ def _parts(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frame
     """Return the seconds per frame of each part of a step, measured alone."""
     normalised = model.mel_encoder.normalise(prompt.mel) if model.config.hybrid else prompt.mel
     cache, prediction = prefill(model, prompt.codes, normalised, "decode")
-    tokens, mel_mask = prompt.codes[None, : model.config.input_codebooks, :1], torch.ones(1, 1, dtype=torch.bool)
+    tokens, mel_mask = model.embedding_rows(prompt.codes[None, :, :1]), torch.ones(1, 1, dtype=torch.bool)
     mel = prompt.mel[None, :1] if model.config.hybrid else None
     decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
     audio = torch.zeros(codec.hop)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.model.cache import Cache, empty_cache
 from whisper_gpt.model.hybrid import HybridLM, Prediction
-from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.errors import AudioError
@@ -110,7 +110,7 @@ class Continuation:
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         """Sample the codes of the next frame, and return its audio float32 `[hop]`."""
-        codes = self._draw()  # [K, 1]
+        codes = self._model.draw(self._prediction, self._sampling, self._generator).T  # [K, 1]
         audio = self._decode(codes)
         mel = self._next_mel(audio)
         self.codes = torch.cat([self.codes, codes], dim=1)[:, -self._history_frames :]
@@ -118,16 +118,9 @@ class Continuation:
         if self._cache.position == self._cache.capacity:
             self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
         else:
-            self._prediction = _predict(self._model, _rows(self._model, codes), mel, self._mel_source, self._cache)
+            tokens = self._model.embedding_rows(codes)
+            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache)
         return audio
-
-    def _draw(self) -> torch.Tensor:
-        """Sample the codes `[K, 1]` of the next frame: the coarsest, then the finer ones given it."""
-        coarsest = sample(self._prediction.logits[:, -1].cpu(), self._sampling, self._generator)  # [1]
-        if self._model.depth is None:
-            return coarsest[None]
-        hidden, coarsest = self._prediction.hidden[:, -1], coarsest.to(self._model.device)
-        return self._model.depth.draw(hidden, coarsest, self._sampling, self._generator).T.cpu()
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Decode codes `[K, n]` to the next samples `[n · hop]` of the stream."""
@@ -148,15 +141,9 @@ def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source:
     """Fill a new cache with frames of `codes` `[K, n]` and normalised `mel` `[n, M]`; return it, and the predictions of
     frames 0 to n."""
     cache = empty_cache(model.config, batch=1, device=model.device)
-    tokens = F.pad(_rows(model, codes), (1, 0), value=model.begin_token)  # [K, 1 + n]
+    tokens = F.pad(model.embedding_rows(codes), (1, 0), value=model.begin_token)  # [K, 1 + n]
     mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
     return cache, _predict(model, tokens, mel, mel_source, cache)
-
-
-def _rows(model: HybridLM, codes: torch.Tensor) -> torch.Tensor:
-    """Return the embedding rows `[K', n]` of the codebooks of `codes` `[K, n]` that the model reads."""
-    n_codebooks = model.config.input_codebooks
-    return codes[:n_codebooks] + model.config.vocab * torch.arange(n_codebooks)[:, None]
 
 
 def _predict(

@@ -95,11 +95,8 @@ def _finer_nats(model: HybridLM, hidden: torch.Tensor, codes: torch.Tensor) -> t
     if model.depth is None:
         return hidden.new_zeros(*hidden.shape[:2], 0)
     frames = codes[:, : model.depth.finer + 1].transpose(1, 2).flatten(0, 1)  # [N, K]
-    nats = []
-    for states, targets in zip(hidden.flatten(0, 1).split(_FRAMES), frames.split(_FRAMES), strict=True):
-        logits = model.depth(states, targets).float().transpose(1, 2)  # [n, V, K − 1]
-        nats.append(F.cross_entropy(logits, targets[:, 1:], reduction="none"))
-    return torch.cat(nats).unflatten(0, hidden.shape[:2])
+    parts = zip(hidden.flatten(0, 1).split(_FRAMES), frames.split(_FRAMES), strict=True)
+    return torch.cat([model.depth.nats(*part) for part in parts]).unflatten(0, hidden.shape[:2])
 
 
 def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:
