@@ -12,14 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, decode_speed, encode_speed
+from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, benchmarked_codec, decode_speed, encode_speed
 from whisper_gpt.jobs.benchmarks.mel_speed import mel_speed
 from whisper_gpt.jobs.benchmarks.timing import Timing
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.pipeline.audio import stream_mono
-from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
-from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
-from whisper_gpt.pipeline.codec.loading import load_codec
 from whisper_gpt.pipeline.corpora import folder
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
@@ -61,7 +58,7 @@ def run(config: Config) -> int:
         result: Any = mel_speed(clips, config.rounds)
     else:
         measure = encode_speed if config.what == "encode" else decode_speed
-        result = measure(_codec(config), clips, config.rounds)
+        result = measure(benchmarked_codec(config.codec, config.codebooks), clips, config.rounds)
     if config.json:
         print(json.dumps(_flat(result) | ({"codec": config.codec} if config.what != "mel" else {})))
     else:
@@ -96,12 +93,6 @@ def _blocks(audio: Path) -> Iterator[np.ndarray]:
             yield from stream_mono(audio / recording.path)
         except AudioError as error:
             raise JobError(f"{audio / recording.path}: {error}; measure on a folder without it") from error
-
-
-def _codec(config: Config) -> Codec:
-    if config.codec != OFFICIAL_SHAPE:
-        return load_codec(config.codec, codebooks=config.codebooks)
-    return untrained_codec(CodecArchitecture(), config.codebooks)
 
 
 def _flat(result: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from whisper_gpt.jobs.codec.judging import Figure, Judges, Reference, Scores, Share, judged
+from whisper_gpt.jobs.codec.judging import Figure, Judges, Reference, Scores, Share, figure_text, judged
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
 from whisper_gpt.manifests.statistics import code_usage
@@ -181,17 +181,8 @@ def _judge_table(rows: dict[str, dict[str, Figure]]) -> Table:
         cells = [row.get(metric) for row in judged_rows.values()]
         counts = [cell.recordings for cell in cells if cell]
         if counts:
-            table.add_row(label, *(_cell(cell, digits, factor) for cell in cells), str(min(counts)))
+            table.add_row(label, *(figure_text(cell, digits, factor) for cell in cells), str(min(counts)))
     return table
-
-
-def _cell(figure: Figure | None, digits: int, factor: int) -> str:
-    if figure is None:
-        return "–"
-    text = f"{factor * figure.mean:.{digits}f}"
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} ±{factor * (figure.high - figure.low) / 2:.{digits}f}"
 
 
 def _depths(codebooks: int) -> list[int]:

@@ -17,17 +17,21 @@ from rich.table import Table
 from tyro.conf import Positional
 from upath import UPath
 
-from whisper_gpt.jobs.codec.judging import Figure, Scores
-from whisper_gpt.jobs.common.errors import JobError, UsageError, require
+from whisper_gpt.jobs.codec.judging import Figure, Scores, Share, figure_text
+from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
-from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, can_continue
-from whisper_gpt.jobs.inference.generation_scores import Continued, continuation_scores, unigram_divergence
+from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, require_can_continue, sampling_options
+from whisper_gpt.jobs.inference.generation_scores import (
+    Continued,
+    continuation_scores,
+    unigram_divergence,
+    voice_similarity,
+)
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import TrainingState, load_run, require_same_data, trained_on
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.splits import require_samples
-from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -96,18 +100,14 @@ def run(config: Config) -> int:
     require(bool(config.runs), "name at least one run")
     require(config.prompts >= 1, f"--prompts {config.prompts}: must be at least 1")
     require(config.prompt_s > 0 and config.seconds > 0, "--prompt-s and --seconds must be above zero")
-    try:
-        sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    except ModelError as error:
-        raise UsageError(str(error)) from error
+    sampling = sampling_options(config.temperature, config.top_k, config.top_p)
     dataset, console = location(config.dataset), status_console()
     info = read_info(dataset)
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, model, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
-        if not can_continue(model, state.data.mel_variant):
-            raise JobError(f"{folder}: cannot generate; see whisper-gpt generate")
+        require_can_continue(folder, model, state.data.mel_variant)
     missing = missing_packages() if config.judge else []
     if missing:
         console.print(f"skipped metrics of packages that are missing: {', '.join(missing)}; to install them: {INSTALL}")
@@ -124,14 +124,16 @@ def run(config: Config) -> int:
                 drawn.append(_continue(model, codec, log_mel, recording, sampling, config, number))
                 left_s = (time.monotonic() - started) / len(drawn) * (len(recordings) - len(drawn))
                 show(len(drawn), f"{folder}, {len(drawn)} of {len(recordings)} recordings", left_s)
-        rows |= {f"codec, {model.config.output_codebooks} codebooks": _row(real, real, codec, config.judge)}
-        rows |= {str(folder): _row(drawn, real, codec, config.judge)}
+        ceiling = f"codec, {model.config.output_codebooks} codebooks"
+        if ceiling not in rows:  # the same for all runs of as many codebooks
+            rows[ceiling] = _row(real, real, [continuation_scores(clip, config.judge) for clip in real], codec)
+        scores = [continuation_scores(clip, config.judge) for clip in drawn]
+        rows[str(folder)] = _row(drawn, real, scores, codec)
         if len(drawn) > 1:
-            others = [
-                Continued(one.codes, one.wav, other.prompt_wav)
-                for one, other in zip(drawn, [*drawn[1:], drawn[0]], strict=True)
-            ]
-            rows |= {f"{folder}, another prompt": _row(others, real, codec, config.judge)}
+            if config.judge:
+                others = zip(drawn, [*drawn[1:], drawn[0]], strict=True)
+                scores = [own | voice_similarity(*pair) for own, pair in zip(scores, others, strict=True)]
+            rows[f"{folder}, another prompt"] = _row(drawn, real, scores, codec)
     if config.json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=1))
     else:
@@ -192,10 +194,10 @@ def _continue(
     return Continued(torch.stack(codes).numpy(), torch.cat(wavs).numpy(), generated.prompt_audio.numpy())
 
 
-def _row(clips: list[Continued], real: list[Continued], codec: Codec, judge: bool) -> _Row:
+def _row(clips: list[Continued], real: list[Continued], clip_scores: list[dict[str, Share]], codec: Codec) -> _Row:
     scores = Scores()
-    for number, clip in enumerate(clips):
-        scores.add(number, continuation_scores(clip, judge))
+    for number, shares in enumerate(clip_scores):
+        scores.add(number, shares)
     drawn, expected = ([clip.codes for clip in side] for side in (clips, real))
     return _Row(scores.figures(), unigram_divergence(drawn, expected, codec.codebook_size))
 
@@ -205,13 +207,6 @@ def _table(rows: dict[str, _Row]) -> Table:
     for metric, (label, digits) in _METRICS.items():
         cells = [row.figures.get(metric) for row in rows.values()]
         if any(cells):
-            table.add_row(label, *(_cell(cell, digits) for cell in cells))
+            table.add_row(label, *(figure_text(cell, digits) for cell in cells))
     table.add_row("divergence of the codes, nats", *(f"{row.unigram_divergence:.3f}" for row in rows.values()))
     return table
-
-
-def _cell(figure: Figure | None, digits: int) -> str:
-    if figure is None:
-        return "–"
-    interval = "" if figure.low is None or figure.high is None else f" ±{(figure.high - figure.low) / 2:.{digits}f}"
-    return f"{figure.mean:.{digits}f}{interval}"

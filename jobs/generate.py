@@ -17,15 +17,20 @@ from rich.progress import track
 from tyro.conf import Positional
 
 from whisper_gpt.jobs.common.config_files import save_config
-from whisper_gpt.jobs.common.errors import JobError, UsageError, require
+from whisper_gpt.jobs.common.errors import require
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, can_continue, empty_prompt, read_prompt
+from whisper_gpt.jobs.inference.continuation import (
+    Continuation,
+    MelSource,
+    empty_prompt,
+    read_prompt,
+    require_can_continue,
+    sampling_options,
+)
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_run
 from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
 from whisper_gpt.manifests.publish import publishing
-from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 
@@ -64,21 +69,13 @@ class Config:
 
 def run(config: Config) -> int:
     """Generate, write the WAV and the resolved options; return exit code 0."""
-    try:
-        sampling = Sampling(config.temperature, config.top_k, config.top_p)
-    except ModelError as error:
-        raise UsageError(str(error)) from error
+    sampling = sampling_options(config.temperature, config.top_k, config.top_p)
     require(config.out.suffix.lower() == ".wav", f"--out {config.out}: must end in .wav")
     same = config.prompt is not None and config.out.absolute() == config.prompt.absolute()
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_run(config.run, config.checkpoint == "best")
-    if not can_continue(model, state.data.mel_variant):
-        raise JobError(
-            f"{config.run}: reads {model.config.input_codebooks} codebooks and the mel variant "
-            f"{state.data.mel_variant}; generation has the {model.config.output_codebooks} that the model predicts, "
-            "their mel, and no future"
-        )
+    require_can_continue(config.run, model, state.data.mel_variant)
     device = single_process(config.device).device
     model = model.to(device)
     codec = codec_of(config.run, state.data, config.codec_weights, device)

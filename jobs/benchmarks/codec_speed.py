@@ -8,10 +8,19 @@ from torch import nn
 
 from whisper_gpt.jobs.benchmarks.timing import Timing, time_in_turn
 from whisper_gpt.jobs.training.peak_flops import matrix_flops
-from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
+from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec, untrained_codec
+from whisper_gpt.pipeline.codec.loading import load_codec
 
 # The 24 kHz model's architecture with random weights, which runs at the same speed.
 OFFICIAL_SHAPE = "official-shape"
+
+
+def benchmarked_codec(name: str, codebooks: int) -> Codec:
+    """Return the codec `name`, which may be `OFFICIAL_SHAPE`."""
+    if name == OFFICIAL_SHAPE:
+        return untrained_codec(CodecArchitecture(), codebooks)
+    return load_codec(name, codebooks=codebooks)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
+from whisper_gpt.jobs.benchmarks.codec_speed import benchmarked_codec
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import UsageError, require
 from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, prefill
@@ -17,9 +17,7 @@ from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
-from whisper_gpt.pipeline.codec.causal import Codec, untrained_codec
-from whisper_gpt.pipeline.codec.loading import load_codec
+from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.frames import FRAME_RATE
@@ -67,10 +65,7 @@ def run(config: Config) -> int:
     torch.manual_seed(0)
     model = HybridLM(PRESETS[config.model]).eval()
     n_codebooks = model.config.output_codebooks
-    if config.codec == OFFICIAL_SHAPE:
-        codec = untrained_codec(CodecArchitecture(), codebooks=max(8, n_codebooks))
-    else:
-        codec = load_codec(config.codec, codebooks=max(8, n_codebooks))
+    codec = benchmarked_codec(config.codec, codebooks=max(8, n_codebooks))
     log_mel = LogMel(MelConfig())
     codes = torch.randint(codec.codebook_size, (n_codebooks, _PROMPT_FRAMES))
     prompt = Prompt(codes, log_mel(torch.from_numpy(codec.decode(codes.numpy()))))

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
@@ -76,12 +76,7 @@ def judged(wav: np.ndarray, reference: Reference, judges: Judges) -> dict[str, S
     shares: dict[str, Share] = {}
     if judges == "none":
         return shares
-    if find_spec("speechmos") and find_spec("onnxruntime"):
-        scores = dnsmos.dnsmos(wav)
-        shares["dnsmos_overall"] = Share(scores.overall)
-        shares["dnsmos_signal"] = Share(scores.signal)
-        shares["dnsmos_background"] = Share(scores.background)
-        shares["dnsmos_p808"] = Share(scores.p808)
+    shares |= naturalness(wav)
     if find_spec("resemblyzer"):
         if wav is reference.wav:
             shares["halves_similarity"] = Share(speaker.halves_similarity(wav))
@@ -95,6 +90,24 @@ def judged(wav: np.ndarray, reference: Reference, judges: Judges) -> dict[str, S
         errors = words.word_errors(reference.words, words.recognized_words(wav))
         shares["wer"] = Share(errors / len(reference.words), len(reference.words))
     return shares
+
+
+def naturalness(wav: np.ndarray) -> dict[str, Share]:
+    """Return the DNSMOS scores of 24 kHz audio `[N]`, or nothing if the packages are missing."""
+    if not (find_spec("speechmos") and find_spec("onnxruntime")):
+        return {}
+    scores = dnsmos.dnsmos(wav)
+    return {f"dnsmos_{field.name}": Share(getattr(scores, field.name)) for field in fields(scores)}
+
+
+def figure_text(figure: Figure | None, digits: int, factor: float = 1) -> str:
+    """Return a table's cell: the mean and half of the interval, both times `factor`."""
+    if figure is None:
+        return "–"
+    text = f"{factor * figure.mean:.{digits}f}"
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} ±{factor * (figure.high - figure.low) / 2:.{digits}f}"
 
 
 def _figure(recordings: list[list[Share]]) -> Figure:

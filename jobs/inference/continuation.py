@@ -12,8 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.errors import JobError, UsageError
 from whisper_gpt.model.cache import Cache, empty_cache
+from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
@@ -49,6 +50,23 @@ def can_continue(model: HybridLM, variant: str) -> bool:
     """
     n_codebooks = model.config.output_codebooks
     return 1 <= model.config.input_codebooks <= n_codebooks and variant in (AUDIO, f"codes-{n_codebooks}")
+
+
+def require_can_continue(run: Path, model: HybridLM, variant: str) -> None:
+    """Raise `JobError` if the inputs of a run's model are not available in generation."""
+    if not can_continue(model, variant):
+        raise JobError(
+            f"{run}: reads {model.config.input_codebooks} codebooks and the mel variant {variant}; generation has the "
+            f"{model.config.output_codebooks} that the model predicts, their mel, and no future"
+        )
+
+
+def sampling_options(temperature: float, top_k: int, top_p: float) -> Sampling:
+    """Return the sampling of a verb's options. Raises `UsageError` if one is out of range."""
+    try:
+        return Sampling(temperature, top_k, top_p)
+    except ModelError as error:
+        raise UsageError(str(error)) from error
 
 
 def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, variant: str, n_codebooks: int = 1) -> Prompt:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 
 import numpy as np
 
-from whisper_gpt.jobs.codec.judging import Share
+from whisper_gpt.jobs.codec.judging import Share, naturalness
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
-from whisper_gpt.pipeline.judge import dnsmos, speaker
+from whisper_gpt.pipeline.judge import speaker
 
 _LEVEL_S = 0.02
 _SILENCE_DB = -40.0  # below the loudest 20 ms: no speech
@@ -22,25 +23,32 @@ class Continued:
     wav: np.ndarray
     prompt_wav: np.ndarray
 
+    @cached_property
+    def voice(self) -> np.ndarray:
+        return speaker.voice(self.wav)
+
+    @cached_property
+    def prompt_voice(self) -> np.ndarray:
+        return speaker.voice(self.prompt_wav)
+
 
 def continuation_scores(continued: Continued, judge: bool) -> dict[str, Share]:
-    """Return the scores of one continuation. With `judge` also DNSMOS and the cosine similarity of its voice to the
-    prompt's, if their packages are installed."""
+    """Return the scores of one continuation. With `judge` also DNSMOS and the similarity of its voice to the prompt's,
+    if their packages are installed."""
     shares = {
         "code_entropy": Share(entropy(continued.codes)),
         "commonest_code": Share(float(np.unique(continued.codes, return_counts=True)[1].max() / len(continued.codes))),
         "longest_silence_s": Share(longest_silence_s(continued.wav)),
     }
-    if judge and find_spec("speechmos") and find_spec("onnxruntime"):
-        scores = dnsmos.dnsmos(continued.wav)
-        shares["dnsmos_overall"] = Share(scores.overall)
-        shares["dnsmos_signal"] = Share(scores.signal)
-        shares["dnsmos_background"] = Share(scores.background)
-        shares["dnsmos_p808"] = Share(scores.p808)
-    if judge and find_spec("resemblyzer"):
-        voices = speaker.voice(continued.prompt_wav), speaker.voice(continued.wav)
-        shares["voice_similarity"] = Share(float(voices[0] @ voices[1]))
-    return shares
+    return shares | naturalness(continued.wav) | voice_similarity(continued, continued) if judge else shares
+
+
+def voice_similarity(continued: Continued, prompted: Continued) -> dict[str, Share]:
+    """Return the cosine similarity of a continuation's voice to that of the prompt of `prompted`, or nothing if the
+    package is missing."""
+    if not find_spec("resemblyzer"):
+        return {}
+    return {"voice_similarity": Share(float(prompted.prompt_voice @ continued.voice))}
 
 
 def entropy(codes: np.ndarray) -> float:

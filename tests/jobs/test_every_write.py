@@ -1,6 +1,6 @@
 """A run that dies at any of its writes, and is then resumed, leaves the bytes of an undisturbed run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,22 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
+def deaths(run: Callable[[Path], object], folder: Path) -> Iterator[Path]:
+    """Yield the folder of a run that died at its first write, of one that died at its second, and so on."""
+    died = 0
+    for fatal in range(1, 1000):
+        out = folder / f"killed-{fatal}"
+        try:
+            with dying_at(fatal, out) as writes:
+                run(out)
+        except Killed:
+            died += 1
+        if not writes.died:
+            break
+        yield out
+    assert died == fatal - 1 > 20
+
+
 def test_preprocess_resumes_from_a_death_at_any_write(source: Path, tmp_path: Path) -> None:
     def preprocess(out: Path) -> int:
         options = ["--codec=encodec_24khz_small", "--codebooks=1", "--workers=0", "--max-failed=1"]
@@ -43,19 +59,9 @@ def test_preprocess_resumes_from_a_death_at_any_write(source: Path, tmp_path: Pa
 
     whole = tmp_path / "whole"
     assert preprocess(whole) == 0 and read_info(whole).failed_sources == 1
-    died = 0
-    for fatal in range(1, 1000):
-        out = tmp_path / f"killed-{fatal}"
-        try:
-            with dying_at(fatal, out) as writes:
-                preprocess(out)
-        except Killed:
-            died += 1
-        if not writes.died:
-            break
-        assert preprocess(out) == 0, fatal
-        assert hashes(out) == hashes(whole), fatal
-    assert died == fatal - 1 > 20
+    for out in deaths(preprocess, tmp_path):
+        assert preprocess(out) == 0, out
+        assert hashes(out) == hashes(whole), out
 
 
 @pytest.mark.slow
@@ -67,22 +73,12 @@ def test_training_resumes_from_a_death_at_any_write(tiny_presets: None, dataset:
 
     whole = tmp_path / "whole"
     assert run(whole) == 0
-    died = 0
-    for fatal in range(1, 1000):
-        out = tmp_path / f"killed-{fatal}"
-        try:
-            with dying_at(fatal, out) as writes:
-                run(out)
-        except Killed:
-            died += 1
-        if not writes.died:
-            break
+    for out in deaths(run, tmp_path):
         resume = ["--resume"] if any(out.glob("checkpoints/step-*")) else []
-        assert run(out, *resume) == 0, fatal
+        assert run(out, *resume) == 0, out
         assert tensors(out).keys() == tensors(whole).keys()
-        assert all(torch.equal(tensor, tensors(whole)[name]) for name, tensor in tensors(out).items()), fatal
+        assert all(torch.equal(tensor, tensors(whole)[name]) for name, tensor in tensors(out).items()), out
         assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000002", "step-00000003"]
-    assert died == fatal - 1 > 20
 
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
