@@ -1,0 +1,104 @@
+"""Preprocessing with Ray's workers: too many of them, killed ones, and a file that crashes every one of them."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from tests.helpers import hashes
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.preprocessing import ray_workers
+from whisper_gpt.manifests.failures import read_failures
+from whisper_gpt.manifests.fragments import read_samples
+
+OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0"]
+
+
+@pytest.mark.slow
+def test_more_workers_than_cores_finish(
+    ray_cluster: None, synthetic_corpora: Path, tmp_path: Path, dataset: Path
+) -> None:
+    """Workers without a free core wait until another one is done, and do not block shards."""
+    out = tmp_path / "out"
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=5"]) == 0
+    assert hashes(out) == hashes(dataset)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_shards_of_killed_workers_are_rebuilt(
+    synthetic_corpora: Path, tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL to every worker after the first sources: the run continues and ends with the same bytes."""
+    make_shards, killed = ray_workers.make_shards, []
+
+    def make_shards_and_kill(*arguments: Any) -> Iterator[float]:
+        for number, seconds in enumerate(make_shards(*arguments)):
+            if number == 3:
+                for process in Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(OSError):
+                        if (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker"):
+                            os.kill(int(process.name), signal.SIGKILL)
+                            killed.append(process.name)
+            yield seconds
+
+    monkeypatch.setattr(ray_workers, "make_shards", make_shards_and_kill)
+    out = tmp_path / "out"
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"]) == 0
+    assert killed
+    assert hashes(out) == hashes(dataset)  # including no stale temporary files
+    events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("died") > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_crashing_file_is_found_and_given_up(
+    synthetic_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of two files crashes workers: the shard is searched, and the other file becomes samples."""
+    source = synthetic_corpora / "LibriSpeech"
+    crashing_file, good = sorted(
+        path.relative_to(source).as_posix() for path in (source / "test-clean").rglob("*.flac")
+    )
+    worker_class = ray_workers.ShardWorker
+
+    class Fragile(worker_class):  # type: ignore[valid-type, misc]
+        def _load(self) -> Any:
+            import whisper_gpt.pipeline.shards.source_reader as reader
+
+            read = reader.file_sha256
+
+            def crash_on_file(path: Path) -> str:
+                if str(path).endswith(crashing_file):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return read(path)
+
+            if not hasattr(reader, "patched"):
+                reader.file_sha256, reader.patched = crash_on_file, True  # type: ignore[attr-defined]
+            return super()._load()
+
+    monkeypatch.setattr(ray_workers, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
+    out = tmp_path / "out"
+    arguments = ["preprocess", "librispeech", str(source), "--out", str(out), *OPTIONS, "--splits", "test"]
+    assert cli.main([*arguments, "--max-failed=1", "--workers=2"]) == 0
+    (failure,) = read_failures(out).to_pylist()
+    assert (failure["source"], failure["stage"], failure["error"]) == (crashing_file, "encode", "WorkerDied")
+    assert set(read_samples(out)["source"].to_pylist()) == {good}
+    assert "searching for the crashing file" in capsys.readouterr().err
+    assert cli.main(["verify", str(out)]) == 0
+
+
+def test_run_killed_while_writing_the_plan_can_be_rerun(
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".plan.parquet.0123456789ab.tmp").write_bytes(b"half")
+    arguments = ["preprocess", "maestro", str(synthetic_corpora), "--out", str(tmp_path), *OPTIONS, "--splits", "test"]
+    assert cli.main(arguments) == 0
+    assert not list(tmp_path.rglob("*.tmp"))
