@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# One pytest process per core, at most four; the tests of a file run in one process and share what it makes.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 # A tree with a few hours of a train-* subset: whole speakers of it are held out.
 LIBRISPEECH ?=
 RESULTS ?= reproduce-out
@@ -31,10 +34,10 @@ demo: $(INSTALLED)
 	$(BIN)/whisper-gpt demo --out demo-out
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-all: test test-slow
 

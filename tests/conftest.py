@@ -32,11 +32,19 @@ from whisper_gpt.pipeline.corpora import synthetic
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # `make test` runs one process per core
 
 # A busy machine must not make property-based tests fail.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def restored_torch_settings() -> Iterator[None]:
+    """A test may change torch's settings for the whole process; the next one starts with these."""
+    yield
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ class Monitor:
     def _find_peak(self) -> float | None:
         if self._session.ranks.device.type == "cuda":
             return peak_flops(torch.cuda.get_device_name(self._session.ranks.device))
-        return matrix_flops(rounds=2)
+        return matrix_flops(size=1024)
 
 
 @contextlib.contextmanager

@@ -4,15 +4,18 @@ import time
 
 import torch
 
-_SIZE = 2048
+_ROUNDS = 5
 
 
-def matrix_flops(rounds: int = 5) -> float:
-    """Return the floating-point operations per second of a square float32 matrix product, the best of `rounds`."""
-    a, b = torch.randn(_SIZE, _SIZE), torch.randn(_SIZE, _SIZE)
+def matrix_flops(size: int = 2048) -> float:
+    """Return the floating-point operations per second of a product of float32 matrices `[size, size]`, the best of 5.
+
+    A size of 1024 comes within a few percent, in an eighth of the time.
+    """
+    a, b = torch.randn(size, size), torch.randn(size, size)
     seconds = []
-    for _ in range(rounds + 1):  # the first one warms up
+    for _ in range(_ROUNDS + 1):  # the first one warms up
         started = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - started)
-    return 2 * _SIZE**3 / min(seconds[1:])
+    return 2 * size**3 / min(seconds[1:])

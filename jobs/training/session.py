@@ -86,7 +86,7 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
     infos = [read_info(location(dataset)) for dataset in config.datasets]
     weighted = list(zip(config.datasets, config.shares, strict=True))
     shape = _shape(config, infos[0])
-    data = trained_on(infos[0], config.mel or default_mel(shape))
+    data = trained_on(infos[0], config.mel or _default_mel(shape))
     training = _stream(config, ranks, weighted, "train", data.mel_variant)
     validated = [dataset for dataset, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
     validation = _stream(config, ranks, validated, "validation", data.mel_variant) if validated else None
@@ -159,7 +159,7 @@ def _shape(config: Config, info: DatasetInfo) -> ModelConfig:
     return shape
 
 
-def default_mel(shape: ModelConfig) -> str | None:
+def _default_mel(shape: ModelConfig) -> str | None:
     """Return the mel variant that a model reads by default: None, the dataset's first, if it predicts one codebook.
 
     Otherwise that of the decoded codes: in generation there is no other, and in training it is the same.

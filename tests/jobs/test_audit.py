@@ -34,13 +34,6 @@ MIDDLE = FRAMES // 2
 FAST = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0", "--steps=4"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="module")
 def control_dataset(synthetic_corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with every mel variant, including the leaky control_dataset."""

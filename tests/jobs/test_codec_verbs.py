@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.bench import read_clips
@@ -14,12 +13,6 @@ from whisper_gpt.jobs.benchmarks.codec_speed import multiplications
 from whisper_gpt.pipeline.codec.causal import Codec
 
 SMALL = "--codec=encodec_24khz_small"
-
-
-@pytest.fixture(autouse=True)
-def restored_threads():
-    yield
-    torch.set_num_threads(2)
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:

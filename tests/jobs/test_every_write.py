@@ -16,14 +16,6 @@ from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.model.checkpoint import load_safetensors
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Three recordings of different splits, one of them damaged."""

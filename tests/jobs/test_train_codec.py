@@ -26,11 +26,7 @@ def audio(synthetic_corpora: Path) -> Path:
 
 
 def train_codec_run(audio: Path, out: Path, *options: str) -> int:
-    torch.set_num_threads(1)
-    try:
-        return cli.main(["train-codec", str(audio), "--out", str(out), *SMALL, *options])
-    finally:
-        torch.set_num_threads(2)
+    return cli.main(["train-codec", str(audio), "--out", str(out), *SMALL, *options])
 
 
 def test_train_codec_learns_and_its_codec_loads(

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 STEPS, KILLS = 200, 20
 OPTIONS = [
-    *("--model=hybrid-4m", "--context=16", "--batch=2", "--accumulate=2", "--deterministic", "--ema=0.9"),
+    *("--model=hybrid-4m", "--width=64", "--layers=2", "--heads=2", "--context=16", "--batch=2", "--accumulate=2"),
+    *("--deterministic", "--ema=0.9"),
     *(f"--steps={STEPS}", "--save-every=7", "--eval-every=50", "--eval-batches=1", "--clip-s=0"),
 ]
 

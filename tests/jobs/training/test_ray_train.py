@@ -23,7 +23,10 @@ from whisper_gpt.model.checkpoint import load_safetensors
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = ["--model=gpt-4m", "--context=32", "--batch=2", "--save-every=5", "--clip-s=0", "--eval-batches=2"]
+OPTIONS = [
+    *("--model=gpt-4m", "--width=64", "--layers=2", "--heads=2", "--context=32", "--batch=2"),
+    *("--save-every=5", "--clip-s=0", "--eval-batches=2"),
+]
 
 RANK = """
 import json, sys
