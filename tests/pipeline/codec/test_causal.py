@@ -149,9 +149,9 @@ def test_small_codec_uses_many_codes(codec: Codec, synthetic_corpora: Path) -> N
 
 
 def test_real_speech_streams_exactly(real_data: Path, any_codec: Codec) -> None:
-    file = sorted((real_data / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
+    file = min((real_data / "LibriSpeech" / "test-clean").rglob("*.flac"), key=lambda path: path.stat().st_size)
     wav = read_mono(file)
     expected = stock_codes(any_codec, wav)
-    for frames in (1, 2, 7, 75, 750):
+    for frames in (1, 7, 75):
         assert np.array_equal(encode_in_chunks(any_codec, wav, [frames]), expected)
     assert np.abs(any_codec.decode(expected) - stock_audio(any_codec, expected)).max() < 1e-5
