@@ -34,7 +34,7 @@ from upath import UPath
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.inference.run_codec import codec_of
-from whisper_gpt.jobs.inference.run_folder import STATE_FILE, TrainedOn, checkpoints, load_run, trained_on
+from whisper_gpt.jobs.inference.run_folder import STATE_FILE, TrainedOn, checkpoints, load_frame_model, trained_on
 from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
@@ -147,7 +147,7 @@ def _stages(config: Config) -> tuple[np.ndarray, list[_Stage]]:
         data = trained_on(read_info(target))
         return wav, _dataset_stages(data, codec_of(target, data, config.codec_weights), wav)
     if not is_remote(target) and (checkpoints(target) or is_file(target / STATE_FILE)):
-        model, state = load_run(target)
+        model, state = load_frame_model(target)
         return wav, _run_stages(model, state.data, codec_of(target, state.data, config.codec_weights), wav)
     raise JobError(f"{config.target}: neither a dataset ({FILE_NAME}) nor a training run (checkpoints/)")
 

@@ -28,7 +28,7 @@ from whisper_gpt.jobs.inference.generation_scores import (
     voice_similarity,
 )
 from whisper_gpt.jobs.inference.run_codec import codec_of
-from whisper_gpt.jobs.inference.run_folder import TrainingState, load_run, require_same_data, trained_on
+from whisper_gpt.jobs.inference.run_folder import TrainingState, load_frame_model, require_same_data, trained_on
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.splits import require_samples
@@ -104,7 +104,7 @@ def run(config: Config) -> int:
     dataset, console = location(config.dataset), status_console()
     info = read_info(dataset)
     require_samples(dataset, info, config.split)
-    loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
+    loaded = [(folder, *load_frame_model(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, model, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
         require_can_continue(folder, model, state.data.mel_variant)

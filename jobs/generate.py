@@ -28,7 +28,7 @@ from whisper_gpt.jobs.inference.continuation import (
     sampling_options,
 )
 from whisper_gpt.jobs.inference.run_codec import codec_of
-from whisper_gpt.jobs.inference.run_folder import load_run
+from whisper_gpt.jobs.inference.run_folder import load_frame_model
 from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
 from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -74,7 +74,7 @@ def run(config: Config) -> int:
     same = config.prompt is not None and config.out.absolute() == config.prompt.absolute()
     require(not same, f"--out {config.out}: is the prompt itself")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
-    model, state = load_run(config.run, config.checkpoint == "best")
+    model, state = load_frame_model(config.run, config.checkpoint == "best")
     require_can_continue(config.run, model, state.data.mel_variant)
     device = single_process(config.device).device
     model = model.to(device)

@@ -19,6 +19,7 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
+from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL, Measure
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
 from whisper_gpt.jobs.reproduction.results import RowResult, count_no_longer_chosen, row_results
@@ -52,6 +53,9 @@ class Config:
     """Learning rates to try; each row takes the best one on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
     """Rows to train and to show, such as gpt-4m hybrid-4m; by default all that the datasets allow."""
+    all_codebooks: bool = False
+    """Compare models of all codebooks (with a depth decoder, the delay and the flat pattern) in bits per second of
+    audio, instead of the paper's rows, which predict codebook 0."""
     context: int = 512
     """Frames per window."""
     batch: int = 8
@@ -76,7 +80,13 @@ def run(config: Config) -> int:
     _check(config)
     console = status_console()
     results, datasets = config.out.absolute(), [location(dataset) for dataset in config.datasets]
-    domains = [_domain(dataset, config.rows) for dataset in datasets]
+    measure = BITS_PER_S if config.all_codebooks else NLL
+    domains = [_domain(dataset, config.rows, measure) for dataset in datasets]
+    for row in (row for domain in domains for row in domain.rows):
+        require(
+            config.context % row.positions_per_frame == 0,
+            f"--context {config.context}: {row.name} needs a multiple of {row.positions_per_frame}",
+        )
     search = Search(config.learning_rates, tuple(range(config.seeds)))
     refuse_dead_address(config.ray_address)
     with output_lock(results):
@@ -105,13 +115,16 @@ def _places(config: Config) -> Iterator[int]:
 
 def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> None:
     """Write the table and its plots, once all trials are done."""
+    measure = domains[0].measure
     rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
     note = [*_note(domains, search, budget, results), *_at_edges(rows_by_domain, search)]
-    publish_bytes(results / "table.json", (json.dumps(table_json(rows_by_domain, note), indent=1) + "\n").encode())
+    publish_bytes(
+        results / "table.json", (json.dumps(table_json(rows_by_domain, note, measure), indent=1) + "\n").encode()
+    )
     for name, rows in rows_by_domain.items():
         for file, draw in zip(figure_names(name).values(), (learning_curves, position_curves), strict=True):
-            publish_bytes(results / file, draw(name, rows))
-    publish_bytes(results / "table.md", table_markdown(rows_by_domain, note).encode())
+            publish_bytes(results / file, draw(name, rows, measure))
+    publish_bytes(results / "table.md", table_markdown(rows_by_domain, note, measure).encode())
 
 
 def _check(config: Config) -> None:
@@ -140,10 +153,10 @@ def _check(config: Config) -> None:
     require(len(set(rates)) == len(rates), "--learning-rates: pass each only once")
 
 
-def _domain(dataset: Location, rows: Sequence[str]) -> Domain:
+def _domain(dataset: Location, rows: Sequence[str], measure: Measure) -> Domain:
     """Return a dataset with its rows. Raises `JobError` if one of the three splits is empty."""
     info = read_info(dataset)
-    domain = Domain(dataset, info, rows_of(dataset.name, info, rows))
+    domain = Domain(dataset, info, rows_of(dataset.name, info, rows, measure), measure)
     for split in ("train", "validation", "test"):
         if split not in info.splits or not info.splits[split].samples:
             raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one from whole speakers")
@@ -197,7 +210,7 @@ def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Pa
         hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
         lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
-        if missing := lacking(info):
+        if missing := lacking(info, domain.measure):
             remedy = "preprocess --mel-of both --leaky-control makes their input"
             lines.append(f"{domain.name} does not allow the rows of {', '.join(missing)}: {remedy}.")
         if count := count_no_longer_chosen(domain, search, results):

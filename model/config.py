@@ -1,8 +1,12 @@
 """Model configuration as one flat, frozen dataclass, and the presets."""
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from whisper_gpt.model.errors import ModelError
+
+# How the codes of a frame are predicted: by a depth decoder, or spread over the positions of a token-only decoder.
+Pattern = Literal["depth", "flat", "delay"]
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,12 @@ class ModelConfig:
     heads: int = 4
     input_codebooks: int = 1  # how many the model reads per frame, coarsest first
     output_codebooks: int = 1  # how many it predicts per frame; all but the coarsest by the depth decoder
+    pattern: Pattern = "depth"
     depth_width: int = 128
     depth_layers: int = 2
     depth_heads: int = 2
     depth_frames: float = 0.25  # share of a batch's frames that the depth decoder is trained on
-    depth_loss_weight: float = 1.0  # of the mean NLL of the finer codebooks
+    finer_loss_weight: float = 1.0  # of the mean NLL of the finer codebooks
     mel_bands: int = 0
     mel_width: int = 96
     mel_layers: int = 2
@@ -37,6 +42,12 @@ class ModelConfig:
             raise ModelError(f"{self.name}: a width must be an even multiple of its number of heads")
         if self.output_codebooks < 1 or self.depth_width % (2 * self.depth_heads) or not 0 < self.depth_frames <= 1:
             raise ModelError(f"{self.name}: its output codebooks or the sizes of its depth decoder are out of range")
+        all_read = self.input_codebooks == self.output_codebooks > 1
+        if self.pattern not in get_args(Pattern) or (self.pattern != "depth" and (self.hybrid or not all_read)):
+            raise ModelError(
+                f"{self.name}: pattern {self.pattern}; it is one of {', '.join(get_args(Pattern))}, and all but depth "
+                "need a token-only model that reads every codebook that it predicts"
+            )
         if self.input_codebooks < (0 if self.hybrid else 1):
             raise ModelError(f"{self.name}: no input: {self.input_codebooks} codebooks and no mel")
 
@@ -58,6 +69,8 @@ PRESETS = {
     "gpt-40m": ModelConfig("gpt-40m", width=512, layers=12, heads=8),
     "hybrid-8m": ModelConfig("hybrid-8m", mel_bands=64, input_codebooks=8, output_codebooks=8),
     "gpt-8m": ModelConfig("gpt-8m", input_codebooks=8, output_codebooks=8),
+    "flat-8m": ModelConfig("flat-8m", layers=5, input_codebooks=8, output_codebooks=8, pattern="flat"),
+    "delay-8m": ModelConfig("delay-8m", layers=5, input_codebooks=8, output_codebooks=8, pattern="delay"),
 }
 
 

@@ -21,6 +21,8 @@ def training_flops(config: ModelConfig, parameters: int) -> float:
     `parameters`, because they are looked up, not multiplied. The depth decoder's blocks work on K − 1 tokens of the
     share of frames that it is trained on, its projections once per such frame.
     """
+    if config.pattern != "depth":
+        return _pattern_flops(config, parameters)
     finer, width = config.output_codebooks - 1, config.depth_width
     projections, tables = finer * width * (config.width + config.vocab), finer * width * config.vocab
     blocks = config.depth_layers * 12 * width**2 if finer else 0
@@ -31,6 +33,15 @@ def training_flops(config: ModelConfig, parameters: int) -> float:
         12 * config.context * (config.layers * config.width + config.hybrid * config.mel_layers * config.mel_width)
     )
     return 6.0 * (parameters - embeddings) + attention + depth
+
+
+def _pattern_flops(config: ModelConfig, parameters: int) -> float:
+    """A frame of the flat pattern is K positions of the decoder, one of the delay pattern is one; K heads in both."""
+    positions = config.output_codebooks if config.pattern == "flat" else 1
+    heads = config.output_codebooks * config.vocab * config.width
+    blocks = parameters - 2 * heads - config.width  # without the heads, the embeddings and the begin token
+    attention = 12 * config.context * positions * config.layers * config.width
+    return 6.0 * (positions * blocks + heads) + positions * attention
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -9,6 +9,8 @@ from torch import nn
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.language_model import LanguageModel
+from whisper_gpt.model.patterns import PatternLM
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class Losses:
 class Objective(nn.Module):
     """`training_losses` as a module, because DDP and torch.compile wrap modules."""
 
-    def __init__(self, model: HybridLM):
+    def __init__(self, model: LanguageModel):
         super().__init__()
         self.model = model
 
     def forward(
         self, codes: torch.Tensor, mel: torch.Tensor, mask: torch.Tensor, doc_ids: torch.Tensor | None
     ) -> Losses:
+        if isinstance(self.model, PatternLM):
+            return pattern_losses(self.model, codes, mask, doc_ids)
         return training_losses(self.model, codes, mel, mask, doc_ids)
 
 
@@ -61,7 +65,32 @@ def training_losses(
     if model.depth is None:
         return coarsest
     finer = finer_nats(model.depth, prediction.hidden, codes, mask, config.depth_frames)
-    return replace(coarsest, total=coarsest.total + config.depth_loss_weight * finer.mean(), finer_nats=finer)
+    return replace(coarsest, total=coarsest.total + config.finer_loss_weight * finer.mean(), finer_nats=finer)
+
+
+def pattern_losses(
+    model: PatternLM, codes: torch.Tensor, mask: torch.Tensor, doc_ids: torch.Tensor | None = None
+) -> Losses:
+    """Return teacher-forced losses for `codes` `[B, K, T]`, `mask` `[B, T]` and for packed windows `doc_ids` `[B, T]`.
+
+    Codes that packing leaves without a prediction count as much as the mean of the others.
+    """
+    logits, predicted = model(codes, mask, doc_ids)
+    nats, correct = code_nats(logits, codes)
+    weight = predicted & mask[..., None]
+    scale = mask.sum() / weight.sum(dim=(0, 1)).clamp_min(1)
+    coarsest, *finer = ((nats * weight).sum(dim=(0, 1)) * scale).unbind()
+    finer_nats = torch.stack(finer)
+    total = coarsest + model.config.finer_loss_weight * finer_nats.mean()
+    return Losses(total, coarsest, finer_nats, torch.zeros_like(coarsest), (correct[..., 0] & mask).sum(), mask.sum())
+
+
+def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the NLL, float32 `[B, T, K]`, of `codes` `[B, K, T]` under `logits` `[B, T, K, V]`, and whether each is
+    the most likely code, bool `[B, T, K]`."""
+    targets, logits = codes[:, : logits.shape[2]].transpose(1, 2), logits.float()
+    nats = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
+    return nats, logits.argmax(dim=-1) == targets
 
 
 def finer_nats(

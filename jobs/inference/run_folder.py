@@ -9,6 +9,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.manifests.dataset_info import DatasetInfo, differences
 from whisper_gpt.manifests.location import Location, file_sha256
 from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.language_model import LanguageModel, load_model
 
 _FOLDER = "checkpoints"
 
@@ -89,10 +90,21 @@ def chosen_checkpoint(path: Path, best: bool) -> Path:
     return checkpoint_folder(path, state.best.step)
 
 
-def load_run(path: Path, best: bool = False) -> tuple[HybridLM, TrainingState]:
+def load_run(path: Path, best: bool = False) -> tuple[LanguageModel, TrainingState]:
     """Load the newest (or best) model of a run, or that of a checkpoint, in evaluation mode, and its state."""
     folder = chosen_checkpoint(path, best)
-    return HybridLM.from_pretrained(folder), read_state(folder)
+    return load_model(folder), read_state(folder)
+
+
+def load_frame_model(path: Path, best: bool = False) -> tuple[HybridLM, TrainingState]:
+    """As `load_run`, for a model that finishes a frame before the next. Raises `JobError` for another one."""
+    model, state = load_run(path, best)
+    if not isinstance(model, HybridLM):
+        raise JobError(
+            f"{path}: {model.config.name} has the {model.config.pattern} pattern, which does not predict frame by "
+            "frame; it can only be trained and evaluated"
+        )
+    return model, state
 
 
 def read_state(folder: Path) -> TrainingState:

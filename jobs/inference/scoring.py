@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from whisper_gpt.model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.language_model import LanguageModel
 from whisper_gpt.model.ngram import NGram, log_probabilities
+from whisper_gpt.model.objective import code_nats
+from whisper_gpt.model.patterns import PatternLM
 from whisper_gpt.pipeline.frames import FRAME_RATE
 from whisper_gpt.pipeline.loading.stream import Batch
 
@@ -58,25 +60,23 @@ class WindowScore:
     finer_nats: np.ndarray
 
 
-def score_model(model: HybridLM, windows: Iterable[Batch]) -> Score:
+def score_model(model: LanguageModel, windows: Iterable[Batch]) -> Score:
     """Return the teacher-forced score of `model` on `windows`; keeps the model's training mode."""
     return add_up(model_scores(model, windows))
 
 
 @torch.no_grad()
-def model_scores(model: HybridLM, windows: Iterable[Batch]) -> Iterator[WindowScore]:
+def model_scores(model: LanguageModel, windows: Iterable[Batch]) -> Iterator[WindowScore]:
     """Yield teacher-forced scores of `model` on `windows`, which are not packed."""
     training = model.training
     model.eval()
     try:
         for batch in windows:
-            targets = batch.codes[:, 0]
-            prediction = predict(model, batch.codes, batch.mel)
-            logits = prediction.logits.float()
-            nats = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-            correct = logits.argmax(dim=-1) == targets
-            finer = _finer_nats(model, prediction.hidden, batch.codes)
-            columns = (nats.double(), correct, finer.double(), batch.mask)
+            if isinstance(model, PatternLM):
+                nats, correct = code_nats(model(batch.codes, batch.mask)[0], batch.codes)
+            else:
+                nats, correct = _frame_nats(model, predict(model, batch.codes, batch.mel), batch.codes)
+            columns = (nats[..., 0].double(), correct[..., 0], nats[..., 1:].double(), batch.mask)
             rows = zip(batch.keys, *(column.cpu().numpy() for column in columns), strict=True)
             for (key,), row_nats, row_correct, row_finer, mask in rows:
                 yield WindowScore(key, row_nats[mask], row_correct[mask], row_finer[mask])
@@ -90,13 +90,16 @@ def predict(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor) -> Predicti
     return model(codes, model.mel_encoder.normalise(mel) if model.config.hybrid else None)
 
 
-def _finer_nats(model: HybridLM, hidden: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Return the NLL `[B, T, K − 1]` of the finer codebooks, computed for some frames at a time to save memory."""
+def _frame_nats(model: HybridLM, prediction: Prediction, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the NLL `[B, T, K]` of the codebooks that the model predicts, and the coarsest one's top-1 correctness,
+    bool `[B, T, 1]`. The depth decoder scores some frames at a time to save memory."""
+    nats, correct = code_nats(prediction.logits[:, :, None], codes)
     if model.depth is None:
-        return hidden.new_zeros(*hidden.shape[:2], 0)
-    frames = codes[:, : model.depth.finer + 1].transpose(1, 2).flatten(0, 1)  # [N, K]
-    parts = zip(hidden.flatten(0, 1).split(_FRAMES), frames.split(_FRAMES), strict=True)
-    return torch.cat([model.depth.nats(*part) for part in parts]).unflatten(0, hidden.shape[:2])
+        return nats, correct
+    hidden, frames = prediction.hidden.flatten(0, 1), codes[:, : model.depth.finer + 1].transpose(1, 2).flatten(0, 1)
+    parts = zip(hidden.split(_FRAMES), frames.split(_FRAMES), strict=True)
+    finer = torch.cat([model.depth.nats(*part) for part in parts]).unflatten(0, nats.shape[:2])
+    return torch.cat([nats, finer], dim=2), correct
 
 
 def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
-from whisper_gpt.jobs.reproduction.rows import BASELINE
-from whisper_gpt.jobs.reproduction.statistics import Difference, Interval, difference
+from whisper_gpt.jobs.reproduction.statistics import Difference, difference
 from whisper_gpt.pipeline.features.mel_config import decoded_codebooks
 
 _SIGNIFICANT = 0.05
@@ -32,14 +32,16 @@ def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
     ]
 
 
-def sentence(contrast: Contrast) -> str:
-    """Return the contrast as a sentence, with Δ, interval, p, and Δ by seed."""
+def sentence(contrast: Contrast, measure: Measure = NLL) -> str:
+    """Return the contrast as a sentence, with Δ, interval, p, and Δ by seed, in `measure`."""
     note = f" ({contrast.note})" if contrast.note else ""
     by_seed = contrast.difference.by_seed
-    seeds = f"; by seed {', '.join(map(_signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
+    seeds = (
+        f"; by seed {', '.join(map(measure.signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
+    )
     return (
         f"{contrast.row} against {contrast.base}{note}: {verdict(contrast.difference)} "
-        f"(Δ {difference_text(contrast.difference)}{seeds})."
+        f"(Δ {difference_text(contrast.difference, measure)}{seeds})."
     )
 
 
@@ -54,12 +56,13 @@ def verdict(difference: Difference) -> str:
     return "lower" if difference.delta < 0 else "higher"
 
 
-def difference_text(difference: Difference) -> str:
-    """Format a difference, for example as `−0.0123 [−0.0150, −0.0096], p < 0.001`."""
+def difference_text(difference: Difference, measure: Measure = NLL) -> str:
+    """Format a difference in `measure`, for example as `−0.0123 [−0.0150, −0.0096], p < 0.001`."""
     if difference.interval is None or difference.p is None:
-        return _signed(difference.delta)
+        return measure.signed(difference.delta)
     p = "p < 0.001" if difference.p < 0.001 else f"p = {difference.p:.3f}"
-    return f"{_signed(difference.delta)} {_signed_interval(difference.interval)}, {p}"
+    low, high = map(measure.signed, difference.interval)
+    return f"{measure.signed(difference.delta)} [{low}, {high}], {p}"
 
 
 def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
@@ -68,22 +71,15 @@ def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
     most_codes = f"hybrid-4m-codes-{max(decoded, default=0)}"
     return {
         ("hybrid-4m", "gpt-40m"): "",
-        ("hybrid-4m", BASELINE): "",
+        ("hybrid-4m", "gpt-4m"): "",
         (most_codes, "gpt-4m-all-codes"): "mel of the decoded codes, or the codes themselves",
-        (most_codes, BASELINE): "",
+        (most_codes, "gpt-4m"): "",
         ("hybrid-4m-codes-1", "gpt-40m"): "both know codebook 0 alone",
-        ("hybrid-4m-codes-1", BASELINE): "both know codebook 0 alone",
+        ("hybrid-4m-codes-1", "gpt-4m"): "both know codebook 0 alone",
         ("hybrid-4m", most_codes): "what real mel holds beyond the codes",
         ("hybrid-4m", "mel-alone"): "what the tokens add",
         ("hybrid-4m-centred", "hybrid-4m"): "the price of a leak",
+        ("hybrid-8m", "gpt-8m"): "what the mel of the same codes adds",
+        ("gpt-8m", "delay-8m"): "the depth decoder, or the delay pattern",
+        ("gpt-8m", "flat-8m"): "8 times the context in seconds, or every code a position of its own",
     }
-
-
-def _signed_interval(interval: Interval) -> str:
-    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
-
-
-def _signed(value: float) -> str:
-    """Format with four decimals and a sign (a true minus); without a sign if all decimals are 0."""
-    text = f"{value:+.4f}".replace("-", "−")
-    return text[1:] if text[1:] == "0.0000" else text

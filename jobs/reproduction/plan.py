@@ -12,6 +12,7 @@ from typing import Any
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.inference.ngram_baselines import NGRAM_ORDERS
+from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, recipe, require_trained
 from whisper_gpt.manifests.dataset_info import DatasetInfo
@@ -22,11 +23,12 @@ from whisper_gpt.model.config import PRESETS
 
 @dataclass(frozen=True)
 class Domain:
-    """A dataset and the rows that are trained on it."""
+    """A dataset, the rows that are trained on it, and the measure that compares them."""
 
     dataset: Location
     info: DatasetInfo
     rows: list[Row]
+    measure: Measure = NLL
 
     @property
     def name(self) -> str:
@@ -64,7 +66,9 @@ def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> li
 
 
 def ngram_folders(results: Path, domain: Domain) -> dict[str, Path]:
-    """Return the folder of each n-gram baseline's scores."""
+    """Return the folder of each n-gram baseline's scores; none if the table has no such rows."""
+    if not domain.measure.ngrams:
+        return {}
     return {name: results / "trials" / domain.name / name for name in NGRAM_ORDERS}
 
 
@@ -78,6 +82,7 @@ def plan_of(domains: Sequence[Domain], budget: Budget) -> dict[str, Any]:
         "dataset": {domain.name: [domain.info.fingerprint, *domain.info.plans_sha256] for domain in domains},
         "model": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
+        "measure": domains[0].measure.name,
         **{name: value for name, value in asdict(budget).items() if name not in _FREE},
     }
 

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
 
 # Without grey, which is for the n-gram baselines.
@@ -16,16 +17,17 @@ _NGRAM_DASHES = ((6, 2), (2, 2), (6, 2, 2, 2), (1, 1))
 _POSITION_BINS = 32
 
 
-def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
-    """Return a PNG of validation NLL against tokens trained: the mean over seeds, in a band from minimum to maximum.
+def learning_curves(domain: str, rows: Sequence[RowResult], measure: Measure = NLL) -> bytes:
+    """Return a PNG of the validation measure against tokens trained: mean over seeds, band from minimum to maximum.
 
     N-gram baselines have no curve; they are scored on another split, which is not comparable.
     """
-    figure, axes = _figure(domain, "tokens trained", "NLL of the validation split's first windows, nats per token")
+    figure, axes = _figure(domain, "tokens trained", f"{measure.axis}, first windows of the validation split")
     axes.xaxis.set_major_formatter(EngFormatter())
     tops, lows = [], []
     for row, style in zip(rows, _styles(rows), strict=True):
-        tokens, by_seed = common_points(row)
+        tokens, nats_by_seed = common_points(row)
+        by_seed = measure.per_nat * nats_by_seed
         if not len(tokens):
             continue
         axes.plot(tokens, by_seed.mean(axis=0), label=row.row, **style)
@@ -39,15 +41,15 @@ def learning_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
     return _png(figure, axes)
 
 
-def position_curves(domain: str, rows: Sequence[RowResult]) -> bytes:
-    """Return a PNG of test NLL against the position in the window, in bins of equal width on a log scale."""
-    figure, axes = _figure(domain, "position in the window", "NLL, nats per token")
+def position_curves(domain: str, rows: Sequence[RowResult], measure: Measure = NLL) -> bytes:
+    """Return a PNG of the test measure against the position in the window, in bins of equal width on a log scale."""
+    figure, axes = _figure(domain, "frame in the window (75 per second)", measure.axis)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")
     for row, style in zip(rows, _styles(rows), strict=True):
         positions, nats = by_position(row.position_nats, row.position_tokens)
         if len(positions):
-            axes.plot(positions, nats, label=row.row, **style)
+            axes.plot(positions, measure.per_nat * nats, label=row.row, **style)
     return _png(figure, axes)
 
 

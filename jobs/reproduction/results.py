@@ -19,7 +19,7 @@ from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.manifests.publish import publish_bytes
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.language_model import load_model
 
 
 # Compared and hashed by identity: array equality is not a single bool, and `statistics` caches results per row.
@@ -39,11 +39,12 @@ class RowResult:
     groups: tuple[str, ...]  # the N speakers (recordings, if unknown) of the split, the same in all rows of a domain
     recordings: int  # in all groups
     tokens: np.ndarray  # int64 [N], scored tokens of each group, at least 1
-    nats: np.ndarray  # float64 [S, N], sums over the tokens, by seed
-    correct: np.ndarray  # int64 [S, N], top-1 correct predictions
+    nats: np.ndarray  # float64 [S, N], sums over the tokens and the codebooks that the row predicts, by seed
+    correct: np.ndarray  # int64 [S, N], top-1 correct predictions of codebook 0
     position_nats: np.ndarray  # float64 [C], sums by position in the window, over all seeds
     position_tokens: np.ndarray  # int64 [C]
-    curves: tuple[tuple[tuple[int, float], ...], ...]  # by seed: (tokens trained so far, validation nats per token)
+    curves: tuple[tuple[tuple[int, float], ...], ...]  # by seed: (tokens trained so far, validation nats per frame)
+    codebook_nll: tuple[float, ...]  # of each codebook that the row predicts, mean over seeds; their sum is the NLL
 
     def __post_init__(self) -> None:
         # A wrong shape would broadcast, and give plausible but wrong numbers.
@@ -71,7 +72,8 @@ _SCORES_FILE = "test.json"
 @dataclass(frozen=True)
 class Scores:
     """Sums over each recording (`tokens`, `nats`, `correct` top-1 predictions, `[N]`) and each position in a window
-    (`[C]`); the model's `parameters`, which for an n-gram model are the n-grams that it keeps."""
+    (`[C]`), nats over all codebooks; nats of each codebook; the model's `parameters`, which for an n-gram model are the
+    n-grams that it keeps."""
 
     parameters: int
     recordings: list[str]
@@ -80,13 +82,14 @@ class Scores:
     correct: list[int]
     position_nats: list[float]
     position_tokens: list[int]
+    codebook_nats: list[float]
 
 
 def score_trial(trial: Trial, budget: Budget) -> None:
     """Score a trained trial on the test split, always in fp32. Runs in a separate process."""
     torch.set_num_threads(budget.threads)
     device = single_process(budget.device).device
-    model = HybridLM.from_pretrained(trial.folder).to(device)
+    model = load_model(trial.folder).to(device)
     scores = model_scores(model, windows(trial, budget, "test", device))
     _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
 
@@ -132,16 +135,20 @@ def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, para
     tokens, correct = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
     nats = dict.fromkeys(recording_of.values(), 0.0)
     position_nats, position_tokens = np.zeros(context), np.zeros(context, np.int64)
+    codebook_nats: list[float] | np.ndarray = []
     for score in scores:
         recording, frames = recording_of[score.key], len(score.nats)
+        by_codebook = np.concatenate([score.nats[:, None], score.finer_nats], axis=1).sum(axis=0)
+        codebook_nats = by_codebook + (codebook_nats if len(codebook_nats) else 0)
         tokens[recording] += frames
-        nats[recording] += float(score.nats.sum())
+        nats[recording] += float(score.nats.sum() + score.finer_nats.sum())
         correct[recording] += int(score.correct.sum())
-        position_nats[:frames] += score.nats
+        position_nats[:frames] += score.nats + score.finer_nats.sum(axis=1)
         position_tokens[:frames] += 1
     names = sorted(tokens)
     by_recording = [tokens[name] for name in names], [nats[name] for name in names], [correct[name] for name in names]
-    return Scores(parameters, names, *by_recording, position_nats.tolist(), position_tokens.tolist())
+    by_position = position_nats.tolist(), position_tokens.tolist()
+    return Scores(parameters, names, *by_recording, *by_position, [float(nats) for nats in codebook_nats])
 
 
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:
@@ -221,4 +228,5 @@ def _sums(scores: Sequence[Scores], groups: dict[str, str]) -> dict[str, Any]:
         "correct": np.array([by_group(seed.correct) for seed in scores]).astype(np.int64),
         "position_nats": np.sum([seed.position_nats for seed in scores], axis=0),
         "position_tokens": np.sum([seed.position_tokens for seed in scores], axis=0),
+        "codebook_nll": tuple(np.mean([seed.codebook_nats for seed in scores], axis=0) / np.sum(scores[0].tokens)),
     }

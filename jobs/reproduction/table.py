@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from whisper_gpt.jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
+from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
-from whisper_gpt.jobs.reproduction.rows import BASELINE
 from whisper_gpt.jobs.reproduction.statistics import (
     Difference,
     Interval,
@@ -17,38 +17,6 @@ from whisper_gpt.jobs.reproduction.statistics import (
     nll_by_seed,
     perplexity,
     seed_sd,
-)
-
-LEGEND = (
-    "NLL is in nats per token of codebook 0: the sum of nats over the sum of tokens, mean over seeds. PPL is its "
-    "exponential. Accuracy is top-1 accuracy.",
-    "Intervals are 95 % bootstrap intervals, with percentiles expanded for small numbers, over speakers, or over "
-    "recordings if no speaker is known, for the models as trained: they show the variation over speakers, not over "
-    "seeds. Seed SD is the standard deviation of NLL over seeds.",
-    "Δ is a row's NLL minus its base's, paired by speaker (recording): below 0 is better than the base. p is that of a "
-    "two-sided sign-flip permutation test, without correction for the number of tests. A row is called lower or higher "
-    "if the interval excludes 0 and p is below 0.05. By seed: the Δ of each seed; a seed gives both rows the same "
-    "windows in the same order.",
-    "A hybrid with real mel reads information that the tokens do not contain, so its NLL is not a likelihood of the "
-    "token sequence; nor is that of a model of mel alone. A model that reads all codebooks, or the mel of several "
-    "decoded codebooks, also conditions codebook 0 on the past of the others. Comparable as likelihoods of codebook 0 "
-    "are the token-only rows, the n-gram baselines, and the hybrid with the mel of codebook 0 decoded alone "
-    "(hybrid-4m-codes-1).",
-    "Samples are cut into windows, each scored from an empty history. A mel frame covers earlier samples, so the first "
-    "frames of a later window give a hybrid a little of the audio before it, which a token-only row does not have; "
-    "and if the mel is of decoded codes, the decoder's state continues from the recording's start.",
-    "The rows of decoded mel use the codec's trained decoder: its parameters, its operations and its training data are "
-    "in no column.",
-    "Rows that read mel are also trained to predict the next mel frame, with a tenth of the token's weight, and with "
-    "noise on their mel input; hybrids also without mel in a tenth of the windows, so that they tolerate their own "
-    "output. This costs them some hundredths of a nat; token-only rows have no such cost.",
-    "The centred row (hybrid-4m-centred) is a control, not a model: its mel window sees up to 704 samples of the "
-    "future. That window is also twice as long as that of the other rows.",
-    "N-gram baselines count the whole training split once, whatever the models are trained on.",
-    "FLOPs/token are for training; parameters, FLOPs and tokens trained are per seed, wall time is the mean over "
-    "seeds.",
-    "The paper's figures (arXiv 2412.11449: GPT-S, GPT-L, Hybrid) are of its own subsets and tokens: only "
-    "the differences can be compared, not the values. Its hybrid's PPL on LibriSpeech, 6.96, is not exp(1.93) = 6.89.",
 )
 
 
@@ -74,54 +42,42 @@ _PAPER = {
     },
 }
 
-_HEADINGS = (
-    "row (tag)",
-    "reads",
-    "parameters",
-    "FLOPs/token",
-    "NLL [95 %]",
-    "PPL",
-    "accuracy",
-    f"Δ NLL to {BASELINE} [95 %], p",
-    "seed SD",
-    "tokens trained",
-    "learning rate",
-    "wall time",
-    "paper NLL / accuracy / PPL",
-)
 _LEFT_ALIGNED = 2
 
 
-def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> str:
+def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str], measure: Measure = NLL) -> str:
     """Return the report: the lines of `note`, a table and contrasts for each domain, and the legend.
 
     Raises `ValueError` if rows of a domain were not scored on the same tokens.
     """
-    parts = ["# Reproduction of the WHISPER-GPT table", _bullets(note)]
+    parts = [f"# {measure.heading}", _bullets(note)]
     for domain, rows in domains.items():
-        parts += [f"## {domain}", _scored(rows), _table(domain, rows)]
+        parts += [f"## {domain}", _scored(rows), _table(domain, rows, measure)]
         parts += [f"![{domain}: {what}]({name})" for what, name in figure_names(domain).items()]
         domain_contrasts = contrasts(rows)
         if domain_contrasts:
-            parts += ["Contrasts of NLL:", _bullets([sentence(contrast) for contrast in domain_contrasts])]
-    parts += ["## What the figures are", _bullets(LEGEND)]
+            sentences = [sentence(contrast, measure) for contrast in domain_contrasts]
+            parts += [f"Contrasts of {measure.name}:", _bullets(sentences)]
+    parts += ["## What the figures are", _bullets(measure.legend)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str]) -> dict:
+def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str], measure: Measure = NLL) -> dict:
     """Return the content of `table_markdown` in full precision; numbers that are not finite are None, as in JSON.
 
     Raises `ValueError` if rows of a domain were not scored on the same tokens.
     """
     return {
         "note": list(note),
-        "legend": list(LEGEND),
+        "legend": list(measure.legend),
+        "per_nat": measure.per_nat,  # every NLL below times this is in the measure
+        "measure": measure.name,
         "domains": {
             domain: {
                 "recordings": rows[0].recordings if rows else 0,
                 "groups": len(rows[0].groups) if rows else 0,
                 "tokens": int(rows[0].tokens.sum()) if rows else 0,
-                "rows": [_row_json(domain, row, base) for row, base in _with_baseline(rows)],
+                "rows": [_row_json(domain, row, base) for row, base in _with_baseline(rows, measure)],
                 "contrasts": [_contrast_json(contrast) for contrast in contrasts(rows)],
             }
             for domain, rows in domains.items()
@@ -142,9 +98,9 @@ def paper_figures(domain: str, row: str) -> PaperFigures | None:
     return None
 
 
-def _with_baseline(rows: Sequence[RowResult]) -> list[tuple[RowResult, RowResult | None]]:
+def _with_baseline(rows: Sequence[RowResult], measure: Measure) -> list[tuple[RowResult, RowResult | None]]:
     """Return each row with the baseline of its Δ; None if that is the row itself, or missing."""
-    baseline = next((row for row in rows if row.row == BASELINE), None)
+    baseline = next((row for row in rows if row.row == measure.baseline), None)
     return [(row, None if row is baseline else baseline) for row in rows]
 
 
@@ -156,29 +112,39 @@ def _scored(rows: Sequence[RowResult]) -> str:
     return f"{recordings:,} recordings{speakers}, {tokens:,} tokens of codebook 0 scored."
 
 
-def _table(domain: str, rows: Sequence[RowResult]) -> str:
-    rules = [":--" if i < _LEFT_ALIGNED else "--:" for i in range(len(_HEADINGS))]
-    lines = [_HEADINGS, rules, *(_cells(domain, row, base) for row, base in _with_baseline(rows))]
+def _table(domain: str, rows: Sequence[RowResult], measure: Measure) -> str:
+    cells = [_cells(domain, row, base, measure) for row, base in _with_baseline(rows, measure)]
+    if not cells:
+        return ""
+    rules = [":--" if i < _LEFT_ALIGNED else "--:" for i in range(len(cells[0]))]
+    lines = [list(cells[0]), rules, *(list(row.values()) for row in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(domain: str, row: RowResult, base: RowResult | None) -> list[str]:
+def _cells(domain: str, row: RowResult, base: RowResult | None, measure: Measure) -> dict[str, str]:
+    """Return the cells of a row, by their headings."""
     spread, paper = seed_sd(row), paper_figures(domain, row.row)
-    return [
-        f"{row.row} ({row.tag})",
-        row.description.replace("|", "\\|"),
-        _si(row.parameters),
-        _si(row.flops_per_token) if row.flops_per_token else "–",
-        _with_interval(nll(row), interval(row)),
-        f"{perplexity(row):.2f}",
-        f"{accuracy(row):.2%}",
-        difference_text(difference(row, base)) if base else "–",
-        f"{spread:.4f}" if spread is not None else "–",
-        _si(row.tokens_trained),
-        f"{row.learning_rate:g}" if row.learning_rate is not None else "–",
-        _duration(row.wall_s) if not row.is_ngram else "–",
-        f"{paper.nll:.2f} / {paper.accuracy:.2%} / {paper.ppl:.2f}" if paper else "–",
-    ]
+    particular = {"NLL by codebook, nats": " ".join(f"{nll:.2f}" for nll in row.codebook_nll)}
+    if measure is NLL:
+        particular = {"PPL": f"{perplexity(row):.2f}"}
+    figures = f"{paper.nll:.2f} / {paper.accuracy:.2%} / {paper.ppl:.2f}" if paper else "–"
+    return {
+        "row (tag)": f"{row.row} ({row.tag})",
+        "reads" if measure is NLL else "model": row.description.replace("|", "\\|"),
+        "parameters": _si(row.parameters),
+        "FLOPs/frame": _si(row.flops_per_token) if row.flops_per_token else "–",
+        f"{measure.name} [95 %]": _with_interval(nll(row), interval(row), measure),
+        **particular,
+        "accuracy": f"{accuracy(row):.2%}",
+        f"Δ {measure.name} to {measure.baseline} [95 %], p": (
+            difference_text(difference(row, base), measure) if base else "–"
+        ),
+        "seed SD": measure.signed(spread).removeprefix("+") if spread is not None else "–",
+        "frames trained": _si(row.tokens_trained),
+        "learning rate": f"{row.learning_rate:g}" if row.learning_rate is not None else "–",
+        "wall time": _duration(row.wall_s) if not row.is_ngram else "–",
+        **({"paper NLL / accuracy / PPL": figures} if measure is NLL else {}),
+    }
 
 
 def _row_json(domain: str, row: RowResult, base: RowResult | None) -> dict:
@@ -194,6 +160,7 @@ def _row_json(domain: str, row: RowResult, base: RowResult | None) -> dict:
         "wall_s": _number(row.wall_s),
         "seeds": [int(seed) for seed in row.seeds],
         "nll": _number(nll(row)),
+        "codebook_nll": [_number(value) for value in row.codebook_nll],
         "nll_interval": _ends(interval(row)),
         "nll_by_seed": [_number(value) for value in nll_by_seed(row)],
         "seed_sd": _number(seed_sd(row)),
@@ -235,8 +202,10 @@ def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _with_interval(value: float, interval: Interval | None) -> str:
-    return f"{value:.3f} [{interval.low:.3f}, {interval.high:.3f}]" if interval else f"{value:.3f}"
+def _with_interval(value: float, interval: Interval | None, measure: Measure) -> str:
+    if interval is None:
+        return measure.value(value)
+    return f"{measure.value(value)} [{measure.value(interval.low)}, {measure.value(interval.high)}]"
 
 
 def _si(value: float) -> str:

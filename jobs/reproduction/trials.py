@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,8 +83,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of a trial: `nats` per token on the validation split, None if it diverged; training `tokens`, without
-    those of skipped steps; `curve`: (tokens, nats) at each evaluation."""
+    """The outcome of a trial: `nats` per frame on the validation split, over the codebooks that it predicts, None if it
+    diverged; training `tokens` of codebook 0, without those of skipped steps; `curve`: (tokens, nats) at each
+    evaluation."""
 
     nats: float | None
     parameters: int
@@ -111,14 +113,14 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
     model, state = load_run(config.out)
     with autocast(budget.precision, ranks.device):
         score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
-    parameters = model.parameter_count()
+    nats, parameters = sum(score.codebook_nll), model.parameter_count()
     trained = Trained(
-        nats=score.nll if math.isfinite(score.nll) else None,
+        nats=nats if math.isfinite(nats) else None,
         parameters=parameters,
         flops_per_token=training_flops(model.config, parameters),
         tokens=(state.step - state.skipped) * budget.batch * budget.context,
         wall_s=state.elapsed_s,
-        curve=_curve(config.out, budget),
+        curve=_curve(config.out, budget, trial.row.output_codebooks),
     )
     save_model(model.cpu(), trial.folder)
     with naming_full_disk(trial.folder):
@@ -166,22 +168,25 @@ def require_trained(trial: Trial) -> Trained:
 
 def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
     """Return the windows of a whole split, each scored from an empty history."""
-    batches = whole_split(trial.dataset, split, budget.context, _SCORING_BATCH, trial.row.mel_variant)
+    context, batch = _window(trial.row, budget.context, _SCORING_BATCH)
+    batches = whole_split(trial.dataset, split, context, batch, trial.row.mel_variant)
     return (batch.to(device) for batch in batches)
 
 
 def training_config(trial: Trial, budget: Budget) -> Config:
     """Return the options of the trial's training run: `train`'s defaults, except for the row and the budget."""
     row, evaluation_interval = trial.row, math.ceil(budget.steps / EVALUATIONS)
+    context, batch = _window(row, budget.context, budget.batch)
     return Config(
         datasets=(UPath(trial.dataset),),
         out=training_run(trial),
         model=row.model,
         mel=row.mel_variant,
         input_codebooks=row.input_codebooks,
+        output_codebooks=row.output_codebooks,
         steps=budget.steps,
-        batch=budget.batch,
-        context=budget.context,
+        batch=batch,
+        context=context,
         learning_rate=trial.learning_rate,
         precision=budget.precision,
         device=budget.device,
@@ -195,6 +200,12 @@ def training_config(trial: Trial, budget: Budget) -> Config:
     )
 
 
+def _window(row: Row, context: int, batch: int) -> tuple[int, int]:
+    """Return the frames per window and the windows per step with which a row's window has as many positions as those of
+    other rows, and its step as many frames."""
+    return context // row.positions_per_frame, batch * row.positions_per_frame
+
+
 def recipe() -> dict[str, Any]:
     """Return the training options that are the same in all trials, whatever the budget."""
     names = ("optimizer", "weight_decay", "warmup", "clip", "ema", "accumulate", "pack")
@@ -202,8 +213,11 @@ def recipe() -> dict[str, Any]:
     return {name: getattr(defaults, name) for name in names}
 
 
-def _curve(run: Path, budget: Budget) -> tuple[tuple[int, float], ...]:
-    """Read the evaluations of a run from its TensorBoard log."""
+def _curve(run: Path, budget: Budget, codebooks: int) -> tuple[tuple[int, float], ...]:
+    """Read the evaluations of a run from its TensorBoard log: nats per frame over all `codebooks`."""
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    nats_at = {event.step: event.value for event in events.Scalars("validation/codebook_0/token_nats")}
+    nats_at: Counter[int] = Counter()
+    for k in range(codebooks):
+        of_codebook = {event.step: event.value for event in events.Scalars(f"validation/codebook_{k}/token_nats")}
+        nats_at.update(of_codebook)
     return tuple((step * budget.batch * budget.context, nats) for step, nats in sorted(nats_at.items()))

@@ -34,7 +34,7 @@ from whisper_gpt.manifests.location import file_sha256
 from whisper_gpt.manifests.publish import publish_bytes, sync_folder
 from whisper_gpt.model.checkpoint import load_safetensors, save_model
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.language_model import LanguageModel
 
 _WRITING = ".writing-"
 _TRAINING_FILE = "training.safetensors"
@@ -43,7 +43,7 @@ _RAW = "raw/"  # name prefix of the weights that are not averaged
 
 def save_checkpoint(
     run: Path,
-    model: HybridLM,
+    model: LanguageModel,
     optimizers: Sequence[torch.optim.Optimizer],
     average: AveragedModel | None,
     state: TrainingState,
@@ -67,7 +67,7 @@ def save_checkpoint(
 
 def _write_checkpoint(
     folder: Path,
-    model: HybridLM,
+    model: LanguageModel,
     optimizers: Sequence[torch.optim.Optimizer],
     average: AveragedModel | None,
     state: TrainingState,
@@ -133,7 +133,7 @@ def newest_whole_checkpoint(run: Path, log: Callable[[str], None]) -> Path:
 
 
 def restore_training(
-    folder: Path, model: HybridLM, optimizers: Sequence[torch.optim.Optimizer], average: AveragedModel | None
+    folder: Path, model: LanguageModel, optimizers: Sequence[torch.optim.Optimizer], average: AveragedModel | None
 ) -> None:
     """Load a checkpoint's moments into `optimizers` of `model`. If the run averages its weights, move the loaded ones
     to `average`, and load the raw weights into `model`."""
@@ -161,7 +161,7 @@ def _remove_old(run: Path, state: TrainingState, keep: int) -> None:
             shutil.rmtree(old)
 
 
-def _optimizer_tensors(model: HybridLM, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+def _optimizer_tensors(model: LanguageModel, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
     return {
         f"{name}/{key}": value.contiguous()
         for name, parameter in model.named_parameters()

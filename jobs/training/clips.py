@@ -60,7 +60,9 @@ def open_clips(session: Session) -> Clips | None:
     """
     config = session.config
     data = session.state.data
-    if config.clip_s == 0 or session.validation is None or not can_continue(session.model, data.mel_variant):
+    if config.clip_s == 0 or session.validation is None or not isinstance(session.model, HybridLM):
+        return None
+    if not can_continue(session.model, data.mel_variant):
         return None
     codec = codec_of(config.out, data, config.codec_weights)
     most = max(1, config.context // 2)

@@ -18,6 +18,7 @@ from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.step import StepResult
 from whisper_gpt.model.cost import peak_flops, training_flops
+from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.pipeline.errors import PipelineError
 
 
@@ -94,8 +95,9 @@ class Monitor:
         finer = "".join(f" {nll:.3f}" for nll in score.codebook_nll[1:])
         bits = f", {score.bits_per_s:,.0f} bits/s" if finer else ""
         self._console.print(f"step {step}: validation {score.nll:.3f}{finer} nats{bits}, accuracy {score.accuracy:.1%}")
-        if self._clips and not stopped():
-            clip = self._clips.make(self._session.scored_model, seed=step)
+        model = self._session.scored_model
+        if self._clips and isinstance(model, HybridLM) and not stopped():
+            clip = self._clips.make(model, seed=step)
             self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
             self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
 

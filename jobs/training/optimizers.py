@@ -8,10 +8,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from whisper_gpt.jobs.training.config import Config
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.language_model import LanguageModel
 
 
-def build_optimizers(model: HybridLM, config: Config) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: LanguageModel, config: Config) -> list[torch.optim.Optimizer]:
     """Return AdamW for all parameters; or Muon (Jordan et al. 2024) for the blocks' matrices and AdamW for the rest."""
     muon: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []

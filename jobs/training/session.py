@@ -27,6 +27,7 @@ from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.model.config import ModelConfig, fit_to_data
 from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.language_model import LanguageModel, build_model, load_model
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.loading.mixture import BLOCK, block_slots
 from whisper_gpt.pipeline.loading.order import ORDER_VERSION
@@ -39,7 +40,7 @@ class Session:
 
     config: Config
     ranks: Ranks
-    model: HybridLM
+    model: LanguageModel
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
     average: AveragedModel | None
@@ -64,11 +65,11 @@ class Session:
         return choose_precision(self.config.precision, self.ranks.device)
 
     @property
-    def scored_model(self) -> HybridLM:
+    def scored_model(self) -> LanguageModel:
         """The model that is scored and saved: the weight average, if there is one."""
         if self.average is None:
             return self.model
-        assert isinstance(self.average.module, HybridLM)
+        assert isinstance(self.average.module, LanguageModel)
         return self.average.module
 
     @property
@@ -91,8 +92,8 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
     validated = [dataset for dataset, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
     validation = _stream(config, ranks, validated, "validation", data.mel_variant) if validated else None
     seed_everything(config.seed, 0, 0)
-    model = HybridLM(shape).to(ranks.device).train()
-    if model.config.hybrid:
+    model = build_model(shape).to(ranks.device).train()
+    if isinstance(model, HybridLM) and model.config.hybrid:
         variant = infos[0].mel["variants"].index(data.mel_variant)
         model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, variant))
     state = TrainingState(0, 0.0, None, _order(config, training), data, config.optimizer)
@@ -106,7 +107,7 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
         _require_same_order(resumed.order, state.order, config)
         if resumed.optimizer != config.optimizer:
             raise JobError(f"{config.out} was trained with --optimizer {resumed.optimizer}, not {config.optimizer}")
-        saved = HybridLM.from_pretrained(folder)
+        saved = load_model(folder)
         _require_same_shape(saved.config, model.config, config)
         model.load_state_dict(saved.state_dict())
         restore_training(folder, model, optimizers, average)

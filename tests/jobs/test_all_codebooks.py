@@ -62,6 +62,22 @@ def test_a_hybrid_of_all_codebooks_wants_the_mel_of_its_codes(
     assert str(dataset) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("model", ["flat-8m", "delay-8m"])
+def test_rivals_of_the_depth_decoder_are_trained_and_evaluated_only(
+    model: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, options = tmp_path / "run", ["--model", model, "--context=32", "--eval-every=2", "--learning-rate=3e-3"]
+    assert train_context_64(dataset, run, *options, "--steps=8") == 0
+    assert train_context_64(dataset, run, *options, "--steps=12", "--resume") == 0
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(dataset), str(run), "--no-baselines", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert len(row["codebook_nll"]) == 8 and row["bits_per_s"] < 75 * 8 * 10
+    for verb in (["generate", str(run), "--out", str(tmp_path / "out.wav")], ["audit", str(run)]):
+        assert cli.main(verb) == 1
+        assert "does not predict frame by frame" in capsys.readouterr().err
+
+
 def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:
     """The most likely codes, from a plain pass over all frames each time; audio and mel of all codes in one piece."""
     torch.manual_seed(0)

@@ -106,6 +106,34 @@ def test_wider_grid_trains_only_new_trials(variants_dataset: Path, tmp_path: Pat
     assert row["learning_rate"] == (0.001 if nats["rate-0.001-seed-0"] < nats["rate-0.01-seed-0"] else 0.01)
 
 
+def test_all_codebooks_are_compared_in_bits_per_second(
+    variants_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--all-codebooks", "--context=8", "--batch=4"]
+    assert reproduce(variants_dataset, tmp_path, *options) == 0
+    table = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["row"]: row for row in table["domains"]["synthetic-speech"]["rows"]}
+    assert list(rows) == ["gpt-8m", "delay-8m", "flat-8m", "hybrid-8m"]
+    frames = read_info(variants_dataset).splits["test"].frames
+    for row in rows.values():
+        assert len(row["codebook_nll"]) == 2 and row["nll"] == pytest.approx(sum(row["codebook_nll"]))
+        assert row["nll_by_seed"][0] != row["nll_by_seed"][1] and row["tokens_trained"] == 128
+    # The same models as `evaluate` scores them, on the same frames.
+    for path in tmp_path.glob("trials/synthetic-speech/*/rate-0.001-seed-0/test.json"):
+        assert sum(json.loads(path.read_text())["tokens"]) == frames
+        name = path.parent.parent.name
+        capsys.readouterr()
+        assert cli.main(["evaluate", str(variants_dataset), str(path.parent), "--split=test", "--json"]) == 0
+        (scored,) = [row for row in json.loads(capsys.readouterr().out) if row["run"]]
+        nll = rows[name]["nll_by_seed"][0]
+        assert scored["context"] == (4 if name == "flat-8m" else 8)
+        assert scored["bits_per_s"] == pytest.approx(table["per_nat"] * nll)
+    markdown = (tmp_path / "table.md").read_text()
+    assert "| bits/s [95 %] |" in markdown and "hybrid-8m against gpt-8m" in markdown
+    assert reproduce(variants_dataset, tmp_path, "--context=8", "--batch=4") == 1  # the other table
+    assert "holds another table" in capsys.readouterr().err
+
+
 def test_rows_seeds_and_datasets_can_be_added(variants_dataset: Path, dataset: Path, tmp_path: Path) -> None:
     assert reproduce(variants_dataset, tmp_path, "--rows=gpt-4m", "--seeds=1") == 0
     first = tmp_path / "trials/synthetic-speech/gpt-4m/rate-0.001-seed-0/trial.json"

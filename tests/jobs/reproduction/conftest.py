@@ -35,6 +35,7 @@ def make_row(
         "correct": np.round(0.35 * tokens).astype(np.int64) * np.ones((seeds, 1), np.int64),
         "position_nats": (nll + 1 / positions) * 100,
         "position_tokens": np.full(64, 100),
+        "codebook_nll": (nll,),
         "curves": tuple(tuple((t, nll + 3 / (1 + t) + seed / 10) for t in range(0, 50, 5)) for seed in range(seeds)),
     }
     return RowResult(**{**defaults, **fields})
