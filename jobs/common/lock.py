@@ -116,7 +116,8 @@ def _acquire(path: UPath, dataset: UPath, lease_id: str) -> None:
 
 def _holder(path: UPath) -> dict:
     try:
-        return json.loads(path.read_bytes())
+        # In one request: opening a file asks for its version first, and fails if the holder renews the lock in between.
+        return json.loads(path.fs.cat_file(path.path))
     except FileNotFoundError:
         return {}
 

@@ -102,6 +102,13 @@ def test_lock_excludes_other_runs_and_replaces_dead_ones(store: Any, monkeypatch
         monkeypatch.undo()
 
 
+def test_lock_can_be_read_while_its_holder_renews_it(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_lock, "_RENEWED_EVERY_S", 0.0)
+    dataset = location(store.bucket() / "dataset")
+    with lock(dataset):
+        assert all(output_lock._holder(dataset / LOCK_FILE).keys() >= {"id", "who"} for _ in range(50))
+
+
 def test_missing_bucket_is_a_one_line_error(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert cli.main(["preprocess", "librispeech", "s3://no-such-bucket/x", "--out", out, *OPTIONS]) == 1
