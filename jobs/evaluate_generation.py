@@ -24,7 +24,6 @@ from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, requir
 from whisper_gpt.jobs.inference.generation_scores import (
     Continued,
     continuation_scores,
-    unigram_divergence,
     voice_similarity,
 )
 from whisper_gpt.jobs.inference.run_codec import codec_of
@@ -38,6 +37,7 @@ from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.frames import FRAME_RATE
+from whisper_gpt.pipeline.judge.codes import unigram_divergence
 from whisper_gpt.pipeline.judge.packages import INSTALL, missing_packages
 from whisper_gpt.pipeline.loading.stream import whole_split
 

@@ -1,6 +1,5 @@
 """Scores of a continuation: how natural it sounds, whose voice it has, and whether it drones."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ import numpy as np
 from whisper_gpt.jobs.codec.judging import Share, naturalness
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.judge import speaker
+from whisper_gpt.pipeline.judge.codes import commonest_share, entropy
 
 _LEVEL_S = 0.02
 _SILENCE_DB = -40.0  # below the loudest 20 ms: no speech
@@ -37,7 +37,7 @@ def continuation_scores(continued: Continued, judge: bool) -> dict[str, Share]:
     if their packages are installed."""
     shares = {
         "code_entropy": Share(entropy(continued.codes)),
-        "commonest_code": Share(float(np.unique(continued.codes, return_counts=True)[1].max() / len(continued.codes))),
+        "commonest_code": Share(commonest_share(continued.codes)),
         "longest_silence_s": Share(longest_silence_s(continued.wav)),
     }
     return shares | naturalness(continued.wav) | voice_similarity(continued, continued) if judge else shares
@@ -51,12 +51,6 @@ def voice_similarity(continued: Continued, prompted: Continued) -> dict[str, Sha
     return {"voice_similarity": Share(float(prompted.prompt_voice @ continued.voice))}
 
 
-def entropy(codes: np.ndarray) -> float:
-    """Return the entropy in nats of the distribution of `codes` `[n]`: 0 if all are the same."""
-    share = np.unique(codes, return_counts=True)[1] / len(codes)
-    return float(-(share * np.log(share)).sum())
-
-
 def longest_silence_s(wav: np.ndarray) -> float:
     """Return the length in seconds of the longest part of `wav` `[N]` that is 40 dB below its loudest 20 ms."""
     size = round(_LEVEL_S * SAMPLE_RATE)
@@ -66,10 +60,3 @@ def longest_silence_s(wav: np.ndarray) -> float:
     loud = np.flatnonzero(power > power.max() * 10 ** (_SILENCE_DB / 10))
     gaps = np.diff(loud, prepend=-1, append=len(power)) - 1
     return float(gaps.max() * _LEVEL_S)
-
-
-def unigram_divergence(drawn: Sequence[np.ndarray], real: Sequence[np.ndarray], vocab: int) -> float:
-    """Return the Jensen–Shannon divergence in nats (at most ln 2) of the codes' distributions in two sets of clips."""
-    p, q = (np.bincount(np.concatenate(clips), minlength=vocab) / sum(map(len, clips)) for clips in (drawn, real))
-    middle = (p + q) / 2
-    return float(sum((x[x > 0] * np.log(x[x > 0] / middle[x > 0])).sum() for x in (p, q)) / 2)

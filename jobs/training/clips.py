@@ -23,20 +23,24 @@ _SAMPLING = Sampling(temperature=1.0, top_k=100)
 
 @dataclass(frozen=True)
 class Clip:
-    """`wav` float32 `[N]`: the decoded prompt and its continuation; `mel` `[T, M]` of it, scaled to 0–1."""
+    """`wav` float32 `[N]`: the decoded prompt and its continuation; `mel` `[T, M]` of it, scaled to 0–1; `codes` int64
+    `[n]`: the coarsest codes of the continuation."""
 
     wav: np.ndarray
     sample_rate: int
     mel: np.ndarray
+    codes: np.ndarray
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What clips are generated with: a prompt from a validation sample, and the number of frames to add."""
+    """What clips are generated with: a prompt from a validation sample, and the number of frames to add; `real_codes`
+    int64 `[T]` are the sample's coarsest codes."""
 
     codec: Codec
     log_mel: LogMel
     prompt: Prompt
+    real_codes: np.ndarray
     frames: int
 
     def make(self, model: HybridLM, seed: int) -> Clip:
@@ -44,12 +48,15 @@ class Clips:
         generator = torch.Generator().manual_seed(seed)
         cpu_model = copy.deepcopy(model).cpu().eval()
         continuation = Continuation(cpu_model, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
-        steps = (continuation.step() for _ in range(self.frames))
-        wav = torch.cat([continuation.prompt_audio, *steps]).clamp(-1, 1)
+        audio, codes = [continuation.prompt_audio], []
+        for _ in range(self.frames):
+            audio.append(continuation.step())
+            codes.append(int(continuation.codes[0, -1]))
+        wav = torch.cat(audio).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()
         scaled = (mel - least) / (most - least).clamp_min(1e-6)
-        return Clip(wav.numpy(), self.codec.sample_rate, scaled.numpy())
+        return Clip(wav.numpy(), self.codec.sample_rate, scaled.numpy(), np.array(codes))
 
 
 def open_clips(session: Session) -> Clips | None:
@@ -66,17 +73,18 @@ def open_clips(session: Session) -> Clips | None:
         return None
     codec = codec_of(config.out, data, config.codec_weights)
     most = max(1, config.context // 2)
-    prompt = _first_readable(batches(session.validation), most, session.model.config.output_codebooks)
-    if prompt is None:
+    found = _first_readable(batches(session.validation), most, session.model.config.output_codebooks)
+    if found is None:
         return None
+    prompt, real_codes = found
     frames = max(1, round(config.clip_s * codec.sample_rate / codec.hop))
-    return Clips(codec, LogMel(MelConfig(**data.mel)), prompt, frames)
+    return Clips(codec, LogMel(MelConfig(**data.mel)), prompt, real_codes, frames)
 
 
-def _first_readable(windows: Iterable[Batch], most: int, n_codebooks: int) -> Prompt | None:
-    """Return the first frames, at most `most`, of the first readable window."""
+def _first_readable(windows: Iterable[Batch], most: int, n_codebooks: int) -> tuple[Prompt, np.ndarray] | None:
+    """Return the first frames, at most `most`, of the first readable window, and all of its coarsest codes."""
     for batch in windows:
         for codes, mel, mask in zip(batch.codes, batch.mel, batch.mask, strict=True):
             if frames := min(most, int(mask.sum())):
-                return Prompt(codes[:n_codebooks, :frames], mel[:frames])
+                return Prompt(codes[:n_codebooks, :frames], mel[:frames]), codes[0, mask].numpy()
     return None

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from rich.console import Console
@@ -16,10 +16,12 @@ from whisper_gpt.jobs.inference.scoring import Score
 from whisper_gpt.jobs.training.clips import Clips, open_clips
 from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.jobs.training.session import Session
+from whisper_gpt.jobs.training.signatures import CodeSpread, Withheld, code_spread, withheld
 from whisper_gpt.jobs.training.step import StepResult
 from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.pipeline.errors import PipelineError
+from whisper_gpt.pipeline.loading.stream import batches
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Monitor:
         self._writer = writer
         self._show = show
         self._clips = self._find_clips()
+        self._warned: set[str] = set()
         model = session.model
         self._flops = training_flops(model.config, model.parameter_count())
         self._peak = self._find_peak()
@@ -96,10 +99,26 @@ class Monitor:
         bits = f", {score.bits_per_s:,.0f} bits/s" if finer else ""
         self._console.print(f"step {step}: validation {score.nll:.3f}{finer} nats{bits}, accuracy {score.accuracy:.1%}")
         model = self._session.scored_model
-        if self._clips and isinstance(model, HybridLM) and not stopped():
+        if not isinstance(model, HybridLM) or stopped():
+            return
+        if model.config.hybrid and model.config.input_codebooks:
+            batch = next(iter(batches(self._session.validation)), None)
+            if batch is not None:
+                self._watch(step, "signature/withheld", withheld(model, batch.to(model.device)))
+        if self._clips:
             clip = self._clips.make(model, seed=step)
             self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
             self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
+            self._watch(step, "signature/codes", code_spread(clip.codes, self._clips.real_codes))
+
+    def _watch(self, step: int, tag: str, signature: Withheld | CodeSpread) -> None:
+        """Log a signature's figures, and its warning the first time that there is one."""
+        for name, value in asdict(signature).items():
+            self._writer.add_scalar(f"{tag}_{name}", value, step)
+        warning = signature.warning()
+        if warning and tag not in self._warned:
+            self._warned.add(tag)
+            self._console.print(f"step {step}: warning: {warning}")
 
     def end(self, left_out: int) -> None:
         """Log what was skipped: `left_out` unreadable samples over all ranks (this rank's by name), and steps."""

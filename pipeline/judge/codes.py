@@ -1,0 +1,23 @@
+"""Statistics of codes that show a collapse: a drone repeats few of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def entropy(codes: np.ndarray) -> float:
+    """Return the entropy in nats of the distribution of `codes` `[n]`: 0 if all are the same."""
+    share = np.unique(codes, return_counts=True)[1] / len(codes)
+    return float(-(share * np.log(share)).sum())
+
+
+def commonest_share(codes: np.ndarray) -> float:
+    """Return the share of the commonest code in `codes` `[n]`."""
+    return float(np.unique(codes, return_counts=True)[1].max() / len(codes))
+
+
+def unigram_divergence(drawn: Sequence[np.ndarray], real: Sequence[np.ndarray], vocab: int) -> float:
+    """Return the Jensen–Shannon divergence in nats (at most ln 2) of the codes' distributions in two sets of clips."""
+    p, q = (np.bincount(np.concatenate(clips), minlength=vocab) / sum(map(len, clips)) for clips in (drawn, real))
+    middle = (p + q) / 2
+    return float(sum((x[x > 0] * np.log(x[x > 0] / middle[x > 0])).sum() for x in (p, q)) / 2)
