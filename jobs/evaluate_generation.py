@@ -20,7 +20,7 @@ from upath import UPath
 from whisper_gpt.jobs.codec.judging import Figure, Scores, Share, figure_text
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
-from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, require_can_continue, sampling_options
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, require_can_continue, sampling_options
 from whisper_gpt.jobs.inference.generation_scores import (
     Continued,
     continuation_scores,
@@ -40,6 +40,8 @@ from whisper_gpt.pipeline.frames import FRAME_RATE
 from whisper_gpt.pipeline.judge.codes import unigram_divergence
 from whisper_gpt.pipeline.judge.packages import INSTALL, missing_packages
 from whisper_gpt.pipeline.loading.stream import whole_split
+
+_SIDE_BY_SIDE = 16  # continuations at once
 
 _METRICS = {
     "dnsmos_overall": ("DNSMOS P.835 overall, 1–5", 2),
@@ -120,8 +122,9 @@ def run(config: Config) -> int:
         real = [_real(codec, recording, model.config.output_codebooks, config) for recording in recordings]
         log_mel, drawn, started = LogMel(MelConfig(**state.data.mel)), [], time.monotonic()
         with progress_line(console, len(recordings)) as show:
-            for number, recording in enumerate(recordings):
-                drawn.append(_continue(model, codec, log_mel, recording, sampling, config, number))
+            for first in range(0, len(recordings), _SIDE_BY_SIDE):
+                some = recordings[first : first + _SIDE_BY_SIDE]
+                drawn += _continue(model, codec, log_mel, some, sampling, config, first)
                 left_s = (time.monotonic() - started) / len(drawn) * (len(recordings) - len(drawn))
                 show(len(drawn), f"{folder}, {len(drawn)} of {len(recordings)} recordings", left_s)
         ceiling = f"codec, {model.config.output_codebooks} codebooks"
@@ -178,20 +181,23 @@ def _continue(
     model: HybridLM,
     codec: Codec,
     log_mel: LogMel,
-    recording: _Recording,
+    recordings: list[_Recording],
     sampling: Sampling,
     config: Config,
-    number: int,
-) -> Continued:
+    first: int,
+) -> list[Continued]:
+    """Continue recordings side by side, each with the seed of its number, counted from `first`."""
     prompt_frames, frames = _frames(config)
-    prompt = Prompt(recording.codes[: model.config.output_codebooks, :prompt_frames], recording.mel[:prompt_frames])
-    generator = torch.Generator().manual_seed(config.seed + number)
-    generated = Continuation(model, codec, log_mel, prompt, sampling, "decode", generator)
+    n_codebooks = model.config.output_codebooks
+    prompts = [Prompt(r.codes[:n_codebooks, :prompt_frames], r.mel[:prompt_frames]) for r in recordings]
+    generators = [torch.Generator().manual_seed(config.seed + first + i) for i in range(len(recordings))]
+    generated = Continuations(model, codec, log_mel, prompts, sampling, "decode", generators)
     codes, wavs = [], []
     for _ in range(frames):
         wavs.append(generated.step())
-        codes.append(generated.codes[0, -1])
-    return Continued(torch.stack(codes).numpy(), torch.cat(wavs).numpy(), generated.prompt_audio.numpy())
+        codes.append(generated.codes[:, 0, -1])
+    clips = zip(torch.stack(codes, dim=1).numpy(), torch.cat(wavs, dim=1).numpy(), strict=True)
+    return [Continued(*clip, prompt) for clip, prompt in zip(clips, generated.prompt_audio.numpy(), strict=True)]
 
 
 def _row(clips: list[Continued], real: list[Continued], clip_scores: list[dict[str, Share]], codec: Codec) -> _Row:

@@ -21,6 +21,9 @@ from whisper_gpt.model.errors import ModelError
 CONFIG_FILE = constants.CONFIG_NAME  # config.json
 WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE  # model.safetensors
 
+# The speech model in the package, a checkpoint with its weights in half precision: docs/speech-model.md is its card.
+SPEECH_MODEL = Path(__file__).with_name("speech_8m")
+
 
 class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio", "encodec"]):
     """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built from a `ModelConfig`."""

@@ -5,6 +5,8 @@ Unlike a delay pattern it finishes a frame before time moves on, so a frame's au
 the next frame is predicted.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -50,14 +52,18 @@ class DepthDecoder(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, hidden: torch.Tensor, coarsest: torch.Tensor, how: Sampling, generator: torch.Generator | None = None
+        self,
+        hidden: torch.Tensor,
+        coarsest: torch.Tensor,
+        how: Sampling,
+        generators: Sequence[torch.Generator | None] | None = None,
     ) -> torch.Tensor:
         """Sample codes 1 … K − 1 given `hidden` `[N, D]` and code 0 int64 `[N]`; return all codes, int64 `[N, K]`.
 
-        Logits are sampled on the CPU, with `generator`.
+        Logits are sampled on the CPU, each row with its own generator.
         """
         codes = F.pad(coarsest[:, None], (0, self.finer))
         for k in range(self.finer):
             logits = self(hidden, codes)[:, k]
-            codes[:, k + 1] = sample(logits.float().cpu(), how, generator).to(codes.device)
+            codes[:, k + 1] = sample(logits.float().cpu(), how, generators).to(codes.device)
         return codes

@@ -5,6 +5,7 @@ its coarsest token, and one over its mel. A token-only model is the same without
 depth decoder, if there is one, predicts the frame's finer tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,15 +98,17 @@ class HybridLM(nn.Module, Pretrained):
         offsets = self.config.vocab * torch.arange(n_codebooks, device=codes.device)[:, None]  # [K, 1]
         return codes[..., :n_codebooks, :] + offsets
 
-    def draw(self, prediction: Prediction, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:
+    def draw(
+        self, prediction: Prediction, how: Sampling, generators: Sequence[torch.Generator | None] | None = None
+    ) -> torch.Tensor:
         """Sample the frame that the last output predicts: the coarsest code, then the finer ones given it.
 
-        Return its codes int64 `[B, K]` on the CPU, where the logits are sampled, with `generator`.
+        Return its codes int64 `[B, K]` on the CPU, where the logits are sampled, each row with its own generator.
         """
-        coarsest = sample(prediction.logits[:, -1].cpu(), how, generator)  # [B]
+        coarsest = sample(prediction.logits[:, -1].cpu(), how, generators)  # [B]
         if self.depth is None:
             return coarsest[:, None]
-        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generator).cpu()
+        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generators).cpu()
 
     def predict_next(
         self,

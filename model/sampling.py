@@ -1,6 +1,7 @@
 """Sample the next token from logits."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +23,10 @@ class Sampling:
             raise ModelError(f"{options}: the first two must be at least 0, the last above 0 and at most 1")
 
 
-def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Sample one token from each row of `logits` `[B, V]`; return int64 `[B]`."""
+def sample(
+    logits: torch.Tensor, how: Sampling, generators: Sequence[torch.Generator | None] | None = None
+) -> torch.Tensor:
+    """Sample one token from each row of `logits` `[B, V]`, with its own of B `generators`; return int64 `[B]`."""
     if how.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / how.temperature
@@ -37,4 +40,5 @@ def sample(logits: torch.Tensor, how: Sampling, generator: torch.Generator | Non
         before = mass.cumsum(dim=-1) - mass  # mass of the more likely tokens
         dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    rows = zip(logits.softmax(dim=-1), generators or [None] * len(logits), strict=True)
+    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in rows])

@@ -117,7 +117,7 @@ def _plain_frames(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt
 def _parts(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int = 40) -> dict[str, float]:
     """Return the seconds per frame of each part of a step, measured alone."""
     normalised = model.mel_encoder.normalise(prompt.mel) if model.config.hybrid else prompt.mel
-    cache, prediction = prefill(model, prompt.codes, normalised, "decode")
+    cache, prediction = prefill(model, prompt.codes[None], normalised[None], "decode")
     tokens, mel_mask = model.embedding_rows(prompt.codes[None, :, :1]), torch.ones(1, 1, dtype=torch.bool)
     mel = prompt.mel[None, :1] if model.config.hybrid else None
     decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()

@@ -4,6 +4,7 @@ The sampled codes of a frame are decoded at once to their 320 samples, and the m
 input (decode and re-analyse), so the mel input always matches the audio that was actually generated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.streaming import join
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -93,16 +95,76 @@ def read_prompt(path: Path, frames: int, codec: Codec, mel: MelConfig, variant: 
     return Prompt(torch.from_numpy(codes[:, kept]).long(), torch.from_numpy(mels[kept]).float())
 
 
-class Continuation:
-    """A continuation of `prompt`: `prompt_audio` float32 `[n · hop]` is the prompt decoded, `step` adds a frame to it.
+class Continuations:
+    """Continuations of several prompts of equal length, side by side: `prompt_audio` float32 `[B, n · hop]` is the
+    prompts decoded, `step` adds a frame to each.
 
-    Model and codec compute on their own devices; codes are sampled and mel frames computed on the CPU.
+    Model and codec compute on their own devices; codes are sampled and mel frames computed on the CPU. Each has its own
+    generator, so its codes are those that it has alone, but for ties in float rounding.
 
-    It may be endless: memory and time per frame are constant. `codes` `[K, n]` and `mel` hold the last half context of
-    the history; once the cache is full, a new one is filled from them.
+    They may be endless: memory and time per frame are constant. `codes` `[B, K, n]` and `mel` `[B, n, M]` hold the last
+    half context of the history; once the cache is full, a new one is filled from them.
     """
 
     @torch.no_grad()
+    def __init__(
+        self,
+        model: HybridLM,
+        codec: Codec,
+        log_mel: LogMel,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        mel_source: MelSource,
+        generators: Sequence[torch.Generator],
+    ):
+        self._model, self._codec, self._log_mel = model, codec, log_mel
+        self._sampling, self._mel_source, self._generators = sampling, mel_source, generators
+        codes, mel = torch.stack([p.codes for p in prompts]), torch.stack([p.mel for p in prompts])
+        self._decoder = join([codec.decoder_start(codebooks=codes.shape[1])] * len(prompts))
+        self._mel_context = log_mel.start().expand(len(prompts), -1)
+        self._history_frames = max(1, model.config.context // 2)
+        self.prompt_audio = torch.zeros(len(prompts), 0)
+        if codes.shape[2]:
+            self.prompt_audio = self._decode(codes)
+            _, self._mel_context = log_mel.step(self._mel_context, self.prompt_audio)
+        self.codes = codes[..., -self._history_frames :]
+        self.mel = _normalise(model, mel[:, -self._history_frames :])
+        self._cache, self._prediction = prefill(model, self.codes, self.mel, mel_source)
+
+    @torch.no_grad()
+    def step(self) -> torch.Tensor:
+        """Sample the codes of each one's next frame, and return its audio float32 `[B, hop]`."""
+        codes = self._model.draw(self._prediction, self._sampling, self._generators)[..., None]  # [B, K, 1]
+        audio = self._decode(codes)
+        mel = self._next_mel(audio)
+        self.codes = torch.cat([self.codes, codes], dim=2)[..., -self._history_frames :]
+        self.mel = torch.cat([self.mel, mel], dim=1)[:, -self._history_frames :]
+        if self._cache.position == self._cache.capacity:
+            self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
+        else:
+            tokens = self._model.embedding_rows(codes)
+            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache)
+        return audio
+
+    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Decode codes `[B, K, n]` to the next samples `[B, n · hop]` of the streams."""
+        decoded, self._decoder = self._codec.decode_chunk(self._decoder, codes.to(self._codec.device))
+        return decoded.cpu()
+
+    def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
+        """Return the normalised mel `[B, 1, M]` of the last generated frame."""
+        if self._mel_source == "predict" and self._prediction.mel_location is not None:
+            return self._prediction.mel_location[:, -1:].cpu()
+        if self._mel_source == "decode" and self._model.config.hybrid:
+            analysed, self._mel_context = self._log_mel.step(self._mel_context, audio)
+            return _normalise(self._model, analysed)
+        return self.mel.new_zeros(len(self.mel), 1, self.mel.shape[2])
+
+
+class Continuation:
+    """`Continuations` of one prompt, without the batch dimension: `prompt_audio` `[n · hop]`, `codes` `[K, n]`, `mel`
+    `[n, M]`."""
+
     def __init__(
         self,
         model: HybridLM,
@@ -113,69 +175,44 @@ class Continuation:
         mel_source: MelSource,
         generator: torch.Generator,
     ):
-        self._model, self._codec, self._log_mel = model, codec, log_mel
-        self._sampling, self._mel_source, self._generator = sampling, mel_source, generator
-        self._decoder, self._mel_context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
-        self._history_frames = max(1, model.config.context // 2)
-        self.prompt_audio = torch.zeros(0)
-        if prompt.codes.shape[1]:
-            self.prompt_audio = self._decode(prompt.codes)
-            _, self._mel_context = log_mel.step(self._mel_context, self.prompt_audio)
-        self.codes = prompt.codes[:, -self._history_frames :]
-        self.mel = _normalise(model, prompt.mel[-self._history_frames :])
-        self._cache, self._prediction = prefill(model, self.codes, self.mel, mel_source)
+        self._batch = Continuations(model, codec, log_mel, [prompt], sampling, mel_source, [generator])
+        self.prompt_audio = self._batch.prompt_audio[0]
 
-    @torch.no_grad()
+    @property
+    def codes(self) -> torch.Tensor:
+        """The history's codes int64 `[K, n]`."""
+        return self._batch.codes[0]
+
+    @property
+    def mel(self) -> torch.Tensor:
+        """The history's normalised mel `[n, M]`."""
+        return self._batch.mel[0]
+
     def step(self) -> torch.Tensor:
         """Sample the codes of the next frame, and return its audio float32 `[hop]`."""
-        codes = self._model.draw(self._prediction, self._sampling, self._generator).T  # [K, 1]
-        audio = self._decode(codes)
-        mel = self._next_mel(audio)
-        self.codes = torch.cat([self.codes, codes], dim=1)[:, -self._history_frames :]
-        self.mel = torch.cat([self.mel, mel])[-self._history_frames :]
-        if self._cache.position == self._cache.capacity:
-            self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
-        else:
-            tokens = self._model.embedding_rows(codes)
-            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache)
-        return audio
-
-    def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Decode codes `[K, n]` to the next samples `[n · hop]` of the stream."""
-        decoded, self._decoder = self._codec.decode_chunk(self._decoder, codes[None].to(self._codec.device))
-        return decoded[0].cpu()
-
-    def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
-        """Return the normalised mel `[1, M]` of the last generated frame."""
-        if self._mel_source == "predict" and self._prediction.mel_location is not None:
-            return self._prediction.mel_location[0, -1:].cpu()
-        if self._mel_source == "decode" and self._model.config.hybrid:
-            analysed, self._mel_context = self._log_mel.step(self._mel_context, audio)
-            return _normalise(self._model, analysed)
-        return self.mel.new_zeros(1, self.mel.shape[1])
+        return self._batch.step()[0]
 
 
 def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source: MelSource) -> tuple[Cache, Prediction]:
-    """Fill a new cache with frames of `codes` `[K, n]` and normalised `mel` `[n, M]`; return it, and the predictions of
-    frames 0 to n."""
-    cache = empty_cache(model.config, batch=1, device=model.device)
-    tokens = F.pad(model.embedding_rows(codes), (1, 0), value=model.begin_token)  # [K, 1 + n]
-    mel = torch.cat([torch.zeros(1, mel.shape[1]), mel])
-    return cache, _predict(model, tokens, mel, mel_source, cache)
+    """Fill a new cache with frames of `codes` `[B, K, n]` and normalised `mel` `[B, n, M]`; return it, and the
+    predictions of frames 0 to n."""
+    cache = empty_cache(model.config, batch=len(codes), device=model.device)
+    tokens = F.pad(model.embedding_rows(codes), (1, 0), value=model.begin_token)  # [B, K', 1 + n]
+    return cache, _predict(model, tokens, F.pad(mel, (0, 0, 1, 0)), mel_source, cache)
 
 
 def _predict(
     model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
 ) -> Prediction:
-    """Return the predictions after embedding rows `tokens` `[K', n]` and normalised `mel` `[n, M]`; a begin token has
-    no mel."""
-    tokens, mel = tokens[None].to(model.device), mel.to(model.device)  # [1, K', n], [n, M]
+    """Return the predictions after embedding rows `tokens` `[B, K', n]` and normalised `mel` `[B, n, M]`; a begin token
+    has no mel."""
+    tokens, mel = tokens.to(model.device), mel.to(model.device)
     mel_mask = tokens[:, 0] != model.begin_token
     if not model.config.hybrid:
         return model.predict_next(tokens, None, mel_mask, cache)
     if mel_source == "none":
         mel_mask = torch.zeros_like(mel_mask)
-    return model.predict_next(tokens, mel[None], mel_mask, cache)
+    return model.predict_next(tokens, mel, mel_mask, cache)
 
 
 def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:

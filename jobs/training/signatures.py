@@ -11,7 +11,7 @@ from whisper_gpt.model.objective import code_nats
 from whisper_gpt.pipeline.judge.codes import commonest_share, entropy
 from whisper_gpt.pipeline.loading.stream import Batch
 
-_IGNORED = 0.1  # of what withholding the other stream costs
+_IGNORED = 0.02  # of what withholding the other stream costs
 _MATTERS = 0.05  # nats; below that neither stream has been learnt yet
 _COLLAPSED = 0.7  # of the entropy of real codes; a healthy model comes within 10 %
 _FEWEST_FRAMES = 75  # a shorter clip says nothing about entropy

@@ -31,15 +31,18 @@ class LogMel:
 
     @full_float32()
     def step(self, context: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transform the next `samples` `[n·hop]`; return log-mel float32 `[n, M]` and the context for the next call."""
+        """Transform the next `samples` `[…, n·hop]` of one or several signals, given their context `[…, W − hop]`.
+
+        Return log-mel float32 `[…, n, M]`, and the context for the next call.
+        """
         c = self.config
         if samples.shape[-1] % c.hop_samples:
             raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {c.hop_samples}-sample frames")
-        signal = torch.cat([context, samples])
-        frames = signal.unfold(0, c.window_samples, c.hop_samples) * self.window  # [n, W]
+        signal = torch.cat([context, samples], dim=-1)
+        frames = signal.unfold(-1, c.window_samples, c.hop_samples) * self.window  # [n, W]
         power = torch.fft.rfft(frames).abs().square()  # [n, W/2+1]
         mel = (power @ self.filterbank).clamp_min(c.floor).log10()  # [n, M]
-        return mel, signal[len(signal) - c.context_samples :]
+        return mel, signal[..., signal.shape[-1] - c.context_samples :]
 
     def __call__(self, wav: torch.Tensor) -> torch.Tensor:
         """Return log-mel float32 `[ceil(N / hop), M]` of a whole signal `[N]`, zero-padded to a whole frame."""

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.inference.continuation import Continuation, MelSource, Prompt, prefill, read_prompt
+from whisper_gpt.jobs.inference.continuation import Continuation, Continuations, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.inference.run_folder import load_run, newest_checkpoint, read_state
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling, sample
@@ -46,6 +46,13 @@ def test_generate_writes_prompt_and_continuation(
     assert out.read_bytes() == first  # same seed, same audio
     assert cli.main([*arguments, "--seed=1"]) == 0  # without a prompt
     assert len(soundfile.read(out)[0]) == 75 * 320
+
+
+def test_speech_model_in_the_package_generates_if_no_run_is_named(synthetic_corpora: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    arguments = ["generate", "--out", str(out), "--seconds=0.2", "--prompt", str(prompt_file(synthetic_corpora))]
+    assert cli.main(arguments) == 0
+    assert len(soundfile.read(out)[0]) == (256 + 15) * 320
 
 
 def test_generation_matches_full_forward_passes(
@@ -101,6 +108,38 @@ def test_prompt_is_the_end_of_the_encoded_recording(
     assert not np.array_equal(prompt.codes[0], alone)
 
 
+def test_continuations_side_by_side_are_those_of_each_alone(
+    runs: dict[str, Path], synthetic_corpora: Path, codec: Codec, log_mel: LogMel
+) -> None:
+    """Past the context, so that new caches are filled as well."""
+    model, _ = load_run(runs["hybrid-4m"])
+    prompt = read_prompt(prompt_file(synthetic_corpora), 32, codec, log_mel.config, "audio")
+    prompts = [Prompt(prompt.codes[:, i : i + 20], prompt.mel[i : i + 20]) for i in (0, 5, 12)]
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(i) for i in range(3)]
+
+    together = Continuations(model, codec, log_mel, prompts, Sampling(), "decode", generators())
+    alone = [
+        Continuation(model, codec, log_mel, prompt, Sampling(), "decode", generator)
+        for prompt, generator in zip(prompts, generators(), strict=True)
+    ]
+    for _ in range(70):
+        audio = together.step()
+        assert torch.allclose(audio, torch.stack([one.step() for one in alone]), atol=1e-4)
+        assert torch.equal(together.codes, torch.stack([one.codes for one in alone]))
+
+
+def test_several_continuations_get_a_file_each(runs: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ["generate", str(runs["gpt-4m"]), "--seconds=0.4", "--seed=3"]
+    assert cli.main([*arguments, "--count=2", "--out", str(tmp_path / "many.wav")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"many-1.wav", "many-2.wav", "many.wav.yaml"}
+    assert cli.main([*arguments, "--out", str(tmp_path / "one.wav")]) == 0
+    assert (tmp_path / "many-1.wav").read_bytes() == (tmp_path / "one.wav").read_bytes()
+    assert (tmp_path / "many-2.wav").read_bytes() != (tmp_path / "one.wav").read_bytes()
+    assert cli.main([*arguments, "--count=0", "--out", str(tmp_path / "none.wav")]) == 2
+
+
 def test_long_continuation_keeps_half_a_context_of_history(
     runs: dict[str, Path], codec: Codec, log_mel: LogMel
 ) -> None:
@@ -113,11 +152,11 @@ def test_long_continuation_keeps_half_a_context_of_history(
     # Recompute with the whole history.
     history = prompt.codes[0]
     with torch.no_grad():
-        cache, prediction = prefill(model, history[None], torch.zeros(len(history), 64), "decode")
+        cache, prediction = prefill(model, history[None, None], torch.zeros(1, len(history), 64), "decode")
         for _ in range(3 * model.config.context):
             history = torch.cat([history, prediction.logits[:, -1].argmax(dim=-1)])
             if cache.position == cache.capacity:
-                cache, prediction = prefill(model, history[None, -half:], torch.zeros(half, 64), "decode")
+                cache, prediction = prefill(model, history[None, None, -half:], torch.zeros(1, half, 64), "decode")
             else:
                 token = history[-1][None, None, None]
                 prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
@@ -128,15 +167,15 @@ def test_long_continuation_keeps_half_a_context_of_history(
 def test_generate_frees_written_frames(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
-    step = Continuation.step
+    step = Continuations.step
 
-    def counting_step(self: Continuation) -> torch.Tensor:
+    def counting_step(self: Continuations) -> torch.Tensor:
         alive.append(sum(piece() is not None for piece in frames))
         piece = step(self)
         frames.append(weakref.ref(piece))
         return piece
 
-    monkeypatch.setattr(Continuation, "step", counting_step)
+    monkeypatch.setattr(Continuations, "step", counting_step)
     assert cli.main(["generate", str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"]) == 0
     assert len(alive) == 75 and max(alive) <= 1
 
@@ -144,10 +183,10 @@ def test_generate_frees_written_frames(runs: dict[str, Path], tmp_path: Path, mo
 def test_interrupted_generate_leaves_no_file(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Continuation) -> torch.Tensor:
+    def interrupted(self: Continuations) -> torch.Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Continuation, "step", interrupted)
+    monkeypatch.setattr(Continuations, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cli.run_verb("generate", [str(runs["gpt-4m"]), "--out", str(tmp_path / "out.wav"), "--seconds=1"])
     assert list(tmp_path.iterdir()) == []
@@ -193,7 +232,7 @@ def test_long_hybrid_continuation_is_exact_in_constant_memory(
         with torch.no_grad():
             logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
         for frame in range(position, end):
-            assert history[frame] == sample(logits[frame - begin][None], Sampling(), generator)[0]
+            assert history[frame] == sample(logits[frame - begin][None], Sampling(), [generator])[0]
         begin, position = begin + half, end
 
 
@@ -202,7 +241,7 @@ def test_prefill_matches_a_forward_pass(runs: dict[str, Path]) -> None:
     for name in ("hybrid-4m", "gpt-4m"):
         model, _ = load_run(runs[name])
         tokens, mel = torch.randint(0, 1024, (30,)), torch.randn(30, 64)
-        _, prediction = prefill(model, tokens[None], mel, "decode")
+        _, prediction = prefill(model, tokens[None, None], mel[None], "decode")
         expected = model(tokens[None, None], mel[None] if model.config.hybrid else None)
         assert torch.allclose(prediction.logits[:, :-1], expected.logits, atol=1e-5)
 

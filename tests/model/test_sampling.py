@@ -13,7 +13,7 @@ from whisper_gpt.model.sampling import Sampling, sample
 
 def draws(logits: list[float], sampling: Sampling, count: int = 2000) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return sample(torch.tensor([logits] * count), sampling, generator)
+    return sample(torch.tensor([logits] * count), sampling, [generator] * count)
 
 
 def test_temperature_0_is_argmax() -> None:
