@@ -52,6 +52,8 @@ def run(config: Config) -> int:
     prompt = sorted((source / "LibriSpeech" / "test-clean").rglob("*.flac"))[0]
     wav = out / "continuation.wav"
     _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
+    speech = out / "speech-model.wav"
+    _verb(console, "generate", "--prompt", prompt, "--seconds=5", "--temperature=0.9", "--top-k=60", "--out", speech)
 
     console.rule(f"done in {time.monotonic() - started:.0f} s, except for the table; the results are in")
     for label, path in (
@@ -59,7 +61,8 @@ def run(config: Config) -> int:
         ("shards, manifest, dataset.json", dataset),
         ("summary of the dataset as a page", out / "dataset.html"),
         ("trained models (tensorboard --logdir shows the curves)", out / "runs"),
-        ("prompt and continuation, decoded from the coarsest of 8 codebooks", wav),
+        ("prompt and continuation by the model trained just now, of the coarsest of 8 codebooks", wav),
+        ("the same by the speech model in the package, of all 8", speech),
     ):
         console.print(f"{path}  {label}")
     _verb(console, "evaluate", dataset, hybrid, baseline)
