@@ -53,7 +53,7 @@ def run(config: Config) -> int:
     wav = out / "continuation.wav"
     _verb(console, "generate", hybrid, "--prompt", prompt, "--seconds=5", "--top-k=50", "--out", wav)
     speech = out / "speech-model.wav"
-    _verb(console, "generate", "--prompt", prompt, "--seconds=5", "--temperature=0.9", "--top-k=60", "--out", speech)
+    _verb(console, "generate", "--prompt", prompt, "--seconds=5", "--temperature=0.95", "--out", speech)
 
     console.rule(f"done in {time.monotonic() - started:.0f} s, except for the table; the results are in")
     for label, path in (

@@ -75,6 +75,8 @@ class Config:
     """Length of a continuation in seconds."""
     temperature: float = 1.0
     """Sampling temperature; 0 always takes the most likely token."""
+    finer_temperature: float | None = None
+    """Sampling temperature of all codebooks but the coarsest; by default the same."""
     top_k: int = 0
     """Sample from the k most likely tokens only; 0: from all."""
     top_p: float = 1.0
@@ -102,7 +104,7 @@ def run(config: Config) -> int:
     require(bool(config.runs), "name at least one run")
     require(config.prompts >= 1, f"--prompts {config.prompts}: must be at least 1")
     require(config.prompt_s > 0 and config.seconds > 0, "--prompt-s and --seconds must be above zero")
-    sampling = sampling_options(config.temperature, config.top_k, config.top_p)
+    sampling = sampling_options(config.temperature, config.top_k, config.top_p, config.finer_temperature)
     dataset, console = location(config.dataset), status_console()
     info = read_info(dataset)
     require_samples(dataset, info, config.split)

@@ -58,6 +58,8 @@ class Config:
     """Number of continuations, generated side by side; if there are several, OUT.wav becomes OUT-1.wav, OUT-2.wav, …"""
     temperature: float = 1.0
     """Sampling temperature; 0 always takes the most likely token."""
+    finer_temperature: float | None = None
+    """Sampling temperature of all codebooks but the coarsest; by default the same."""
     top_k: int = 0
     """Sample from the k most likely tokens only; 0: from all."""
     top_p: float = 1.0
@@ -75,7 +77,7 @@ class Config:
 
 def run(config: Config) -> int:
     """Generate, write the WAV and the resolved options; return exit code 0."""
-    sampling = sampling_options(config.temperature, config.top_k, config.top_p)
+    sampling = sampling_options(config.temperature, config.top_k, config.top_p, config.finer_temperature)
     require(config.out.suffix.lower() == ".wav", f"--out {config.out}: must end in .wav")
     same = config.prompt is not None and config.out.absolute() == config.prompt.absolute()
     require(not same, f"--out {config.out}: is the prompt itself")

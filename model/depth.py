@@ -65,5 +65,5 @@ class DepthDecoder(nn.Module):
         codes = F.pad(coarsest[:, None], (0, self.finer))
         for k in range(self.finer):
             logits = self(hidden, codes)[:, k]
-            codes[:, k + 1] = sample(logits.float().cpu(), how, generators).to(codes.device)
+            codes[:, k + 1] = sample(logits.float().cpu(), how.finer, generators).to(codes.device)
         return codes

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,16 +11,30 @@ from whisper_gpt.model.errors import ModelError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling options: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not truncate the distribution."""
+    """Sampling options: `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not truncate the distribution.
+
+    `finer_temperature` is that of all codebooks but the coarsest; None: the same.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    finer_temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
-            options = f"--temperature {self.temperature} --top-k {self.top_k} --top-p {self.top_p}"
-            raise ModelError(f"{options}: the first two must be at least 0, the last above 0 and at most 1")
+        temperatures = (self.temperature, self.finer.temperature)
+        if not all(0 <= t < math.inf for t in temperatures) or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ModelError(
+                f"--temperature {self.temperature} --finer-temperature {self.finer_temperature} --top-k {self.top_k} "
+                f"--top-p {self.top_p}: the last must be above 0 and at most 1, the others at least 0"
+            )
+
+    @property
+    def finer(self) -> "Sampling":
+        """The options for all codebooks but the coarsest."""
+        if self.finer_temperature is None:
+            return self
+        return replace(self, temperature=self.finer_temperature, finer_temperature=None)
 
 
 def sample(

@@ -63,10 +63,10 @@ def require_can_continue(run: Path, model: HybridLM, variant: str) -> None:
         )
 
 
-def sampling_options(temperature: float, top_k: int, top_p: float) -> Sampling:
+def sampling_options(temperature: float, top_k: int, top_p: float, finer_temperature: float | None) -> Sampling:
     """Return the sampling of a verb's options. Raises `UsageError` if one is out of range."""
     try:
-        return Sampling(temperature, top_k, top_p)
+        return Sampling(temperature, top_k, top_p, finer_temperature)
     except ModelError as error:
         raise UsageError(str(error)) from error
 

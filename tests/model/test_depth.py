@@ -77,6 +77,15 @@ def test_sampling_agrees_with_the_teacher_forced_pass() -> None:
     assert torch.equal(drawn, torch.cat(one_by_one))
 
 
+def test_finer_codes_have_a_temperature_of_their_own() -> None:
+    model, (hidden, codes) = trained_looking(), random_frames(50)
+    generators = [torch.Generator().manual_seed(i) for i in range(50)]
+    how = Sampling(temperature=3.0, finer_temperature=0)
+    drawn = depth_of(model).draw(hidden, codes[:, 0], how, generators)
+    assert torch.equal(drawn, depth_of(model).draw(hidden, codes[:, 0], Sampling(temperature=0)))
+    assert not torch.equal(drawn, depth_of(model).draw(hidden, codes[:, 0], Sampling(temperature=3.0), generators))
+
+
 def test_the_trunk_is_that_of_a_model_of_one_codebook() -> None:
     """The depth decoder is initialised last, and adds nothing to the coarsest codebook's logits."""
     torch.manual_seed(0)
