@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whisper_gpt.model.cache import LayerCache
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.sampling import Sampling, sample
@@ -63,7 +64,15 @@ class DepthDecoder(nn.Module):
         Logits are sampled on the CPU, each row with its own generator.
         """
         codes = F.pad(coarsest[:, None], (0, self.finer))
+        frames = norm(self.frame(hidden).unflatten(1, (self.finer, -1)))
+        caches = [self._empty_cache(frames) for _ in self.blocks]
         for k in range(self.finer):
-            logits = self(hidden, codes)[:, k]
+            x = norm(self.embed(codes[:, k] + self.offsets[k])) + frames[:, k]
+            x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
+            logits = F.linear(x, self.head[k])  # one head: reading all of them would take most of the time
             codes[:, k + 1] = sample(logits.float().cpu(), how.finer, generators).to(codes.device)
         return codes
+
+    def _empty_cache(self, frames: torch.Tensor) -> LayerCache:
+        shape = (len(frames), self.heads, self.finer, frames.shape[2] // self.heads)
+        return LayerCache(frames.new_zeros(shape), frames.new_zeros(shape))
