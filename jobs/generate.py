@@ -79,9 +79,9 @@ def run(config: Config) -> int:
     """Generate, write the WAV and the resolved options; return exit code 0."""
     sampling = sampling_options(config.temperature, config.top_k, config.top_p, config.finer_temperature)
     require(config.out.suffix.lower() == ".wav", f"--out {config.out}: must end in .wav")
-    same = config.prompt is not None and config.out.absolute() == config.prompt.absolute()
-    require(not same, f"--out {config.out}: is the prompt itself")
     require(config.count >= 1, f"--count {config.count}: must be at least 1")
+    same = config.prompt is not None and config.prompt.absolute() in [file.absolute() for file in _files(config)]
+    require(not same, f"--out {config.out}: would overwrite the prompt")
     require(0 < config.seconds < math.inf, f"--seconds {config.seconds}: must be above zero")
     model, state = load_frame_model(config.run, config.checkpoint == "best")
     require_can_continue(config.run, model, state.data.mel_variant)

@@ -211,8 +211,7 @@ def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Pa
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
         lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
         if missing := lacking(info, domain.measure):
-            remedy = "preprocess --mel-of both --leaky-control makes their input"
-            lines.append(f"{domain.name} does not allow the rows of {', '.join(missing)}: {remedy}.")
+            lines.append(f"{domain.name} does not allow the rows of {', '.join(missing)}: {domain.measure.remedy}.")
         if count := count_no_longer_chosen(domain, search, results):
             models = f"{count} models with rates that are no longer chosen"
             lines.append(f"{domain.name}: {models} were also scored on the test split, before the grid was widened.")

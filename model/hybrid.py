@@ -16,6 +16,7 @@ from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.checkpoint import Pretrained
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
+from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
 from whisper_gpt.model.sampling import Sampling, sample
@@ -37,6 +38,8 @@ class HybridLM(nn.Module, Pretrained):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        if config.pattern != "depth":
+            raise ModelError(f"{config.name}: has the {config.pattern} pattern, which is PatternLM's")
         self.config = config
         token_width = config.token_width
         if config.input_codebooks:

@@ -22,7 +22,7 @@ class Losses:
 
     total: torch.Tensor
     token_nats: torch.Tensor  # of the coarsest codebook
-    finer_nats: torch.Tensor  # [K - 1], of the others; in training estimated from a sample of the frames
+    finer_nats: torch.Tensor  # [K - 1], of the others; a depth decoder's are estimated from a sample of the frames
     mel_nats: torch.Tensor  # per frame the mean over its bands
     correct: torch.Tensor  # tokens whose top-1 prediction is right
     frames: torch.Tensor

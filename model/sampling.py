@@ -22,7 +22,8 @@ class Sampling:
     finer_temperature: float | None = None
 
     def __post_init__(self) -> None:
-        temperatures = (self.temperature, self.finer.temperature)
+        finer = self.temperature if self.finer_temperature is None else self.finer_temperature
+        temperatures = (self.temperature, finer)
         if not all(0 <= t < math.inf for t in temperatures) or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ModelError(
                 f"--temperature {self.temperature} --finer-temperature {self.finer_temperature} --top-k {self.top_k} "

@@ -58,8 +58,9 @@ class GenerateSpeed:
 
 def run(config: Config) -> int:
     """Measure and print; return exit code 0."""
-    if config.model not in PRESETS:
-        raise UsageError(f"--model {config.model}: use one of {', '.join(PRESETS)}")
+    generating = [name for name, preset in PRESETS.items() if preset.pattern == "depth"]
+    if config.model not in generating:
+        raise UsageError(f"--model {config.model}: use one of {', '.join(generating)}")
     require(config.rounds >= 1 and config.seconds > 0, "--rounds must be at least 1, --seconds above zero")
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ class Measure:
     per_nat: float  # converts nats per frame
     decimals: int
     baseline: str  # the row that differences are relative to
+    remedy: str  # how to make a dataset that allows every row
     ngrams: bool  # whether the n-gram baselines, which count codebook 0, are in the table
     legend: tuple[str, ...]
 
@@ -66,6 +67,7 @@ NLL = Measure(
     per_nat=1.0,
     decimals=3,
     baseline="gpt-4m",
+    remedy="preprocess --mel-of both --leaky-control makes the variants of all; for gpt-8m, … pass --all-codebooks",
     ngrams=True,
     legend=(
         "NLL is in nats per token of codebook 0: the sum of nats over the sum of tokens, mean over seeds. PPL is its "
@@ -94,14 +96,19 @@ BITS_PER_S = Measure(
     per_nat=FRAME_RATE / math.log(2),
     decimals=0,
     baseline="gpt-8m",
+    remedy="preprocess --mel-of codes makes the variant of all rows",
     ngrams=False,
     legend=(
         "Bits/s is the negative log-likelihood of all codebooks in bits per second of audio: 75 / ln 2 times the nats "
         "per frame, summed over the codebooks, mean over seeds. Every row is a likelihood of the same codes: the "
         "hybrid's mel is computed from the codes of earlier frames. Accuracy is top-1 accuracy of codebook 0.",
         *_STATISTICS,
-        "A row of the flat pattern has 8 positions per frame, so its windows hold an eighth of the frames, and its "
-        "steps 8 times as many windows. Every row has as many positions per window, and as many frames per step.",
+        "A row of the flat pattern has as many positions per frame as there are codebooks, K. Its windows hold as many "
+        "positions as those of other rows (delay: K - 1 more), so a K-th of the frames, and its steps K times as many "
+        "windows: as many frames per step, but not the same ones, so its Δ by seed is not paired by data.",
+        "Trained is the NLL of codebook 0 plus the mean of the others', in every row; compared is their sum. A depth "
+        "decoder has parameters of its own for the finer codebooks, the one decoder of a pattern has not, so another "
+        "weighting may suit the patterns better.",
         _WINDOWS,
         _DECODER,
         _MEL_LOSS,

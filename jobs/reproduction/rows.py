@@ -34,7 +34,7 @@ def rows_of(name: str, info: DatasetInfo, wanted: Sequence[str], measure: Measur
     if unknown := [name for name in wanted if name not in names]:
         raise UsageError(
             f"--rows {' '.join(unknown)}: {name} has the mel variants {', '.join(info.mel['variants'])}, which allow "
-            f"the rows {', '.join(names)}; preprocess --mel-of both --leaky-control makes the variants of all rows"
+            f"the rows {', '.join(names)}; {measure.remedy}"
         )
     return [row for row in rows if not wanted or row.name in wanted]
 
@@ -66,7 +66,7 @@ def _rows_of_codebook_0(info: DatasetInfo) -> list[Row]:
 def _rows_of_all_codebooks(info: DatasetInfo) -> list[Row]:
     count = info.codec["codebooks"]
     if count == 1:
-        raise UsageError("--all-codebooks: the dataset has one codebook")
+        raise UsageError("--all-codebooks: the dataset has one codebook; preprocess it with more --codebooks")
     rows = [
         Row("gpt-8m", "a", "token-only, depth decoder", "gpt-8m", None, count, count),
         Row("delay-8m", "b", "token-only, delay pattern", "delay-8m", None, count, count),

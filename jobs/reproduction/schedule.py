@@ -148,8 +148,13 @@ class _Work(NamedTuple):
 def _training(trials: Iterable[Trial], budget: Budget) -> list[_Work]:
     """Return the untrained trials, the costliest first, so that none of them is left for the end."""
     left = [trial for trial in trials if read_trained(trial) is None]
-    left.sort(key=lambda trial: -PRESETS[trial.row.model].layers * PRESETS[trial.row.model].width)
+    left.sort(key=_cost_per_frame, reverse=True)
     return [_Work(_train, (trial, budget), trial.folder, _needs(budget)) for trial in left]
+
+
+def _cost_per_frame(trial: Trial) -> int:
+    preset = PRESETS[trial.row.model]
+    return trial.row.positions_per_frame * preset.layers * preset.width
 
 
 def _ngram_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> list[_Work]:
@@ -231,7 +236,7 @@ def _train(trial: Trial, budget: Budget) -> str:
     trained = train_trial(trial, budget)
     if trained.nats is None:
         return "diverged"
-    return f"{trained.nats:.3f} nats per token on the validation split, {trained.wall_s / 60:.1f} min"
+    return f"{trained.nats:.3f} nats per frame on the validation split, {trained.wall_s / 60:.1f} min"
 
 
 def _score(trial: Trial, budget: Budget) -> str:

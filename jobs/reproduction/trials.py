@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -216,8 +216,8 @@ def recipe() -> dict[str, Any]:
 def _curve(run: Path, budget: Budget, codebooks: int) -> tuple[tuple[int, float], ...]:
     """Read the evaluations of a run from its TensorBoard log: nats per frame over all `codebooks`."""
     events = EventAccumulator(str(run / "tensorboard")).Reload()
-    nats_at: Counter[int] = Counter()
+    nats_at: defaultdict[int, float] = defaultdict(float)
     for k in range(codebooks):
-        of_codebook = {event.step: event.value for event in events.Scalars(f"validation/codebook_{k}/token_nats")}
-        nats_at.update(of_codebook)
+        for step, nats in {e.step: e.value for e in events.Scalars(f"validation/codebook_{k}/token_nats")}.items():
+            nats_at[step] += nats
     return tuple((step * budget.batch * budget.context, nats) for step, nats in sorted(nats_at.items()))

@@ -89,7 +89,7 @@ class Monitor:
         self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
 
     def evaluation(self, step: int, score: Score, stopped: Callable[[], bool]) -> None:
-        """Log the validation score and, unless stopped, a generated audio sample."""
+        """Log the validation score and, unless stopped, the signatures of failures and a generated audio sample."""
         for k, nll in enumerate(score.codebook_nll):
             self._writer.add_scalar(f"validation/codebook_{k}/token_nats", nll, step)
         self._writer.add_scalar("validation/bits_per_s", score.bits_per_s, step)

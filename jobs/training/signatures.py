@@ -28,7 +28,7 @@ class Withheld:
         """Say which stream is ignored, if one is."""
         ignored = "mel" if self.mel < self.tokens else "tokens"
         least, most = sorted((self.mel, self.tokens))
-        if most < _MATTERS or least > _IGNORED * most:
+        if not (most >= _MATTERS and least <= _IGNORED * most):  # nor if they are not numbers
             return None
         costs = f"without its mel it loses {self.mel:.3f} nats per token, without its tokens {self.tokens:.3f}"
         return f"the model ignores its {ignored}: {costs}"

@@ -76,6 +76,7 @@ def test_rivals_of_the_depth_decoder_are_trained_and_evaluated_only(
     for verb in (["generate", str(run), "--out", str(tmp_path / "out.wav")], ["audit", str(run)]):
         assert cli.main(verb) == 1
         assert "does not predict frame by frame" in capsys.readouterr().err
+    assert cli.main(["bench", "generate", "--model", model]) == 2
 
 
 def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:

@@ -138,6 +138,8 @@ def test_several_continuations_get_a_file_each(runs: dict[str, Path], tmp_path: 
     assert (tmp_path / "many-1.wav").read_bytes() == (tmp_path / "one.wav").read_bytes()
     assert (tmp_path / "many-2.wav").read_bytes() != (tmp_path / "one.wav").read_bytes()
     assert cli.main([*arguments, "--count=0", "--out", str(tmp_path / "none.wav")]) == 2
+    prompt = ["--prompt", str(tmp_path / "many-1.wav"), "--count=2", "--out", str(tmp_path / "many.wav")]
+    assert cli.main([*arguments, *prompt]) == 2  # would be overwritten
 
 
 def test_long_continuation_keeps_half_a_context_of_history(

@@ -109,7 +109,7 @@ def test_wider_grid_trains_only_new_trials(variants_dataset: Path, tmp_path: Pat
 def test_all_codebooks_are_compared_in_bits_per_second(
     variants_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--all-codebooks", "--context=8", "--batch=4"]
+    options = ["--all-codebooks", "--context=8", "--batch=4", "--seeds=1"]
     assert reproduce(variants_dataset, tmp_path, *options) == 0
     table = json.loads((tmp_path / "table.json").read_text())
     rows = {row["row"]: row for row in table["domains"]["synthetic-speech"]["rows"]}
@@ -117,7 +117,7 @@ def test_all_codebooks_are_compared_in_bits_per_second(
     frames = read_info(variants_dataset).splits["test"].frames
     for row in rows.values():
         assert len(row["codebook_nll"]) == 2 and row["nll"] == pytest.approx(sum(row["codebook_nll"]))
-        assert row["nll_by_seed"][0] != row["nll_by_seed"][1] and row["tokens_trained"] == 128
+        assert row["tokens_trained"] == 128
     # The same models as `evaluate` scores them, on the same frames.
     for path in tmp_path.glob("trials/synthetic-speech/*/rate-0.001-seed-0/test.json"):
         assert sum(json.loads(path.read_text())["tokens"]) == frames

@@ -163,7 +163,27 @@ def test_saved_model_is_loaded_with_its_pattern(pattern: str, tmp_path) -> None:
     assert torch.equal(nats(loaded, random_codes()), nats(model, random_codes()))
 
 
+def test_codes_without_a_prediction_count_as_the_mean_of_the_others() -> None:
+    """In packed windows; padding has the piece number 0, as the first piece."""
+    logits = torch.randn(K, V, generator=torch.Generator().manual_seed(3))
+    model = independent_model("delay", logits)
+    assert isinstance(model, PatternLM)
+    codes, mask = random_codes(), torch.ones(1, T, dtype=torch.bool)
+    mask[:, -2:] = False
+    doc_ids = torch.tensor([[0] * 4 + [1] * (T - 6) + [0] * 2])
+    with torch.no_grad():
+        losses, (_, predicted) = pattern_losses(model, codes, mask, doc_ids), model(codes, mask, doc_ids)
+    assert losses.frames == T - 2
+    for k in range(1, K):
+        counted = predicted[0, :, k] & mask[0]
+        assert 0 < counted.sum() < T - 2
+        mean = -logits.log_softmax(dim=1)[k][codes[0, k, counted]].mean()
+        assert torch.allclose(losses.finer_nats[k - 1], mean * (T - 2), rtol=1e-4)
+
+
 def test_patterns_refuse_mel_and_unread_codebooks() -> None:
+    with pytest.raises(ModelError, match="PatternLM"):
+        HybridLM(config_of("flat"))
     with pytest.raises(ModelError, match="pattern flat"):
         config_of("flat", mel_bands=8)
     with pytest.raises(ModelError, match="pattern delay"):

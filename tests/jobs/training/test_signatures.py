@@ -51,6 +51,7 @@ def test_warning_names_the_ignored_stream() -> None:
     assert "ignores its mel" in str(Withheld(mel=-0.01, tokens=0.5).warning())
     assert Withheld(mel=0.3, tokens=0.2).warning() is None
     assert Withheld(mel=0.001, tokens=0.02).warning() is None  # nothing learnt yet
+    assert Withheld(mel=float("nan"), tokens=float("nan")).warning() is None  # a batch without a readable frame
 
 
 def test_drone_is_found() -> None:
