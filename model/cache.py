@@ -33,12 +33,16 @@ class Cache:
     position: int = 0
 
 
+def empty_layers(count: int, shape: tuple[int, int, int, int], device: torch.device | str) -> list[LayerCache]:
+    """Return the empty caches of `count` layers, each of `shape` `[B, H, capacity, head width]`."""
+    return [LayerCache(torch.zeros(shape, device=device), torch.zeros(shape, device=device)) for _ in range(count)]
+
+
 def empty_cache(config: ModelConfig, batch: int, device: torch.device | str = "cpu") -> Cache:
     """Return an empty cache for `config.context` inputs."""
 
     def layers(count: int, heads: int, width: int) -> list[LayerCache]:
-        shape = (batch, heads, config.context, width // heads)
-        return [LayerCache(torch.zeros(shape, device=device), torch.zeros(shape, device=device)) for _ in range(count)]
+        return empty_layers(count, (batch, heads, config.context, width // heads), device)
 
     return Cache(
         decoder=layers(config.layers, config.heads, config.width),

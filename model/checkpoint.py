@@ -25,10 +25,19 @@ WEIGHTS_FILE = constants.SAFETENSORS_SINGLE_FILE  # model.safetensors
 SPEECH_MODEL = Path(__file__).with_name("speech_8m")
 
 
-class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio", "encodec"]):
-    """`save_pretrained`, `from_pretrained` and `push_to_hub` for a module that is built from a `ModelConfig`."""
+class Pretrained(nn.Module, PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio", "encodec"]):
+    """A module that is built from a `ModelConfig`, with `save_pretrained`, `from_pretrained` and `push_to_hub`."""
 
     config: ModelConfig
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the parameters are on."""
+        return next(self.parameters()).device
+
+    def parameter_count(self) -> int:
+        """Return the number of trained parameters."""
+        return sum(p.numel() for p in self.parameters())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **download: Any) -> Self:
@@ -46,7 +55,6 @@ class Pretrained(PyTorchModelHubMixin, library_name="whisper-gpt", tags=["audio"
                 reason = str(error).strip().partition("\n")[0]
                 raise ModelError(f"{folder}: neither a folder nor a model on the hub ({reason})") from error
         model = cls(read_config(folder))
-        assert isinstance(model, nn.Module)
         load_tensors(model, load_safetensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return model.eval()
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from whisper_gpt.model.cache import LayerCache
+from whisper_gpt.model.cache import empty_layers
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.sampling import Sampling, sample
@@ -41,8 +41,7 @@ class DepthDecoder(nn.Module):
         `hidden` is float `[N, D]`, `codes` int64 `[N, K]` (the last is not read). The logits of code k depend on codes
         < k only.
         """
-        frames = self.frame(hidden).unflatten(1, (self.finer, -1))
-        x = norm(self.embed(codes[:, : self.finer] + self.offsets)) + norm(frames)
+        x = norm(self.embed(codes[:, : self.finer] + self.offsets)) + self._projected(hidden)
         x = run_blocks(self.blocks, self.heads, x, None, 0)
         return torch.einsum("nkd,kvd->nkv", x, self.head)
 
@@ -64,8 +63,9 @@ class DepthDecoder(nn.Module):
         Logits are sampled on the CPU, each row with its own generator.
         """
         codes = F.pad(coarsest[:, None], (0, self.finer))
-        frames = norm(self.frame(hidden).unflatten(1, (self.finer, -1)))
-        caches = [self._empty_cache(frames) for _ in self.blocks]
+        frames = self._projected(hidden)
+        head_width = frames.shape[2] // self.heads
+        caches = empty_layers(len(self.blocks), (len(hidden), self.heads, self.finer, head_width), hidden.device)
         for k in range(self.finer):
             x = norm(self.embed(codes[:, k] + self.offsets[k])) + frames[:, k]
             x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
@@ -73,6 +73,6 @@ class DepthDecoder(nn.Module):
             codes[:, k + 1] = sample(logits.float().cpu(), how.finer, generators).to(codes.device)
         return codes
 
-    def _empty_cache(self, frames: torch.Tensor) -> LayerCache:
-        shape = (len(frames), self.heads, self.finer, frames.shape[2] // self.heads)
-        return LayerCache(frames.new_zeros(shape), frames.new_zeros(shape))
+    def _projected(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the projections `[N, K − 1, W]` of `hidden` `[N, D]`, one per finer codebook, with an RMS of 1."""
+        return norm(self.frame(hidden).unflatten(1, (self.finer, -1)))

@@ -33,7 +33,7 @@ class Prediction:
     mel_log_scale: torch.Tensor | None
 
 
-class HybridLM(nn.Module, Pretrained):
+class HybridLM(Pretrained):
     """A decoder of `config.output_codebooks` codebooks per frame; conditioned on mel if `config.mel_bands` > 0."""
 
     def __init__(self, config: ModelConfig):
@@ -61,15 +61,6 @@ class HybridLM(nn.Module, Pretrained):
     def begin_token(self) -> int:
         """The embedding row (the last one) that is the input before a window's first frame."""
         return self.config.input_codebooks * self.config.vocab
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the parameters are on."""
-        return self.head.weight.device
-
-    def parameter_count(self) -> int:
-        """Return the number of trained parameters."""
-        return sum(p.numel() for p in self.parameters())
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""The model that a configuration describes: built anew, or loaded from a folder."""
+"""Build or load a model of any pattern: `HybridLM`, or `PatternLM` for the flat and the delay pattern."""
 
 from pathlib import Path
 

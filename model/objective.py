@@ -76,7 +76,7 @@ def pattern_losses(
     Codes that packing leaves without a prediction count as much as the mean of the others.
     """
     logits, predicted = model(codes, mask, doc_ids)
-    nats, correct = code_nats(logits, codes)
+    nats, correct = code_nats(logits, codes[:, : logits.shape[2]].transpose(1, 2))
     weight = predicted & mask[..., None]
     scale = mask.sum() / weight.sum(dim=(0, 1)).clamp_min(1)
     coarsest, *finer = ((nats * weight).sum(dim=(0, 1)) * scale).unbind()
@@ -86,11 +86,11 @@ def pattern_losses(
 
 
 def code_nats(logits: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the NLL, float32 `[B, T, K]`, of `codes` `[B, K, T]` under `logits` `[B, T, K, V]`, and whether each is
-    the most likely code, bool `[B, T, K]`."""
-    targets, logits = codes[:, : logits.shape[2]].transpose(1, 2), logits.float()
-    nats = F.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none").view_as(targets)
-    return nats, logits.argmax(dim=-1) == targets
+    """Return the NLL, float32 `[…]`, of `codes` `[…]` under `logits` `[…, V]`, and whether each is the most likely."""
+    # In float32: autocast runs logarithms and exponentials in float32 on a GPU, but not on a CPU.
+    logits = logits.float()
+    nats = F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view_as(codes)
+    return nats, logits.argmax(dim=-1) == codes
 
 
 def finer_nats(
@@ -128,18 +128,15 @@ def losses(
     All losses are 0 if `mask` is False everywhere.
     """
     # Multiplied by the mask, not indexed with it: data-dependent shapes break torch.compile's graph and stall a GPU.
-    # In float32: autocast runs logarithms and exponentials in float32 on a GPU, but not on a CPU.
-    logits = prediction.logits.float()
-    nats = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)  # [B, T]
+    nats, correct = code_nats(prediction.logits, codes)  # each [B, T]
     token_nats = (nats * mask).sum()
-    correct = ((logits.argmax(dim=-1) == codes) & mask).sum()
     mel_nats = torch.zeros_like(token_nats)
     if mel is not None and prediction.mel_location is not None and prediction.mel_log_scale is not None:
         location, log_scale = prediction.mel_location.float(), prediction.mel_log_scale.float()
         nats_per_frame = laplace_nats(mel, location, log_scale).mean(dim=-1)  # [B, T]
         mel_nats = (nats_per_frame * mask).sum()
     total = token_nats + mel_weight * mel_nats
-    return Losses(total, token_nats, token_nats.new_zeros(0), mel_nats, correct, mask.sum())
+    return Losses(total, token_nats, token_nats.new_zeros(0), mel_nats, (correct & mask).sum(), mask.sum())
 
 
 def laplace_nats(value: torch.Tensor, location: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:

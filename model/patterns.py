@@ -13,7 +13,7 @@ from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
 
 
-class PatternLM(nn.Module, Pretrained):
+class PatternLM(Pretrained):
     """Models p(c_k of frame t | the codes that `config.pattern` puts before it). Both patterns give a likelihood."""
 
     offsets: torch.Tensor
@@ -33,15 +33,6 @@ class PatternLM(nn.Module, Pretrained):
     def begin_token(self) -> int:
         """The embedding row (the last one) of codes before a piece's first frame."""
         return self.embed.num_embeddings - 1
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the parameters are on."""
-        return self.head.device
-
-    def parameter_count(self) -> int:
-        """Return the number of trained parameters."""
-        return sum(p.numel() for p in self.parameters())
 
     def forward(
         self, codes: torch.Tensor, mask: torch.Tensor, doc_ids: torch.Tensor | None = None

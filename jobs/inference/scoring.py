@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +52,12 @@ class Score:
 
 @dataclass(frozen=True)
 class WindowScore:
-    """Scores of the frames in one window of a sample: nats float64 `[T]` and top-1 correctness bool `[T]` of the
-    coarsest codebook, and nats float64 `[T, K − 1]` of the finer ones."""
+    """Scores of the frames in one window of a sample: nats float64 `[T, K]` of the codebooks that the model predicts,
+    and top-1 correctness bool `[T]` of the coarsest."""
 
     key: str
     nats: np.ndarray
     correct: np.ndarray
-    finer_nats: np.ndarray
 
 
 def score_model(model: LanguageModel, windows: Iterable[Batch]) -> Score:
@@ -68,18 +68,22 @@ def score_model(model: LanguageModel, windows: Iterable[Batch]) -> Score:
 @torch.no_grad()
 def model_scores(model: LanguageModel, windows: Iterable[Batch]) -> Iterator[WindowScore]:
     """Yield teacher-forced scores of `model` on `windows`, which are not packed."""
+    with evaluating(model):
+        for batch in windows:
+            nats, correct = _code_nats(model, batch)
+            columns = (nats.double(), correct, batch.mask)
+            rows = zip(batch.keys, *(column.cpu().numpy() for column in columns), strict=True)
+            for (key,), row_nats, row_correct, mask in rows:
+                yield WindowScore(key, row_nats[mask], row_correct[mask])
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """Keep a model in evaluation mode within the block."""
     training = model.training
     model.eval()
     try:
-        for batch in windows:
-            if isinstance(model, PatternLM):
-                nats, correct = code_nats(model(batch.codes, batch.mask)[0], batch.codes)
-            else:
-                nats, correct = _frame_nats(model, predict(model, batch.codes, batch.mel), batch.codes)
-            columns = (nats[..., 0].double(), correct[..., 0], nats[..., 1:].double(), batch.mask)
-            rows = zip(batch.keys, *(column.cpu().numpy() for column in columns), strict=True)
-            for (key,), row_nats, row_correct, row_finer, mask in rows:
-                yield WindowScore(key, row_nats[mask], row_correct[mask], row_finer[mask])
+        yield
     finally:
         model.train(training)
 
@@ -90,16 +94,20 @@ def predict(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor) -> Predicti
     return model(codes, model.mel_encoder.normalise(mel) if model.config.hybrid else None)
 
 
-def _frame_nats(model: HybridLM, prediction: Prediction, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _code_nats(model: LanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the NLL `[B, T, K]` of the codebooks that the model predicts, and the coarsest one's top-1 correctness,
-    bool `[B, T, 1]`. The depth decoder scores some frames at a time to save memory."""
-    nats, correct = code_nats(prediction.logits[:, :, None], codes)
+    bool `[B, T]`. The depth decoder scores some frames at a time to save memory."""
+    codes = batch.codes[:, : model.config.output_codebooks].transpose(1, 2)  # [B, T, K]
+    if isinstance(model, PatternLM):
+        nats, correct = code_nats(model(batch.codes, batch.mask)[0], codes)
+        return nats, correct[..., 0]
+    prediction = predict(model, batch.codes, batch.mel)
+    nats, correct = code_nats(prediction.logits, codes[..., 0])
     if model.depth is None:
-        return nats, correct
-    hidden, frames = prediction.hidden.flatten(0, 1), codes[:, : model.depth.finer + 1].transpose(1, 2).flatten(0, 1)
-    parts = zip(hidden.split(_FRAMES), frames.split(_FRAMES), strict=True)
-    finer = torch.cat([model.depth.nats(*part) for part in parts]).unflatten(0, nats.shape[:2])
-    return torch.cat([nats, finer], dim=2), correct
+        return nats[..., None], correct
+    parts = zip(prediction.hidden.flatten(0, 1).split(_FRAMES), codes.flatten(0, 1).split(_FRAMES), strict=True)
+    finer = torch.cat([model.depth.nats(*part) for part in parts]).unflatten(0, nats.shape)
+    return torch.cat([nats[..., None], finer], dim=2), correct
 
 
 def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore]:
@@ -107,7 +115,7 @@ def ngram_scores(ngram: NGram, windows: Iterable[Batch]) -> Iterator[WindowScore
     for key, tokens in sequences(windows):
         logs = log_probabilities(ngram, tokens)
         nats = -logs[np.arange(len(tokens)), tokens]
-        yield WindowScore(key, nats, logs.argmax(axis=1) == tokens, np.zeros((len(tokens), 0)))
+        yield WindowScore(key, nats[:, None], logs.argmax(axis=1) == tokens)
 
 
 def sequences(windows: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
@@ -119,10 +127,10 @@ def sequences(windows: Iterable[Batch]) -> Iterator[tuple[str, np.ndarray]]:
 
 def add_up(scores: Iterable[WindowScore]) -> Score:
     """Return the sums over all windows."""
-    nats, correct, tokens, finer = 0.0, 0, 0, np.zeros(0)
+    nats, correct, tokens = np.zeros(1), 0, 0  # broadcast to the number of codebooks
     for score in scores:
-        finer = score.finer_nats.sum(axis=0) + (finer if len(finer) else 0)
-        nats += float(score.nats.sum())
+        nats = nats + score.nats.sum(axis=0)
         correct += int(score.correct.sum())
         tokens += len(score.nats)
-    return Score(nats, correct, tokens, tuple(finer.tolist()))
+    coarsest, *finer = nats.tolist()
+    return Score(coarsest, correct, tokens, tuple(finer))

@@ -135,20 +135,19 @@ def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, para
     tokens, correct = dict.fromkeys(recording_of.values(), 0), dict.fromkeys(recording_of.values(), 0)
     nats = dict.fromkeys(recording_of.values(), 0.0)
     position_nats, position_tokens = np.zeros(context), np.zeros(context, np.int64)
-    codebook_nats: list[float] | np.ndarray = []
+    codebook_nats = np.zeros(1)  # broadcast to the number of codebooks
     for score in scores:
         recording, frames = recording_of[score.key], len(score.nats)
-        by_codebook = np.concatenate([score.nats[:, None], score.finer_nats], axis=1).sum(axis=0)
-        codebook_nats = by_codebook + (codebook_nats if len(codebook_nats) else 0)
+        codebook_nats = codebook_nats + score.nats.sum(axis=0)
         tokens[recording] += frames
-        nats[recording] += float(score.nats.sum() + score.finer_nats.sum())
+        nats[recording] += float(score.nats.sum())
         correct[recording] += int(score.correct.sum())
-        position_nats[:frames] += score.nats + score.finer_nats.sum(axis=1)
+        position_nats[:frames] += score.nats.sum(axis=1)
         position_tokens[:frames] += 1
     names = sorted(tokens)
     by_recording = [tokens[name] for name in names], [nats[name] for name in names], [correct[name] for name in names]
     by_position = position_nats.tolist(), position_tokens.tolist()
-    return Scores(parameters, names, *by_recording, *by_position, [float(nats) for nats in codebook_nats])
+    return Scores(parameters, names, *by_recording, *by_position, codebook_nats.tolist())
 
 
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:

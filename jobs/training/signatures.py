@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from whisper_gpt.jobs.inference.scoring import evaluating
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.objective import code_nats
 from whisper_gpt.pipeline.judge.codes import commonest_share, entropy
@@ -37,23 +38,19 @@ class Withheld:
 @torch.no_grad()
 def withheld(model: HybridLM, batch: Batch) -> Withheld:
     """Measure a hybrid on a `batch` that is not packed; keeps the model's training mode."""
-    training = model.training
-    model.eval()
-    try:
-        mel, codes = model.mel_encoder.normalise(batch.mel), batch.codes
-        no_tokens = codes.new_full((len(codes), model.config.input_codebooks, codes.shape[2]), model.begin_token)
-        mel_mask = torch.ones_like(batch.mask)
-        mel_mask[:, 0] = False
+    mel, codes = model.mel_encoder.normalise(batch.mel), batch.codes
+    no_tokens = codes.new_full((len(codes), model.config.input_codebooks, codes.shape[2]), model.begin_token)
+    mel_mask = torch.ones_like(batch.mask)
+    mel_mask[:, 0] = False
+    with evaluating(model):
         predictions = (
             model(codes, mel),
             model(codes, None),
             model.predict_next(no_tokens, F.pad(mel[:, :-1], (0, 0, 1, 0)), mel_mask),
         )
-        nats = [code_nats(prediction.logits[:, :, None], codes)[0][..., 0] for prediction in predictions]
-        both, without_mel, without_tokens = (float((n * batch.mask).sum() / batch.mask.sum()) for n in nats)
-        return Withheld(without_mel - both, without_tokens - both)
-    finally:
-        model.train(training)
+    nats = [code_nats(prediction.logits, codes[:, 0])[0] for prediction in predictions]
+    both, without_mel, without_tokens = (float((n * batch.mask).sum() / batch.mask.sum()) for n in nats)
+    return Withheld(without_mel - both, without_tokens - both)
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,13 @@ def test_dataset_in_a_store_equals_one_in_a_folder(
 
 def test_failing_and_slow_store_gives_the_same_bytes(store: Any, synthetic_corpora: Path, tmp_path: Path) -> None:
     bucket, local = store.bucket(), tmp_path / "out"
-    for file in sorted((synthetic_corpora / "LibriSpeech").rglob("*.flac"))[:6]:
+    for file in sorted((synthetic_corpora / "LibriSpeech").rglob("*.flac"))[:10]:
         (bucket / "source" / file.name).write_bytes(file.read_bytes())
     source, out = str(bucket / "source"), location(bucket / "out")
     assert cli.main(["preprocess", "folder", source, "--out", str(local), *OPTIONS]) == 0
     store.error_share, store.truncated_share, store.delay_s, store.failed = 0.08, 0.05, 0.005, 0
     assert cli.main(["preprocess", "folder", source, "--out", str(out), *OPTIONS]) == 0
-    assert store.failed > 5
+    assert store.failed > 10
     store.error_share = store.truncated_share = 0.0
     assert hashes(out) == hashes(local)
 

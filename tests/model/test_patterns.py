@@ -51,7 +51,7 @@ def whole(codes: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def nats(model: PatternLM, codes: torch.Tensor) -> torch.Tensor:
-    return code_nats(model(codes, whole(codes))[0], codes)[0]
+    return code_nats(model(codes, whole(codes))[0], codes.transpose(1, 2))[0]
 
 
 # The position at which code k of frame t is predicted: it depends on all codes of earlier positions, and on no others.
@@ -80,7 +80,7 @@ def test_packed_pieces_are_predicted_independently(pattern: str) -> None:
     doc_ids = torch.tensor([[0] * 7 + [1] * (T - 7)])
     with torch.no_grad():
         logits, predicted = model(codes, whole(codes), doc_ids)
-    packed = code_nats(logits, codes)[0]
+    packed = code_nats(logits, codes.transpose(1, 2))[0]
     alone = torch.cat([nats(model, codes[..., :7]), nats(model, codes[..., 7:])], dim=1)
     assert torch.allclose(packed[predicted], alone[predicted], atol=1e-5)
     left_out = [(0, t, k) for t in range(T) for k in range(K) if pattern == "delay" and t < 7 <= t + k]
