@@ -71,6 +71,9 @@ class Config:
     or none."""
     device: DeviceChoice = "auto"
     """Device that model and codec run on; auto takes a GPU if torch finds one."""
+    compile: bool = False
+    """Run the model's steps as code that torch generates: several times faster per frame, after up to a minute of
+    compilation."""
     codec_weights: Path | None = None
     """File with the weights of the codec that the model was trained with, if it is not found without this option."""
 
@@ -96,7 +99,8 @@ def run(config: Config) -> int:
         half = model.config.context // 2
         prompt = read_prompt(config.prompt, half, codec, log_mel.config, state.data.mel_variant, n_codebooks)
     generators = [torch.Generator().manual_seed(config.seed + i) for i in range(config.count)]
-    generated = Continuations(model, codec, log_mel, [prompt] * config.count, sampling, config.mel, generators)
+    prompts = [prompt] * config.count
+    generated = Continuations(model, codec, log_mel, prompts, sampling, config.mel, generators, config.compile)
     console, files = status_console(), _files(config)
     with ExitStack() as stack:
         sounds = [stack.enter_context(_sound(file, codec.sample_rate)) for file in files]

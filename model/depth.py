@@ -5,13 +5,13 @@ Unlike a delay pattern it finishes a frame before time moves on, so a frame's au
 the next frame is predicted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from whisper_gpt.model.cache import empty_layers
+from whisper_gpt.model.cache import LayerCache, empty_layers
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.sampling import Sampling, sample
@@ -57,22 +57,35 @@ class DepthDecoder(nn.Module):
         coarsest: torch.Tensor,
         how: Sampling,
         generators: Sequence[torch.Generator | None] | None = None,
+        compiled: bool = False,
     ) -> torch.Tensor:
         """Sample codes 1 … K − 1 given `hidden` `[N, D]` and code 0 int64 `[N]`; return all codes, int64 `[N, K]`.
 
-        Logits are sampled on the CPU, each row with its own generator.
+        Logits are sampled on the CPU, each row with its own generator. `compiled` runs the rest as generated code.
         """
+        step = _compiled_step if compiled else DepthDecoder.step
         codes = F.pad(coarsest[:, None], (0, self.finer))
         frames = self._projected(hidden)
         head_width = frames.shape[2] // self.heads
         caches = empty_layers(len(self.blocks), (len(hidden), self.heads, self.finer, head_width), hidden.device)
         for k in range(self.finer):
-            x = norm(self.embed(codes[:, k] + self.offsets[k])) + frames[:, k]
-            x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
-            logits = F.linear(x, self.head[k])  # one head: reading all of them would take most of the time
+            logits = step(self, codes[:, k], frames[:, k], caches, k)
             codes[:, k + 1] = sample(logits.float().cpu(), how.finer, generators).to(codes.device)
         return codes
+
+    def step(self, previous: torch.Tensor, frame: torch.Tensor, caches: list[LayerCache], k: int) -> torch.Tensor:
+        """Return the logits `[N, V]` of code k + 1, and add code k, `previous` int64 `[N]`, to `caches`.
+
+        `frame` `[N, W]` is the hidden state as projected for code k + 1.
+        """
+        x = norm(self.embed(previous + self.offsets[k])) + frame
+        x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
+        return F.linear(x, self.head[k])  # one head: reading all of them would take most of the time
 
     def _projected(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the projections `[N, K − 1, W]` of `hidden` `[N, D]`, one per finer codebook, with an RMS of 1."""
         return norm(self.frame(hidden).unflatten(1, (self.finer, -1)))
+
+
+# One for all models: torch keeps one piece of generated code for each shape. It compiles nothing before the first call.
+_compiled_step: Callable[..., torch.Tensor] = torch.compile(DepthDecoder.step)

@@ -5,7 +5,7 @@ its coarsest token, and one over its mel. A token-only model is the same without
 depth decoder, if there is one, predicts the frame's finer tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,16 +93,21 @@ class HybridLM(Pretrained):
         return codes[..., :n_codebooks, :] + offsets
 
     def draw(
-        self, prediction: Prediction, how: Sampling, generators: Sequence[torch.Generator | None] | None = None
+        self,
+        prediction: Prediction,
+        how: Sampling,
+        generators: Sequence[torch.Generator | None] | None = None,
+        compiled: bool = False,
     ) -> torch.Tensor:
         """Sample the frame that the last output predicts: the coarsest code, then the finer ones given it.
 
         Return its codes int64 `[B, K]` on the CPU, where the logits are sampled, each row with its own generator.
+        `compiled` runs the depth decoder as generated code.
         """
         coarsest = sample(prediction.logits[:, -1].cpu(), how, generators)  # [B]
         if self.depth is None:
             return coarsest[:, None]
-        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generators).cpu()
+        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generators, compiled).cpu()
 
     def predict_next(
         self,
@@ -137,3 +142,7 @@ class HybridLM(Pretrained):
             return Prediction(x, logits, None, None)
         location, log_scale = self.mel_head(x).chunk(2, dim=-1)  # each [B, n, M]
         return Prediction(x, logits, location, log_scale)
+
+
+# `predict_next` as generated code, for the single inputs of a generation. It compiles nothing before the first call.
+compiled_predict_next: Callable[..., Prediction] = torch.compile(HybridLM.predict_next)

@@ -41,16 +41,28 @@ class RMSNorm(torch.autograd.Function):
 
 
 def rope_table(begin: int, end: int, head_width: int, device: torch.device) -> torch.Tensor:
-    """Return RoPE factors (Su et al. 2021, base 10,000) for positions `begin` to `end` - 1, complex `[n, hd / 2]`."""
+    """Return RoPE factors (Su et al. 2021, base 10,000) for positions `begin` to `end` - 1: cosines and sines,
+    `[n, hd / 2, 2]`."""
     frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2, device=device) / head_width)
     angles = torch.arange(begin, end, device=device)[:, None] * frequencies
-    return torch.polar(torch.ones_like(angles), angles)
+    if torch.compiler.is_compiling():
+        return torch.stack((angles.cos(), angles.sin()), dim=-1)
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
 
 
 def apply_rope(x: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (2i, 2i + 1) of `x` `[B, H, T, hd]` by the angles of their position: one complex product."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
+    """Rotate the pairs (2i, 2i + 1) of `x` `[B, H, T, hd]` by the angles of their position.
+
+    That is one complex product, an eighth of the time of the same product in real numbers. Inductor does not generate
+    code for complex numbers, but fuses the real ones.
+    """
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        (a, b), (cos, sin) = pairs.unbind(-1), rope.unbind(-1)
+        rotated = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
+    return rotated.flatten(-2).type_as(x)
 
 
 class ReLUSquared(torch.autograd.Function):

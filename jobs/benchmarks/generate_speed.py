@@ -12,10 +12,10 @@ from rich.table import Table
 from whisper_gpt.jobs.benchmarks.codec_speed import benchmarked_codec
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import UsageError, require
-from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, prefill
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, prefill
 from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.hybrid import HybridLM, compiled_predict_next
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -41,6 +41,8 @@ class Config:
     """Number of rounds; the median is reported."""
     threads: int = 1
     """Number of torch threads."""
+    compile: bool = False
+    """Run the model's steps as generated code, as `generate --compile` does."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -70,9 +72,11 @@ def run(config: Config) -> int:
     log_mel = LogMel(MelConfig())
     codes = torch.randint(codec.codebook_size, (n_codebooks, _PROMPT_FRAMES))
     prompt = Prompt(codes, log_mel(torch.from_numpy(codec.decode(codes.numpy()))))
-    result = generate_speed(model, codec, log_mel, prompt, round(config.seconds * FRAME_RATE), config.rounds)
+    result = generate_speed(
+        model, codec, log_mel, prompt, round(config.seconds * FRAME_RATE), config.rounds, config.compile
+    )
     if config.json:
-        print(json.dumps({"model": config.model, "codec": config.codec, **asdict(result)}))
+        print(json.dumps({"model": config.model, "codec": config.codec, "compiled": config.compile, **asdict(result)}))
     else:
         _print(config, result)
     return 0
@@ -80,14 +84,15 @@ def run(config: Config) -> int:
 
 @torch.no_grad()
 def generate_speed(
-    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int
+    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int, compiled: bool = False
 ) -> GenerateSpeed:
     """Measure `rounds` continuations of `prompt` by `frames` frames, in alternation with the plain loop."""
     speeds, plain_speeds, firsts = [], [], []
     parts: dict[str, list[float]] = {}
     for number in range(rounds + 1):
         begun = time.perf_counter()
-        generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", torch.Generator().manual_seed(0))
+        generators = [torch.Generator().manual_seed(0)]
+        generated = Continuations(model, codec, log_mel, [prompt], Sampling(), "decode", generators, compiled)
         generated.step()
         first = time.perf_counter() - begun
         begun = time.perf_counter()
@@ -99,7 +104,7 @@ def generate_speed(
             firsts.append(1000 * first)
             speeds.append(frames / FRAME_RATE / took)
             plain_speeds.append(_PLAIN_FRAMES / FRAME_RATE / plain)
-            for name, seconds in _parts(model, codec, log_mel, prompt).items():
+            for name, seconds in _parts(model, codec, log_mel, prompt, compiled).items():
                 parts.setdefault(name, []).append(1000 * seconds)
     parts_ms = {name: timing_of(values) for name, values in parts.items()}
     return GenerateSpeed(timing_of(speeds), timing_of(plain_speeds), timing_of(firsts), parts_ms)
@@ -115,7 +120,9 @@ def _plain_frames(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt
         mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
 
 
-def _parts(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int = 40) -> dict[str, float]:
+def _parts(
+    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, compiled: bool, frames: int = 40
+) -> dict[str, float]:
     """Return the seconds per frame of each part of a step, measured alone."""
     normalised = model.mel_encoder.normalise(prompt.mel) if model.config.hybrid else prompt.mel
     cache, prediction = prefill(model, prompt.codes[None], normalised[None], "decode")
@@ -123,14 +130,15 @@ def _parts(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frame
     mel = prompt.mel[None, :1] if model.config.hybrid else None
     decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
     audio = torch.zeros(codec.hop)
+    predict_next = compiled_predict_next if compiled else HybridLM.predict_next
     calls: dict[str, Callable[[], object]] = {
-        "decoder and mel encoder": lambda: model.predict_next(tokens, mel, mel_mask, cache),
+        "decoder and mel encoder": lambda: predict_next(model, tokens, mel, mel_mask, cache),
         "codec's decoder": lambda: codec.decode_chunk(decoder, prompt.codes[None, :, :1]),
         "mel": lambda: log_mel.step(context, audio),
     }
     if depth := model.depth:
         hidden, first = prediction.hidden[:, -1], prompt.codes[0, :1]
-        calls["depth decoder"] = lambda: depth.draw(hidden, first, Sampling())
+        calls["depth decoder"] = lambda: depth.draw(hidden, first, Sampling(), compiled=compiled)
     return {name: _timed(call, frames) / frames for name, call in calls.items()}
 
 
@@ -143,7 +151,8 @@ def _timed(call: Callable[[], object], times: int = 1) -> float:
 
 def _print(config: Config, result: GenerateSpeed) -> None:
     console = Console(highlight=False)
-    console.print(f"{config.model}, codec {config.codec}, {config.threads} thread(s), after a prompt of 3 s")
+    how = "compiled" if config.compile else "not compiled"
+    console.print(f"{config.model}, {how}, codec {config.codec}, {config.threads} thread(s), after a prompt of 3 s")
     table = Table("", "median", "least", "most")
     rows = {
         "× real time": result.speed,

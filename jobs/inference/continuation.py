@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from whisper_gpt.jobs.common.errors import JobError, UsageError
 from whisper_gpt.model.cache import Cache, empty_cache
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.hybrid import HybridLM, Prediction
+from whisper_gpt.model.hybrid import HybridLM, Prediction, compiled_predict_next
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -104,6 +104,9 @@ class Continuations:
 
     They may be endless: memory and time per frame are constant. `codes` `[B, K, n]` and `mel` `[B, n, M]` hold the last
     half context of the history; once the cache is full, a new one is filled from them.
+
+    `compiled` runs the model's steps as generated code: several times faster, after up to a minute of compilation, and
+    equal but for rounding.
     """
 
     @torch.no_grad()
@@ -116,7 +119,9 @@ class Continuations:
         sampling: Sampling,
         mel_source: MelSource,
         generators: Sequence[torch.Generator],
+        compiled: bool = False,
     ):
+        self._compiled = compiled
         self._model, self._codec, self._log_mel = model, codec, log_mel
         self._sampling, self._mel_source, self._generators = sampling, mel_source, generators
         codes, mel = torch.stack([p.codes for p in prompts]), torch.stack([p.mel for p in prompts])
@@ -134,7 +139,8 @@ class Continuations:
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         """Sample the codes of each one's next frame, and return its audio float32 `[B, hop]`."""
-        codes = self._model.draw(self._prediction, self._sampling, self._generators)[..., None]  # [B, K, 1]
+        codes = self._model.draw(self._prediction, self._sampling, self._generators, self._compiled)  # [B, K]
+        codes = codes[..., None]
         audio = self._decode(codes)
         mel = self._next_mel(audio)
         self.codes = torch.cat([self.codes, codes], dim=2)[..., -self._history_frames :]
@@ -143,7 +149,7 @@ class Continuations:
             self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
         else:
             tokens = self._model.embedding_rows(codes)
-            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache)
+            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache, self._compiled)
         return audio
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -161,38 +167,6 @@ class Continuations:
         return self.mel.new_zeros(len(self.mel), 1, self.mel.shape[2])
 
 
-class Continuation:
-    """`Continuations` of one prompt, without the batch dimension: `prompt_audio` `[n · hop]`, `codes` `[K, n]`, `mel`
-    `[n, M]`."""
-
-    def __init__(
-        self,
-        model: HybridLM,
-        codec: Codec,
-        log_mel: LogMel,
-        prompt: Prompt,
-        sampling: Sampling,
-        mel_source: MelSource,
-        generator: torch.Generator,
-    ):
-        self._batch = Continuations(model, codec, log_mel, [prompt], sampling, mel_source, [generator])
-        self.prompt_audio = self._batch.prompt_audio[0]
-
-    @property
-    def codes(self) -> torch.Tensor:
-        """The history's codes int64 `[K, n]`."""
-        return self._batch.codes[0]
-
-    @property
-    def mel(self) -> torch.Tensor:
-        """The history's normalised mel `[n, M]`."""
-        return self._batch.mel[0]
-
-    def step(self) -> torch.Tensor:
-        """Sample the codes of the next frame, and return its audio float32 `[hop]`."""
-        return self._batch.step()[0]
-
-
 def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source: MelSource) -> tuple[Cache, Prediction]:
     """Fill a new cache with frames of `codes` `[B, K, n]` and normalised `mel` `[B, n, M]`; return it, and the
     predictions of frames 0 to n."""
@@ -202,17 +176,21 @@ def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source:
 
 
 def _predict(
-    model: HybridLM, tokens: torch.Tensor, mel: torch.Tensor, mel_source: MelSource, cache: Cache
+    model: HybridLM,
+    tokens: torch.Tensor,
+    mel: torch.Tensor,
+    mel_source: MelSource,
+    cache: Cache,
+    compiled: bool = False,
 ) -> Prediction:
     """Return the predictions after embedding rows `tokens` `[B, K', n]` and normalised `mel` `[B, n, M]`; a begin token
     has no mel."""
     tokens, mel = tokens.to(model.device), mel.to(model.device)
     mel_mask = tokens[:, 0] != model.begin_token
-    if not model.config.hybrid:
-        return model.predict_next(tokens, None, mel_mask, cache)
     if mel_source == "none":
         mel_mask = torch.zeros_like(mel_mask)
-    return model.predict_next(tokens, mel, mel_mask, cache)
+    predict_next = compiled_predict_next if compiled else HybridLM.predict_next
+    return predict_next(model, tokens, mel if model.config.hybrid else None, mel_mask, cache)
 
 
 def _normalise(model: HybridLM, mel: torch.Tensor) -> torch.Tensor:

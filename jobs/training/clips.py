@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.inference.continuation import Continuation, Prompt, can_continue
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, can_continue
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.model.hybrid import HybridLM
@@ -47,11 +47,11 @@ class Clips:
         """Generate a continuation with a copy of `model` on the CPU, sampling with `seed`."""
         generator = torch.Generator().manual_seed(seed)
         cpu_model = copy.deepcopy(model).cpu().eval()
-        continuation = Continuation(cpu_model, self.codec, self.log_mel, self.prompt, _SAMPLING, "decode", generator)
-        audio, codes = [continuation.prompt_audio], []
+        generated = Continuations(cpu_model, self.codec, self.log_mel, [self.prompt], _SAMPLING, "decode", [generator])
+        audio, codes = [generated.prompt_audio[0]], []
         for _ in range(self.frames):
-            audio.append(continuation.step())
-            codes.append(int(continuation.codes[0, -1]))
+            audio.append(generated.step()[0])
+            codes.append(int(generated.codes[0, 0, -1]))
         wav = torch.cat(audio).clamp(-1, 1)
         mel = self.log_mel(wav)
         least, most = mel.min(), mel.max()

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers import train_context_64
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.inference.continuation import Continuation, Prompt
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt
 from whisper_gpt.jobs.inference.run_folder import load_run
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.hybrid import HybridLM
@@ -79,22 +79,27 @@ def test_rivals_of_the_depth_decoder_are_trained_and_evaluated_only(
     assert cli.main(["bench", "generate", "--model", model]) == 2
 
 
-def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:
-    """The most likely codes, from a plain pass over all frames each time; audio and mel of all codes in one piece."""
-    torch.manual_seed(0)
+def small_model(context: int = 512) -> HybridLM:
+    """A model of 8 codebooks without any zero weight, so that every branch has an effect."""
     config = ModelConfig(
-        "small", width=32, layers=1, heads=2, mel_bands=64, mel_width=16, mel_layers=1, mel_heads=2,
+        "small", context=context, width=32, layers=1, heads=2, mel_bands=64, mel_width=16, mel_layers=1, mel_heads=2,
         input_codebooks=8, output_codebooks=8, depth_width=16, depth_layers=1,
     )  # fmt: skip
     model = HybridLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:
+    """The most likely codes, from a plain pass over all frames each time; audio and mel of all codes in one piece."""
+    torch.manual_seed(0)
+    model = small_model()
     codes = torch.randint(1024, (8, 10))
     mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
-    generated = Continuation(
-        model, codec, log_mel, Prompt(codes, mel), Sampling(temperature=0), "decode", torch.Generator()
-    )
+    greedy, prompts = Sampling(temperature=0), [Prompt(codes, mel)]
+    generated = Continuations(model, codec, log_mel, prompts, greedy, "decode", [torch.Generator()])
     audio = [generated.prompt_audio]
     for _ in range(5):
         # The last frame is only there so that the output before it, which predicts it, exists.
@@ -107,9 +112,24 @@ def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogM
         drawn = model.depth.draw(prediction.hidden[:, -1], coarsest, Sampling(temperature=0))
         codes = torch.cat([codes, drawn.T], dim=1)
         audio.append(generated.step())
-        assert torch.equal(generated.codes, codes)
+        assert torch.equal(generated.codes[0], codes)
         mel = log_mel(torch.from_numpy(codec.decode(codes.numpy())))
-    assert np.allclose(torch.cat(audio), codec.decode(codes.numpy()), atol=1e-4)
+    assert np.allclose(torch.cat(audio, dim=1)[0], codec.decode(codes.numpy()), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_generation_draws_the_same_codes(codec: Codec, log_mel: LogMel) -> None:
+    """Over a full cache and the next one; the most likely codes, which rounding rarely changes."""
+    torch.manual_seed(0)
+    model = small_model(context=12)
+    codes = torch.randint(1024, (2, 8, 4))
+    prompts = [Prompt(c, log_mel(torch.from_numpy(codec.decode(c.numpy())))) for c in codes]
+    greedy, generators = Sampling(temperature=0), [torch.Generator(), torch.Generator()]
+    eager = Continuations(model, codec, log_mel, prompts, greedy, "decode", generators)
+    compiled = Continuations(model, codec, log_mel, prompts, greedy, "decode", generators, compiled=True)
+    for _ in range(20):
+        assert torch.allclose(compiled.step(), eager.step(), atol=1e-4)
+        assert torch.equal(compiled.codes, eager.codes)
 
 
 def test_evaluate_generation_sets_a_run_beside_the_codec(

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.jobs.inference.continuation import Continuation, Continuations, MelSource, Prompt, prefill, read_prompt
+from whisper_gpt.jobs.inference.continuation import Continuations, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.inference.run_folder import load_run, newest_checkpoint, read_state
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling, sample
@@ -61,14 +61,14 @@ def test_generation_matches_full_forward_passes(
     """The most likely continuation, recomputed with a forward pass over the whole window for every frame."""
     model, _ = load_run(runs["hybrid-4m"])
     prompt = read_prompt(prompt_file(synthetic_corpora), 20, codec, log_mel.config, "audio")
-    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
-    prompt_audio, tokens = generated.prompt_audio, prompt.codes[0]
+    generated = Continuations(model, codec, log_mel, [prompt], Sampling(temperature=0), "decode", [torch.Generator()])
+    prompt_audio, tokens = generated.prompt_audio[0], prompt.codes[0]
     assert np.allclose(prompt_audio, codec.decode(tokens[None].numpy()), atol=1e-5)
     mel = model.mel_encoder.normalise(prompt.mel)
     for _ in range(6):
         padded = torch.cat([tokens, tokens.new_zeros(1)])[None, None]  # output n predicts frame n
         logits = model(padded, torch.cat([mel, mel.new_zeros(1, 64)])[None]).logits[0, -1]
-        piece = generated.step()
+        piece = generated.step()[0]
         tokens = torch.cat([tokens, logits.argmax()[None]])
         audio = torch.from_numpy(codec.decode(tokens[None].numpy()))
         assert torch.allclose(piece, audio[-320:], atol=1e-5)
@@ -83,8 +83,8 @@ def test_generation_continues_past_the_context(
 
     def pieces(mel_source: MelSource, count: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        generated = Continuation(model, codec, log_mel, prompt, Sampling(), mel_source, generator)
-        return torch.cat([generated.prompt_audio, *(generated.step() for _ in range(count))])
+        generated = Continuations(model, codec, log_mel, [prompt], Sampling(), mel_source, [generator])
+        return torch.cat([generated.prompt_audio, *(generated.step() for _ in range(count))], dim=1)[0]
 
     audio = {source: pieces(source, 100) for source in get_args(MelSource)}
     assert all(a.shape == ((32 + 100) * 320,) and a.isfinite().all() for a in audio.values())
@@ -121,13 +121,13 @@ def test_continuations_side_by_side_are_those_of_each_alone(
 
     together = Continuations(model, codec, log_mel, prompts, Sampling(), "decode", generators())
     alone = [
-        Continuation(model, codec, log_mel, prompt, Sampling(), "decode", generator)
+        Continuations(model, codec, log_mel, [prompt], Sampling(), "decode", [generator])
         for prompt, generator in zip(prompts, generators(), strict=True)
     ]
     for _ in range(70):
         audio = together.step()
-        assert torch.allclose(audio, torch.stack([one.step() for one in alone]), atol=1e-4)
-        assert torch.equal(together.codes, torch.stack([one.codes for one in alone]))
+        assert torch.allclose(audio, torch.cat([one.step() for one in alone]), atol=1e-4)
+        assert torch.equal(together.codes, torch.cat([one.codes for one in alone]))
 
 
 def test_several_continuations_get_a_file_each(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_long_continuation_keeps_half_a_context_of_history(
     model, _ = load_run(runs["gpt-4m"])
     half = model.config.context // 2
     prompt = Prompt(torch.randint(0, 1024, (1, half)), torch.zeros(half, 64))
-    generated = Continuation(model, codec, log_mel, prompt, Sampling(temperature=0), "decode", torch.Generator())
+    generated = Continuations(model, codec, log_mel, [prompt], Sampling(temperature=0), "decode", [torch.Generator()])
     audio = [generated.prompt_audio, *(generated.step() for _ in range(3 * model.config.context))]
-    assert generated.codes.shape[1] == len(generated.mel) == half
+    assert generated.codes.shape[2] == generated.mel.shape[1] == half
     # Recompute with the whole history.
     history = prompt.codes[0]
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_long_continuation_keeps_half_a_context_of_history(
                 token = history[-1][None, None, None]
                 prediction = model.predict_next(token, None, torch.ones(1, 1, dtype=torch.bool), cache)
     expected = codec.decode(history[None].numpy())
-    assert np.allclose(torch.cat(audio), expected, atol=1e-4)
+    assert np.allclose(torch.cat(audio, dim=1)[0], expected, atol=1e-4)
 
 
 def test_generate_frees_written_frames(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
         yield from tensors_in(list(vars(value).values()))
 
 
-def state_bytes(generated: Continuation) -> int:
+def state_bytes(generated: Continuations) -> int:
     storages = [tensor.untyped_storage() for tensor in tensors_in(generated)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
@@ -218,11 +218,11 @@ def test_long_hybrid_continuation_is_exact_in_constant_memory(
     context, half, frames = model.config.context, model.config.context // 2, 200
     prompt = read_prompt(prompt_file(synthetic_corpora), half, codec, log_mel.config, "audio")
     generator = torch.Generator().manual_seed(0)
-    generated = Continuation(model, codec, log_mel, prompt, Sampling(), "decode", generator)
-    pieces, tokens, sizes = [generated.prompt_audio], [prompt.codes[0]], []
+    generated = Continuations(model, codec, log_mel, [prompt], Sampling(), "decode", [generator])
+    pieces, tokens, sizes = [generated.prompt_audio[0]], [prompt.codes[0]], []
     for _ in range(frames):
-        pieces.append(generated.step())
-        tokens.append(generated.codes[0, -1:])
+        pieces.append(generated.step()[0])
+        tokens.append(generated.codes[0, 0, -1:])
         sizes.append(state_bytes(generated))
     assert sizes[-1] > 100_000 and max(sizes[context:]) <= max(sizes[:context])
     history, audio = torch.cat(tokens), torch.cat(pieces)
