@@ -72,7 +72,7 @@ class Config:
     device: DeviceChoice = "auto"
     """Device that model and codec run on; auto takes a GPU if torch finds one."""
     compile: bool = False
-    """Run the model's steps as code that torch generates: several times faster per frame, after up to a minute of
+    """Run the model's steps as code that torch generates: about 1.5 times as fast per frame, after up to a minute of
     compilation."""
     codec_weights: Path | None = None
     """File with the weights of the codec that the model was trained with, if it is not found without this option."""
