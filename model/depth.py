@@ -5,13 +5,14 @@ Unlike a delay pattern it finishes a frame before time moves on, so a frame's au
 the next frame is predicted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from whisper_gpt.model.cache import LayerCache, empty_layers
+from whisper_gpt.model.compilation import compiled_if
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.sampling import Sampling, sample
@@ -63,7 +64,7 @@ class DepthDecoder(nn.Module):
 
         Logits are sampled on the CPU, each row with its own generator. `compiled` runs the rest as generated code.
         """
-        step = _compiled_step if compiled else DepthDecoder.step
+        step = compiled_if(compiled, DepthDecoder.step)
         codes = F.pad(coarsest[:, None], (0, self.finer))
         frames = self._projected(hidden)
         head_width = frames.shape[2] // self.heads
@@ -85,7 +86,3 @@ class DepthDecoder(nn.Module):
     def _projected(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the projections `[N, K − 1, W]` of `hidden` `[N, D]`, one per finer codebook, with an RMS of 1."""
         return norm(self.frame(hidden).unflatten(1, (self.finer, -1)))
-
-
-# One for all models: torch keeps one piece of generated code for each shape. It compiles nothing before the first call.
-_compiled_step: Callable[..., torch.Tensor] = torch.compile(DepthDecoder.step)

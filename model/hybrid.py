@@ -5,7 +5,7 @@ its coarsest token, and one over its mel. A token-only model is the same without
 depth decoder, if there is one, predicts the frame's finer tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -142,7 +142,3 @@ class HybridLM(Pretrained):
             return Prediction(x, logits, None, None)
         location, log_scale = self.mel_head(x).chunk(2, dim=-1)  # each [B, n, M]
         return Prediction(x, logits, location, log_scale)
-
-
-# `predict_next` as generated code, for the single inputs of a generation. It compiles nothing before the first call.
-compiled_predict_next: Callable[..., Prediction] = torch.compile(HybridLM.predict_next)

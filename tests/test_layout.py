@@ -1,6 +1,8 @@
 """The direction of imports, the length of files and the list of packages match the documented layout."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,3 +62,9 @@ def test_every_package_is_listed_for_installation() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     folders = {path.parent.relative_to(ROOT) for path in SOURCES}
     assert sorted(listed) == sorted("whisper_gpt." + ".".join(folder.parts) for folder in folders)
+
+
+def test_the_compiler_is_imported_only_when_asked_for() -> None:
+    """It takes two seconds, which every verb with a model would pay at its start."""
+    check = "import sys; import whisper_gpt.jobs.generate; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)

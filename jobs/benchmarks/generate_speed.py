@@ -12,10 +12,10 @@ from rich.table import Table
 from whisper_gpt.jobs.benchmarks.codec_speed import benchmarked_codec
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import UsageError, require
-from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, prefill
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, predict_after, prefill
 from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
-from whisper_gpt.model.hybrid import HybridLM, compiled_predict_next
+from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -84,7 +84,7 @@ def run(config: Config) -> int:
 
 @torch.no_grad()
 def generate_speed(
-    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int, compiled: bool = False
+    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int, compiled: bool
 ) -> GenerateSpeed:
     """Measure `rounds` continuations of `prompt` by `frames` frames, in alternation with the plain loop."""
     speeds, plain_speeds, firsts = [], [], []
@@ -126,13 +126,11 @@ def _parts(
     """Return the seconds per frame of each part of a step, measured alone."""
     normalised = model.mel_encoder.normalise(prompt.mel) if model.config.hybrid else prompt.mel
     cache, prediction = prefill(model, prompt.codes[None], normalised[None], "decode")
-    tokens, mel_mask = model.embedding_rows(prompt.codes[None, :, :1]), torch.ones(1, 1, dtype=torch.bool)
-    mel = prompt.mel[None, :1] if model.config.hybrid else None
+    tokens, mel = model.embedding_rows(prompt.codes[None, :, :1]), prompt.mel[None, :1]
     decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
     audio = torch.zeros(codec.hop)
-    predict_next = compiled_predict_next if compiled else HybridLM.predict_next
     calls: dict[str, Callable[[], object]] = {
-        "decoder and mel encoder": lambda: predict_next(model, tokens, mel, mel_mask, cache),
+        "decoder and mel encoder": lambda: predict_after(model, tokens, mel, "decode", cache, compiled),
         "codec's decoder": lambda: codec.decode_chunk(decoder, prompt.codes[None, :, :1]),
         "mel": lambda: log_mel.step(context, audio),
     }

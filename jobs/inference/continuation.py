@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from whisper_gpt.jobs.common.errors import JobError, UsageError
 from whisper_gpt.model.cache import Cache, empty_cache
+from whisper_gpt.model.compilation import compiled_if
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.hybrid import HybridLM, Prediction, compiled_predict_next
+from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -149,7 +150,7 @@ class Continuations:
             self._cache, self._prediction = prefill(self._model, self.codes, self.mel, self._mel_source)
         else:
             tokens = self._model.embedding_rows(codes)
-            self._prediction = _predict(self._model, tokens, mel, self._mel_source, self._cache, self._compiled)
+            self._prediction = predict_after(self._model, tokens, mel, self._mel_source, self._cache, self._compiled)
         return audio
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -172,10 +173,10 @@ def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source:
     predictions of frames 0 to n."""
     cache = empty_cache(model.config, batch=len(codes), device=model.device)
     tokens = F.pad(model.embedding_rows(codes), (1, 0), value=model.begin_token)  # [B, K', 1 + n]
-    return cache, _predict(model, tokens, F.pad(mel, (0, 0, 1, 0)), mel_source, cache)
+    return cache, predict_after(model, tokens, F.pad(mel, (0, 0, 1, 0)), mel_source, cache)
 
 
-def _predict(
+def predict_after(
     model: HybridLM,
     tokens: torch.Tensor,
     mel: torch.Tensor,
@@ -189,7 +190,7 @@ def _predict(
     mel_mask = tokens[:, 0] != model.begin_token
     if mel_source == "none":
         mel_mask = torch.zeros_like(mel_mask)
-    predict_next = compiled_predict_next if compiled else HybridLM.predict_next
+    predict_next = compiled_if(compiled, HybridLM.predict_next)
     return predict_next(model, tokens, mel if model.config.hybrid else None, mel_mask, cache)
 
 
