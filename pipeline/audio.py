@@ -93,18 +93,20 @@ def probe_file(file: BinaryIO) -> AudioInfo:
     return AudioInfo(info.samplerate, info.channels, info.frames, info.format)
 
 
-def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE, speed: float = 1.0) -> Iterator[np.ndarray]:
     """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
+
+    `speed` plays it that many times as fast, with pitch and formants raised as much.
 
     Memory does not grow with the file. Streams chained in one file are read in sequence. Raises `AudioError`
     (stage `decode` or `resample`) if the file is damaged, if a sample is not finite, and if the decoded samples are not
     those that the file declares and contains.
     """
     info = probe(path)
-    yield from resampled(_decoded_blocks(path, info), info.sample_rate, sample_rate)
+    yield from resampled(_decoded_blocks(path, info), info.sample_rate * speed, sample_rate)
 
 
-def resampled(blocks: Iterable[np.ndarray], source_rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+def resampled(blocks: Iterable[np.ndarray], source_rate: float, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """Yield the mono `blocks` `[n]` of one recording, resampled (soxr HQ, linear phase).
 
     The output does not depend on the sizes of the blocks. Raises `AudioError` (stage `resample`) if soxr fails.

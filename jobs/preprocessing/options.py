@@ -69,6 +69,9 @@ class DatasetOptions:
     the control that measures what such a leak is worth. Do not train on it for any other purpose."""
     segment_s: float = 30.0
     """Length of the longest sample in seconds; longer recordings are cut into several samples."""
+    speed: float = 1.0
+    """Play the audio this many times as fast, pitch and formants included: 0.9 and 1.1 are the usual copies for speed
+    perturbation."""
     shard_mb: float = 8.0
     """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
@@ -105,6 +108,7 @@ def check(options: DatasetOptions) -> None:
     for name in ("segment_s", "shard_mb"):
         value = getattr(options, name)
         require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+    require(0.5 <= options.speed <= 2, f"--speed {options.speed}: must be between 0.5 and 2")
     validation, test = options.hold_out
     shares = min(validation, test) >= 0 and validation + test < 1
     require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers with a sum below 1")
@@ -148,7 +152,7 @@ def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
 
 def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
     """Return what workers need to make the dataset's shards."""
-    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames)
+    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames, settings.speed)
     included = options.codec == SMALL_NAME  # each node has it in its own installation
     weights = None if included else weights_file(options.codec, options.codec_weights)
     return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
@@ -185,6 +189,7 @@ def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSett
         segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=options.shard_mb,
         splits=tuple(options.splits),
+        speed=options.speed,
     )
 
 

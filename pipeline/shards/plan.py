@@ -29,6 +29,8 @@ _ROW_GROUP = 4096  # rows; one or two groups are read per shard
 _SETTINGS_KEY = b"whisper_gpt_settings"
 # Approximate size of a sample's JSON, its tar headers and the padding.
 _SAMPLE_OVERHEAD_BYTES = 4_000
+# Not stored at these values, so that plans stay equal to those of versions without the setting.
+_UNSAID: dict[str, object] = {"speed": 1.0}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class PlanSettings:
     segment_frames: int
     shard_mb: float
     splits: tuple[str, ...]
+    speed: float = 1.0
 
     @property
     def fingerprint(self) -> str:
@@ -88,16 +91,18 @@ def plan_table(
     source with an unreadable header is planned with the mean duration of the others: it fails, and is recorded, when
     its shard is made. `first_shards` gives the first shard number of each split (default 0).
     """
-    readable = [s.info.duration_s for s in sources if isinstance(s.info, AudioInfo)]
+    readable = [s.info.duration_s / settings.speed for s in sources if isinstance(s.info, AudioInfo)]
     assumed_s = sum(readable) / len(readable) if readable else 0.0
     rows = []
     for split in SPLITS:
         members = sorted((s for s in sources if s.recording.split == split), key=_shuffled_order)
-        seconds = [s.info.duration_s if isinstance(s.info, AudioInfo) else assumed_s for s in members]
+        seconds = [
+            s.info.duration_s / settings.speed if isinstance(s.info, AudioInfo) else assumed_s for s in members
+        ]
         first = (first_shards or {}).get(split, 0)
         for source, planned_s, index in zip(members, seconds, _shard_of_each(seconds, settings), strict=True):
             rows.append(_row(source, settings.corpus, planned_s, shard_name(split, first + index)))
-    metadata = {_SETTINGS_KEY: json.dumps(asdict(settings), sort_keys=True)}
+    metadata = {_SETTINGS_KEY: json.dumps(_stored(settings), sort_keys=True)}
     return pa.Table.from_pylist(rows, schema=_PLAN.with_metadata(metadata))
 
 
@@ -117,10 +122,10 @@ def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
     """Describe how `settings` differ from those of `plan`, one clause each; empty if they are equal."""
     before, now = (
         _flat(json.loads(plan.schema.metadata[_SETTINGS_KEY])),
-        _flat(json.loads(json.dumps(asdict(settings)))),
+        _flat(json.loads(json.dumps(_stored(settings)))),
     )
     return [
-        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        f"{name} was {before.get(name, _UNSAID.get(name))!r} and is now {now.get(name, _UNSAID.get(name))!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
@@ -202,6 +207,11 @@ def _row(source: Source, corpus: str, planned_s: float, shard: str) -> dict:
         "seconds": planned_s,
         **header,
     }
+
+
+def _stored(settings: PlanSettings) -> dict[str, object]:
+    """Return the settings as a plan stores them: those in `_UNSAID` only if they differ from it."""
+    return {name: value for name, value in asdict(settings).items() if value != _UNSAID.get(name)}
 
 
 def _flat(settings: dict) -> dict[str, object]:

@@ -17,12 +17,13 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Locations of sources and dataset, the dataset's fingerprint, and the maximum sample length in frames."""
+    """Locations of sources and dataset, the dataset's fingerprint, the maximum sample length in frames, and the speed."""
 
     source: Location
     dataset: Location
     fingerprint: str
     segment_frames: int
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -84,6 +85,27 @@ def test_other_settings_in_the_same_folder_are_refused(
     (tmp_path / "mine.txt").write_text("a user's own file")
     assert cli.main([*arguments[:3], "--out", str(tmp_path), *OPTIONS]) == 1
     assert "not empty, and not a dataset" in error_line(capsys)
+
+
+def test_speed_changes_duration_and_pitch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tone = 0.5 * np.sin(2 * np.pi * 1000 / 24_000 * np.arange(48_000))
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "tone.wav", tone, 24_000)
+    arguments = ["preprocess", "folder", str(tmp_path / "audio"), "--mel-of=codes", *OPTIONS, "--out"]
+    bands = []
+    for name, speed in (("usual", []), ("fast", ["--speed=2"])):
+        assert cli.main([*arguments, str(tmp_path / name), *speed]) == 0
+        (row,) = read_samples(tmp_path / name).to_pylist()
+        assert row["duration_s"] == (1.0 if speed else 2.0)
+        assert pq.read_table(tmp_path / name / "plan.parquet")["seconds"].to_pylist() == [row["duration_s"]]
+        bands.append(int(np.argmax(read_info(tmp_path / name).mel_mean[0])))
+    assert bands[1] > bands[0]  # 2 kHz instead of 1 kHz
+    capsys.readouterr()
+    assert cli.main([*arguments, str(tmp_path / "fast"), "--speed=1.1"]) == 1
+    assert "speed was 2.0 and is now 1.1" in error_line(capsys)
+    assert cli.main([*arguments, str(tmp_path / "usual"), "--speed=1.1"]) == 1
+    assert "speed was 1.0 and is now 1.1" in error_line(capsys)
+    assert cli.main([*arguments, str(tmp_path / "none"), "--speed=0"]) == 2
 
 
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=2"])
