@@ -1,17 +1,15 @@
 """Let trained models continue recordings of a dataset, and score what they generate.
 
-Beside each run are the codec's own decoding of what really followed (the ceiling), and the run's continuations judged
-against the prompts of other recordings (the level of chance for the similarity of voices).
+Beside the runs are what really followed, as original audio and as the codec decodes it (the ceiling), and each run's
+continuations judged against the prompts of other recordings (the level of chance for likeness to the prompt).
 """
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
@@ -20,28 +18,28 @@ from upath import UPath
 from whisper_gpt.jobs.codec.judging import Figure, Scores, Share, figure_text
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
-from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, require_can_continue, sampling_options
+from whisper_gpt.jobs.inference.continuation import require_can_continue, sampling_options
 from whisper_gpt.jobs.inference.generation_scores import (
     Continued,
+    Kind,
     continuation_scores,
-    voice_similarity,
+    likeness,
+    mel_distance,
 )
+from whisper_gpt.jobs.inference.held_out import Lengths, continued, decoded, held_out, originals
 from whisper_gpt.jobs.inference.run_codec import codec_of
-from whisper_gpt.jobs.inference.run_folder import TrainingState, load_frame_model, require_same_data, trained_on
+from whisper_gpt.jobs.inference.run_folder import load_frame_model, require_same_data, trained_on
 from whisper_gpt.manifests.dataset_info import read_info
-from whisper_gpt.manifests.location import Location, location
+from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.splits import require_samples
-from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
-from whisper_gpt.pipeline.frames import FRAME_RATE
 from whisper_gpt.pipeline.judge.codes import unigram_divergence
 from whisper_gpt.pipeline.judge.packages import INSTALL, missing_packages
-from whisper_gpt.pipeline.loading.stream import whole_split
 
 _SIDE_BY_SIDE = 16  # continuations at once
+_ORIGINALS = "originals"
 
 _METRICS = {
     "dnsmos_overall": ("DNSMOS P.835 overall, 1–5", 2),
@@ -51,7 +49,11 @@ _METRICS = {
     "voice_similarity": ("voice similarity to the prompt", 3),
     "code_entropy": ("entropy of codebook 0 in a clip, nats", 2),
     "commonest_code": ("share of its commonest code", 3),
+    "repeated_codes": ("share of its repeated 4-grams", 3),
+    "sounding": ("share of the time above −40 dB", 2),
     "longest_silence_s": ("longest silence, s", 2),
+    "onsets_per_s": ("onsets per second", 2),
+    "pitch_class_divergence": ("divergence of pitch classes from the prompt's, nats", 3),
 }
 
 
@@ -83,8 +85,11 @@ class Config:
     """Sample from the smallest set of most likely tokens with at least this total probability."""
     seed: int = 0
     """Random seed for sampling."""
-    judge: bool = True
-    """Also DNSMOS and the similarity of voices, which are for speech and need the extra `judge`."""
+    judge: Kind = "speech"
+    """Kind of audio. speech adds DNSMOS and the similarity of voices (extra `judge`), music onsets and the
+    pitch classes."""
+    source: UPath | None = None
+    """Folder, or s3:// or gs:// prefix, of the corpus that the dataset was made from, to score the originals too."""
     codec_weights: Path | None = None
     """File with the weights of the dataset's codec, if it is not found without this option."""
     json: bool = False
@@ -93,10 +98,12 @@ class Config:
 
 @dataclass(frozen=True)
 class _Row:
-    """The figures of one set of continuations, and the divergence of their codes from the real ones (in nats)."""
+    """The figures of one set of continuations, and how far the distributions of all their codes (in nats) and of all
+    their mel frames are from the real ones."""
 
     figures: dict[str, Figure]
     unigram_divergence: float
+    mel_distance: float
 
 
 def run(config: Config) -> int:
@@ -112,33 +119,41 @@ def run(config: Config) -> int:
     for folder, model, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
         require_can_continue(folder, model, state.data.mel_variant)
-    missing = missing_packages() if config.judge else []
+    missing = missing_packages() if config.judge == "speech" else []
     if missing:
         console.print(f"skipped metrics of packages that are missing: {', '.join(missing)}; to install them: {INSTALL}")
     codec = codec_of(config.dataset, trained_on(info), config.codec_weights)
+    lengths = Lengths.of_seconds(config.prompt_s, config.seconds)
     rows: dict[str, _Row] = {}
     for folder, model, state in loaded:
-        recordings = list(_recordings(config, dataset, state))
+        n_codebooks, variant = model.config.output_codebooks, state.data.mel_variant
+        recordings = list(held_out(dataset, config.split, config.prompts, lengths, variant))
         if not recordings:
             raise JobError(f"{config.dataset}: no {config.split} sample of {config.prompt_s + config.seconds} s")
-        real = [_real(codec, recording, model.config.output_codebooks, config) for recording in recordings]
+        real = [decoded(codec, recording, n_codebooks, lengths) for recording in recordings]
+        if config.source is not None and _ORIGINALS not in rows:
+            natural = list(originals(dataset, config.split, recordings, location(config.source), lengths))
+            rows[_ORIGINALS] = _row(
+                natural, natural, [continuation_scores(clip, config.judge) for clip in natural], codec
+            )
         log_mel, drawn, started = LogMel(MelConfig(**state.data.mel)), [], time.monotonic()
         with progress_line(console, len(recordings)) as show:
             for first in range(0, len(recordings), _SIDE_BY_SIDE):
                 some = recordings[first : first + _SIDE_BY_SIDE]
-                drawn += _continue(model, codec, log_mel, some, sampling, config, first)
+                seeds = range(config.seed + first, config.seed + first + len(some))
+                drawn += continued(model, codec, log_mel, some, sampling, lengths, seeds)
                 left_s = (time.monotonic() - started) / len(drawn) * (len(recordings) - len(drawn))
                 show(len(drawn), f"{folder}, {len(drawn)} of {len(recordings)} recordings", left_s)
-        ceiling = f"codec, {model.config.output_codebooks} codebooks"
+        ceiling = f"codec, {n_codebooks} codebooks"
         if ceiling not in rows:  # the same for all runs of as many codebooks
             rows[ceiling] = _row(real, real, [continuation_scores(clip, config.judge) for clip in real], codec)
         scores = [continuation_scores(clip, config.judge) for clip in drawn]
         rows[str(folder)] = _row(drawn, real, scores, codec)
-        if len(drawn) > 1:
-            if config.judge:
-                others = zip(drawn, [*drawn[1:], drawn[0]], strict=True)
-                scores = [own | voice_similarity(*pair) for own, pair in zip(scores, others, strict=True)]
-            rows[f"{folder}, another prompt"] = _row(drawn, real, scores, codec)
+        if len(drawn) > 1 and config.judge != "none":
+            others = zip(drawn, [*drawn[1:], drawn[0]], strict=True)
+            rows[f"{folder}, another prompt"] = _row(
+                drawn, real, [likeness(*pair, config.judge) for pair in others], codec
+            )
     if config.json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=1))
     else:
@@ -146,68 +161,13 @@ def run(config: Config) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """The codes int64 `[K, n]` and log-mel `[n, M]` of a recording's first frames: the prompt and what follows."""
-
-    codes: torch.Tensor
-    mel: torch.Tensor
-
-
-def _frames(config: Config) -> tuple[int, int]:
-    return round(config.prompt_s * FRAME_RATE), round(config.seconds * FRAME_RATE)
-
-
-def _recordings(config: Config, dataset: Location, state: TrainingState) -> Iterator[_Recording]:
-    """Yield the first windows of the split that are long enough, each of another sample."""
-    frames = sum(_frames(config))
-    seen: set[str] = set()
-    for batch in whole_split(dataset, config.split, frames, 1, state.data.mel_variant):
-        ((key,),) = batch.keys
-        if len(seen) == config.prompts:
-            return
-        if key not in seen and bool(batch.mask[0].all()) and batch.mask.shape[1] == frames:
-            seen.add(key)
-            yield _Recording(batch.codes[0], batch.mel[0])
-
-
-def _real(codec: Codec, recording: _Recording, n_codebooks: int, config: Config) -> Continued:
-    prompt_frames, _ = _frames(config)
-    codes = recording.codes[:n_codebooks].numpy()
-    wav = codec.decode(codes)
-    cut = prompt_frames * codec.hop
-    return Continued(codes[0, prompt_frames:], wav[cut:], wav[:cut])
-
-
-def _continue(
-    model: HybridLM,
-    codec: Codec,
-    log_mel: LogMel,
-    recordings: list[_Recording],
-    sampling: Sampling,
-    config: Config,
-    first: int,
-) -> list[Continued]:
-    """Continue recordings side by side, each with the seed of its number, counted from `first`."""
-    prompt_frames, frames = _frames(config)
-    n_codebooks = model.config.output_codebooks
-    prompts = [Prompt(r.codes[:n_codebooks, :prompt_frames], r.mel[:prompt_frames]) for r in recordings]
-    generators = [torch.Generator().manual_seed(config.seed + first + i) for i in range(len(recordings))]
-    generated = Continuations(model, codec, log_mel, prompts, sampling, "decode", generators)
-    codes, wavs = [], []
-    for _ in range(frames):
-        wavs.append(generated.step())
-        codes.append(generated.codes[:, 0, -1])
-    clips = zip(torch.stack(codes, dim=1).numpy(), torch.cat(wavs, dim=1).numpy(), strict=True)
-    return [Continued(*clip, prompt) for clip, prompt in zip(clips, generated.prompt_audio.numpy(), strict=True)]
-
-
 def _row(clips: list[Continued], real: list[Continued], clip_scores: list[dict[str, Share]], codec: Codec) -> _Row:
     scores = Scores()
     for number, shares in enumerate(clip_scores):
         scores.add(number, shares)
     drawn, expected = ([clip.codes for clip in side] for side in (clips, real))
-    return _Row(scores.figures(), unigram_divergence(drawn, expected, codec.codebook_size))
+    divergence = unigram_divergence(drawn, expected, codec.codebook_size)
+    return _Row(scores.figures(), divergence, mel_distance(clips, real))
 
 
 def _table(rows: dict[str, _Row]) -> Table:
@@ -217,4 +177,5 @@ def _table(rows: dict[str, _Row]) -> Table:
         if any(cells):
             table.add_row(label, *(figure_text(cell, digits) for cell in cells))
     table.add_row("divergence of the codes, nats", *(f"{row.unigram_divergence:.3f}" for row in rows.values()))
+    table.add_row("Fréchet distance of mel frames", *(f"{row.mel_distance:.2f}" for row in rows.values()))
     return table

@@ -131,7 +131,9 @@ class Survey:
 
 def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
     """Scan the corpus, examine its files, and print warnings. Raises `JobError` if there are no recordings."""
-    scan = scan_corpus(options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude)
+    scan = scan_corpus(
+        options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude, options.speed
+    )
     if scan.absent and options.require_complete:
         raise JobError(f"{len(scan.absent)} files of the corpus are missing, such as {min(scan.absent)}; complete it")
     for warning in _warnings(scan, options):

@@ -21,7 +21,7 @@ from whisper_gpt.manifests.location import (
     open_for_seeking,
 )
 from whisper_gpt.manifests.publish import TEMPORARY_SUFFIX, publish_bytes
-from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers
+from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers, with_speed
 from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.shards.plan import (
     PLAN_FILE,
@@ -57,9 +57,10 @@ def scan_corpus(
     splits: tuple[str, ...],
     hold_out: tuple[float, float],
     exclude: Sequence[str] = (),
+    speed: float = 1.0,
 ) -> Scan:
     """Return the recordings of `splits` below `root`, except those that match `exclude`; `hold_out` are the shares of
-    training speakers moved to validation and test.
+    training speakers moved to validation and test. A speed other than 1 is noted in each recording's `extra`.
 
     Raises `JobError` if there are none.
     """
@@ -70,7 +71,7 @@ def scan_corpus(
         scan = hold_out_speakers(scan, *hold_out)
     chosen = Scan(
         scan.corpus,
-        [recording for recording in scan.recordings if recording.split in splits],
+        [with_speed(recording, speed) for recording in scan.recordings if recording.split in splits],
         scan.warnings,
         {path: split for path, split in scan.absent.items() if split in splits and not is_excluded(path, exclude)},
     )

@@ -1,6 +1,7 @@
 """The result of scanning a corpus: recordings, warnings, and files that are missing."""
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field, replace
 
@@ -46,6 +47,20 @@ class Scan:
             first = by_id.setdefault(recording.id, recording.path)
             if first != recording.path:
                 raise PipelineError(f"{first} and {recording.path} have the same id {recording.id}; rename one of them")
+
+
+def with_speed(recording: Recording, speed: float) -> Recording:
+    """Note in `extra` that the recording is played `speed` times as fast, unless that is 1."""
+    if speed == 1:
+        return recording
+    return replace(
+        recording, extra=json.dumps((json.loads(recording.extra) if recording.extra else {}) | {"speed": speed})
+    )
+
+
+def speed_of(extra: str) -> float:
+    """Return the speed noted in a recording's or a sample's `extra`."""
+    return json.loads(extra).get("speed", 1.0) if extra else 1.0
 
 
 def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from whisper_gpt.pipeline.judge.distributions import jensen_shannon
+
 
 def entropy(codes: np.ndarray) -> float:
     """Return the entropy in nats of the distribution of `codes` `[n]`: 0 if all are the same."""
@@ -16,8 +18,15 @@ def commonest_share(codes: np.ndarray) -> float:
     return float(np.unique(codes, return_counts=True)[1].max() / len(codes))
 
 
+def repeated_share(codes: np.ndarray, length: int = 4) -> float:
+    """Return the share of runs of `length` codes in `codes` `[n]` that occurred before in them; NaN if n < length."""
+    if len(codes) < length:
+        return float("nan")
+    runs = np.lib.stride_tricks.sliding_window_view(codes, length)
+    return 1 - len(np.unique(runs, axis=0)) / len(runs)
+
+
 def unigram_divergence(drawn: Sequence[np.ndarray], real: Sequence[np.ndarray], vocab: int) -> float:
     """Return the Jensen–Shannon divergence in nats (at most ln 2) of the codes' distributions in two sets of clips."""
     p, q = (np.bincount(np.concatenate(clips), minlength=vocab) / sum(map(len, clips)) for clips in (drawn, real))
-    middle = (p + q) / 2
-    return float(sum((x[x > 0] * np.log(x[x > 0] / middle[x > 0])).sum() for x in (p, q)) / 2)
+    return jensen_shannon(p, q)

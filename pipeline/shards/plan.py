@@ -96,9 +96,7 @@ def plan_table(
     rows = []
     for split in SPLITS:
         members = sorted((s for s in sources if s.recording.split == split), key=_shuffled_order)
-        seconds = [
-            s.info.duration_s / settings.speed if isinstance(s.info, AudioInfo) else assumed_s for s in members
-        ]
+        seconds = [s.info.duration_s / settings.speed if isinstance(s.info, AudioInfo) else assumed_s for s in members]
         first = (first_shards or {}).get(split, 0)
         for source, planned_s, index in zip(members, seconds, _shard_of_each(seconds, settings), strict=True):
             rows.append(_row(source, settings.corpus, planned_s, shard_name(split, first + index)))

@@ -17,7 +17,7 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Locations of sources and dataset, the dataset's fingerprint, the maximum sample length in frames, and the speed."""
+    """Locations of sources and dataset, the dataset's fingerprint, the longest sample in frames, and the speed."""
 
     source: Location
     dataset: Location

@@ -133,23 +133,27 @@ def test_compiled_generation_draws_the_same_codes(codec: Codec, log_mel: LogMel)
 
 
 def test_evaluate_generation_sets_a_run_beside_the_codec(
-    run: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, dataset: Path, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--prompts=2", "--prompt-s=0.2", "--seconds=0.4", "--no-judge", "--json"]
+    source = ["--source", str(synthetic_corpora)]
+    options = ["--prompts=2", "--prompt-s=0.2", "--seconds=0.4", "--judge=music", *source, "--json"]
     arguments = ["evaluate-generation", str(dataset), str(run), *options]
     capsys.readouterr()
     assert cli.main(arguments) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert list(rows) == ["codec, 8 codebooks", str(run), f"{run}, another prompt"]
-    assert rows["codec, 8 codebooks"]["unigram_divergence"] == 0 < rows[str(run)]["unigram_divergence"]
-    assert all(row["figures"]["code_entropy"]["recordings"] == 2 for row in rows.values())
-    # An untrained model draws from all codes, the recordings use few.
-    assert (
-        rows[str(run)]["figures"]["code_entropy"]["mean"]
-        > rows["codec, 8 codebooks"]["figures"]["code_entropy"]["mean"]
-    )
+    assert list(rows) == ["originals", "codec, 8 codebooks", str(run), f"{run}, another prompt"]
+    real, drawn = rows["codec, 8 codebooks"], rows[str(run)]
+    assert real["unigram_divergence"] == 0 < drawn["unigram_divergence"]
+    assert all(row["figures"]["pitch_class_divergence"]["recordings"] == 2 for row in rows.values())
+    # An untrained model draws from all codes, the recordings use few, and decode to sounds like the originals.
+    assert drawn["figures"]["code_entropy"]["mean"] > real["figures"]["code_entropy"]["mean"]
+    assert real["mel_distance"] < drawn["mel_distance"]
+    pitches = [rows[name]["figures"]["pitch_class_divergence"]["mean"] for name in ("originals", "codec, 8 codebooks")]
+    assert abs(pitches[0] - pitches[1]) < 0.1
     assert cli.main([*arguments[:-1], "--seconds=500"]) == 1
     assert str(dataset) in capsys.readouterr().err
+    assert cli.main([*arguments, "--source", str(tmp_path)]) == 1
+    assert f"--source {tmp_path}: " in capsys.readouterr().err
 
 
 def test_bench_generate_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:

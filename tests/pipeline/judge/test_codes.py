@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from whisper_gpt.pipeline.judge.codes import commonest_share, entropy, unigram_divergence
+from whisper_gpt.pipeline.judge.codes import commonest_share, entropy, repeated_share, unigram_divergence
 
 
 def test_entropy_is_zero_for_a_drone_and_log_n_for_n_codes() -> None:
@@ -22,3 +22,8 @@ def test_divergence_is_zero_for_equal_and_log_two_for_disjoint_codes() -> None:
     one, other = [np.arange(8), np.arange(8)], [np.arange(8, 16)]
     assert unigram_divergence(one, one, 16) == 0
     assert unigram_divergence(one, other, 16) == pytest.approx(math.log(2))
+
+
+def test_repeats_are_counted_from_the_second_occurrence() -> None:
+    assert repeated_share(np.array([1, 2, 3, 4, 1, 2, 3, 4])) == pytest.approx(1 / 5)
+    assert math.isnan(repeated_share(np.array([1, 2, 3])))
