@@ -17,6 +17,7 @@ from whisper_gpt.jobs.common.errors import USERS_ERRORS, UsageError
 
 # Verb: its module in whisper_gpt, and its summary in `--help`. Imported only when it runs, as torch and Ray are slow.
 VERBS = {
+    "download": ("jobs.download", "Download parts of LibriSpeech or MAESTRO, check and unpack them."),
     "plan": ("jobs.plan", "Scan a corpus, write its plan, and estimate how long preprocessing takes."),
     "preprocess": ("jobs.preprocess", "Turn audio into shards of mel frames and codec tokens, with manifests."),
     "inspect": ("jobs.inspect", "Summarise a dataset: totals, levels, code usage, failures; as text, JSON or HTML."),
