@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
@@ -33,7 +33,7 @@ class Config:
 
     corpus: Positional[Literal["librispeech", "maestro"]]
     """Corpus to download."""
-    parts: Positional[tuple[str, ...]] = ()
+    parts: Positional[Annotated[tuple[str, ...], arg(metavar="[PART …]")]] = ()
     """Parts of the corpus, such as dev-clean, or midi. Without any, they are listed."""
     to: Path = field(kw_only=True)
     """Folder to unpack into; LibriSpeech becomes the folder LibriSpeech in it, MAESTRO maestro-v3.0.0."""
