@@ -21,6 +21,7 @@ VERBS = {
     "plan": ("jobs.plan", "Scan a corpus, write its plan, and estimate how long preprocessing takes."),
     "preprocess": ("jobs.preprocess", "Turn audio into shards of mel frames and codec tokens, with manifests."),
     "inspect": ("jobs.inspect", "Summarise a dataset: totals, levels, code usage, failures; as text, JSON or HTML."),
+    "explore": ("jobs.explore", "Look at datasets and listen to them in a local web page; compare them; watch runs."),
     "query": ("jobs.query", "Query a dataset's manifest in SQL: a condition on samples, or any SELECT."),
     "merge": ("jobs.merge", "Join datasets of the same codec and mel, without rewriting their tars."),
     "verify": ("jobs.verify", "Check every shard and sample of a dataset against its manifest."),

@@ -4,17 +4,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
+from whisper_gpt.manifests.figures import Example
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
-from whisper_gpt.manifests.report import Example, page
+from whisper_gpt.manifests.report import Shown, page
 from whisper_gpt.manifests.statistics import Group, Histogram
 from whisper_gpt.manifests.summary import Summary, summarise
 from whisper_gpt.pipeline.loading.shard_reader import ShardReader
@@ -50,7 +50,7 @@ def run(config: Config) -> int:
     return 0
 
 
-def _examples(dataset: Location, summary: Summary) -> list[Example]:
+def _examples(dataset: Location, summary: Summary) -> list[Shown]:
     """Return the first seconds of a few samples spread over the manifest."""
     samples = read_samples(dataset)
     if not samples.num_rows:
@@ -62,7 +62,7 @@ def _examples(dataset: Location, summary: Summary) -> list[Example]:
     for row, values in enumerate(chosen.to_pylist()):
         codes, mel = reader.read(row, 0, min(values["frames"], round(_EXAMPLE_S * frames_per_s)))
         text = values["text"] or " – ".join(part for part in (values["composer"], values["title"]) if part)
-        examples.append(Example(values["key"], text, codes, mel.astype(np.float32), frames_per_s))
+        examples.append(Shown(values["key"], text, Example(codes, mel, frames_per_s)))
     return examples
 
 

@@ -20,10 +20,10 @@ _FETCHED = 1024
 # A query can read only the registered tables: no file, no extension, no variable of this program. A query cannot change
 # these settings. Without a temporary folder, a sort that exceeds the memory fails instead of leaving `.tmp` in the
 # working directory.
-_SEALED: dict[str, str | bool | int | float | list[str]] = {
+_SEALED = {
+    "temp_directory": "",  # cannot be set any more without external access
     "enable_external_access": "false",
     "python_enable_replacements": "false",
-    "temp_directory": "",
     "lock_configuration": "true",
 }
 
@@ -58,16 +58,28 @@ def is_whole(query: str) -> bool:
 
 def as_sql(query: str, columns: Sequence[str] = DEFAULT_COLUMNS) -> str:
     """Return a complete query, or turn a condition into a query for `columns` of the samples that meet it."""
-    query = _NUMBER_AGAINST_TEXT.sub(_quote_numbers, query)
+    query = quoted_numbers(query)
     if is_whole(query):
         return query
     names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
     return f"SELECT {names} FROM samples WHERE {query}"
 
 
+def seal(connection: duckdb.DuckDBPyConnection) -> None:
+    """Take from a connection the access to anything but its tables, for good."""
+    for name, value in _SEALED.items():
+        connection.execute(f"SET {name} = '{value}'")
+
+
+def quoted_numbers(query: str) -> str:
+    """Return `query` with quotes around the numbers that it compares with text columns."""
+    return _NUMBER_AGAINST_TEXT.sub(_quote_numbers, query)
+
+
 def ask(dataset: Location, sql: str) -> Answer:
     """Run one query over the tables `samples` and `failures` of a dataset. Raises `QueryError` if it fails."""
-    connection = duckdb.connect(":memory:", config=_SEALED)
+    connection = duckdb.connect(":memory:")
+    seal(connection)
     for name, (folder, schema) in _TABLES.items():
         connection.register(name, joined(dataset, folder, "*.parquet", schema))
     try:
@@ -76,7 +88,7 @@ def ask(dataset: Location, sql: str) -> Answer:
             raise QueryError("only a single read-only query is allowed")
         connection.execute(statements[0])
     except duckdb.Error as error:
-        raise _explained(error) from error
+        raise explained(error) from error
     return Answer(_distinct([column[0] for column in connection.description or []]), _rows(connection))
 
 
@@ -85,7 +97,7 @@ def _rows(connection: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
         while rows := connection.fetchmany(_FETCHED):
             yield from rows
     except duckdb.Error as error:
-        raise _explained(error) from error
+        raise explained(error) from error
 
 
 def _quote_numbers(match: re.Match[str]) -> str:
@@ -99,7 +111,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [f"{name}_{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _explained(error: duckdb.Error) -> QueryError:
+def explained(error: duckdb.Error) -> QueryError:
     """Turn DuckDB's message into one line, without the query and the marker below it, and add advice."""
     message = " ".join(re.split(r"\n+LINE \d+:", str(error))[0].split())
     if isinstance(error, duckdb.BinderException) and "not found" in message:

@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
 
+from whisper_gpt.manifests.figures import Example, sample_figure
 from whisper_gpt.manifests.statistics import Histogram
 from whisper_gpt.manifests.summary import Summary
 
@@ -23,17 +23,15 @@ _LISTED = 20
 
 
 @dataclass(frozen=True)
-class Example:
-    """A sample to display: `codes` int `[K, T]`, `mel` `[T, M]`."""
+class Shown:
+    """A sample to display under its key and its text."""
 
     key: str
     text: str
-    codes: np.ndarray
-    mel: np.ndarray
-    frames_per_s: float
+    example: Example
 
 
-def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
+def page(name: str, summary: Summary, samples: Sequence[Shown]) -> str:
     """Return the page as HTML."""
     body = [
         f"<h1>{html.escape(name)}</h1>",
@@ -62,9 +60,10 @@ def page(name: str, summary: Summary, examples: Sequence[Example]) -> str:
         body.append(_table(("stage", "reason", "sources", "seconds", "for example"), failed))
     else:
         body.append("<p>None.</p>")
-    for example in examples:
-        caption = f"<p>{html.escape(example.text)}</p>" if example.text else ""
-        body += [f'<h2 class="key">{html.escape(example.key)}</h2>', caption, _picture(_sample(example))]
+    for sample in samples:
+        caption = f"<p>{html.escape(sample.text)}</p>" if sample.text else ""
+        picture = _picture(sample_figure(sample.example))
+        body += [f'<h2 class="key">{html.escape(sample.key)}</h2>', caption, picture]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
@@ -113,21 +112,6 @@ def _codes(summary: Summary) -> Figure:
     left.set(xlabel="codebook", ylabel="codes in use, %", ylim=(0, 105))
     right.bar(codebooks, [u.entropy_bits for u in summary.codes], color="#a86848")
     right.set(xlabel="codebook", ylabel="entropy, bits")
-    return figure
-
-
-def _sample(example: Example) -> Figure:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    seconds = example.codes.shape[1] / example.frames_per_s
-    bands, n_codebooks = example.mel.shape[1], example.codes.shape[0]
-    above.imshow(
-        example.mel.T.astype(np.float32), origin="lower", aspect="auto", extent=(0, seconds, 0, bands), cmap="magma"
-    )
-    above.set_ylabel("mel band")
-    extent = (0, seconds, n_codebooks, 0)
-    below.imshow(example.codes, aspect="auto", extent=extent, cmap="viridis", interpolation="none")
-    below.set(ylabel="codebook", xlabel="s")
     return figure
 
 

@@ -1,4 +1,7 @@
-"""Measure wall time and memory of `inspect` and `query` on a manifest of a million rows, each in its own process."""
+"""Measure wall time and memory of `inspect`, `query` and `explore` on a manifest of a million rows.
+
+Each runs in its own process. Of `explore`: from its process's start to the first page, the page alone, a filtered page.
+"""
 
 import json
 import os
@@ -6,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.schema import SAMPLES
 
 _CODEBOOKS, _CODEWORDS, _BANDS = 8, 1024, 64
+_CONDITION = "speaker = 19 and duration_s > 10"
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,16 @@ class Config:
 
 @dataclass(frozen=True)
 class ManifestScale:
-    """Wall time in seconds and peak memory in MB of a process, from its start to its end."""
+    """Wall time in seconds and peak memory in MB of a process, from its start to its end (`explore`: its first page)."""
 
     inspect_s: Timing
     inspect_mb: Timing
     query_s: Timing
     query_mb: Timing
+    explore_first_s: Timing
+    explore_page_s: Timing
+    explore_filter_s: Timing
+    explore_mb: Timing
     rows: int
     shards: int
 
@@ -55,16 +64,23 @@ def run(config: Config) -> int:
     """Write a manifest (without tars), measure and print; return exit code 0."""
     require(1 <= config.shards <= config.rows, f"--shards {config.shards}: must be 1 to --rows")
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
+    if find_spec("streamlit") is None:
+        raise JobError("it measures explore too, which needs Streamlit: pip install 'whisper-gpt[explore]'")
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
         dataset = Path(folder)
         write_manifest(dataset, config.rows, config.shards)
         inspect_runs = [_timed("inspect", str(dataset), "--json") for _ in range(config.rounds)]
-        query_runs = [_timed("query", str(dataset), "speaker = 19 and duration_s > 10") for _ in range(config.rounds)]
+        query_runs = [_timed("query", str(dataset), _CONDITION) for _ in range(config.rounds)]
+        explore_runs = [_explored(dataset) for _ in range(config.rounds)]
     result = ManifestScale(
         inspect_s=timing_of([seconds for seconds, _ in inspect_runs]),
         inspect_mb=timing_of([megabytes for _, megabytes in inspect_runs]),
         query_s=timing_of([seconds for seconds, _ in query_runs]),
         query_mb=timing_of([megabytes for _, megabytes in query_runs]),
+        explore_first_s=timing_of([run["first_s"] for run in explore_runs]),
+        explore_page_s=timing_of([run["page_s"] for run in explore_runs]),
+        explore_filter_s=timing_of([run["filter_s"] for run in explore_runs]),
+        explore_mb=timing_of([run["mb"] for run in explore_runs]),
         rows=config.rows,
         shards=config.shards,
     )
@@ -72,7 +88,7 @@ def run(config: Config) -> int:
         print(json.dumps(asdict(result)))
         return 0
     table = Table(f"{config.rows:,} rows in {config.shards:,} fragments", "median", "least", "most")
-    for name in ("inspect_s", "inspect_mb", "query_s", "query_mb"):
+    for name in (field.name for field in fields(ManifestScale) if field.name not in ("rows", "shards")):
         numbers = vars(getattr(result, name)).values()
         table.add_row(name.replace("_", " "), *(f"{number:.2f}" for number in numbers))
     Console(highlight=False).print(table)
@@ -154,3 +170,12 @@ def _timed(*arguments: str) -> tuple[float, float]:
     if status:
         raise JobError(f"whisper-gpt {arguments[0]} failed")
     return time.monotonic() - begun, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def _explored(dataset: Path) -> dict[str, float]:
+    """Return seconds and megabytes of `explore`."""
+    probe = [sys.executable, "-m", "whisper_gpt.jobs.benchmarks.explore_probe", str(dataset), _CONDITION]
+    done = subprocess.run(probe, capture_output=True, text=True)
+    if done.returncode:
+        raise JobError(f"whisper-gpt explore failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,7 +13,7 @@ from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location, local_copy
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.audio import stream_mono
+from whisper_gpt.pipeline.audio import read_part
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.corpora.recording import speed_of
 from whisper_gpt.pipeline.errors import AudioError
@@ -79,8 +79,8 @@ def originals(
         row = rows[recording.key]
         try:
             with local_copy(corpus, row["source"]) as file:
-                blocks = stream_mono(file, speed=speed_of(row["extra"]))
-                wav = _part(blocks, round(row["start_s"] * SAMPLE_RATE), lengths.total * HOP_SAMPLES)
+                first = round(row["start_s"] * SAMPLE_RATE)
+                wav = read_part(file, first, lengths.total * HOP_SAMPLES, speed_of(row["extra"]))
         except (OSError, AudioError) as error:
             raise JobError(f"--source {corpus}: {row['source']}: {error}") from error
         yield _cut(recording.codes.numpy(), wav, lengths)
@@ -111,14 +111,3 @@ def continued(
 def _cut(codes: np.ndarray, wav: np.ndarray, lengths: Lengths) -> Continued:
     samples = lengths.prompt * HOP_SAMPLES
     return Continued(codes[0, lengths.prompt :], wav[samples:], wav[:samples])
-
-
-def _part(blocks: Iterator[np.ndarray], first: int, count: int) -> np.ndarray:
-    """Return samples `first` to `first + count` of a signal in blocks, without reading on."""
-    kept, position = [], 0
-    for block in blocks:
-        kept.append(block[max(0, first - position) : max(0, first + count - position)])
-        position += len(block)
-        if position >= first + count:
-            break
-    return np.concatenate(kept)

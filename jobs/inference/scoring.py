@@ -77,6 +77,18 @@ def model_scores(model: LanguageModel, windows: Iterable[Batch]) -> Iterator[Win
                 yield WindowScore(key, row_nats[mask], row_correct[mask])
 
 
+def sample_nats(model: LanguageModel, codes: np.ndarray, mel: np.ndarray) -> np.ndarray:
+    """Return the teacher-forced NLL of one sample's codes, in nats, float64 `[T, K']` for the K' codebooks that `model`
+    predicts, from its codes `[K, T]` and log-mel `[T, M]`, in consecutive windows of the model's context."""
+    windows = []
+    for start in range(0, codes.shape[1], model.config.context):
+        window = slice(start, start + model.config.context)
+        tensors = torch.tensor(codes[None, :, window]).long(), torch.tensor(mel[None, window]).float()
+        mask = torch.ones(1, tensors[0].shape[2], dtype=torch.bool)
+        windows.append(Batch(*tensors, mask, None, [("",)], [(start,)]))
+    return np.concatenate([score.nats for score in model_scores(model, windows)])
+
+
 @contextmanager
 def evaluating(model: LanguageModel) -> Iterator[None]:
     """Keep a model in evaluation mode within the block."""

@@ -1,0 +1,39 @@
+"""Run the page of `explore` without a browser in a process of its own, for `bench manifest`: prints JSON."""
+
+import json
+import resource
+import sys
+import time
+
+import psutil
+from streamlit.testing.v1 import AppTest
+
+from whisper_gpt.jobs.exploring.settings import Settings
+
+
+def _script(settings: str) -> None:
+    from whisper_gpt.jobs.exploring.page import show
+    from whisper_gpt.jobs.exploring.settings import Settings
+
+    show(Settings.from_json(settings))
+
+
+def main(dataset: str, condition: str) -> None:
+    """Print the seconds from the process's start to the first page, those of the page alone and of a filter, and the
+    peak memory in MB."""
+    begun = time.monotonic()
+    page = AppTest.from_function(_script, args=(Settings((dataset,)).to_json(),), default_timeout=600).run()
+    page_s = time.monotonic() - begun
+    first_s = time.time() - psutil.Process().create_time()
+    begun = time.monotonic()
+    page.text_input(f"sql {dataset}").input(condition).run()
+    filter_s = time.monotonic() - begun
+    assert not page.exception and not page.error and len(page.dataframe) == 1
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    result = {"first_s": first_s, "page_s": page_s, "filter_s": filter_s, "mb": peak_mb}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""What is read of samples and runs, kept by Streamlit between runs of the page: arrays, audio, models."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+import streamlit as st
+
+from whisper_gpt.jobs.exploring.manifest import info, source
+from whisper_gpt.jobs.exploring.settings import dataset_at
+from whisper_gpt.jobs.inference.run_codec import codec_of
+from whisper_gpt.jobs.inference.run_folder import TrainingState, load_run, trained_on
+from whisper_gpt.manifests.fragments import fragment_path, read_fragment
+from whisper_gpt.manifests.location import local_copy
+from whisper_gpt.model.language_model import LanguageModel
+from whisper_gpt.pipeline.audio import read_part
+from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.corpora.recording import speed_of
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
+from whisper_gpt.pipeline.loading.shard_reader import ShardReader
+
+_KEPT_SAMPLES = 50
+
+
+@st.cache_resource(show_spinner="Loading the codec")
+def codec(address: str, weights: str) -> Codec:
+    """Load the codec of a dataset."""
+    return codec_of(dataset_at(address), trained_on(info(address)), Path(weights) if weights else None)
+
+
+@st.cache_resource(show_spinner="Loading the model")
+def model(run: str) -> tuple[LanguageModel, TrainingState]:
+    """Load the newest model of a run."""
+    return load_run(Path(run))
+
+
+@st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner=False)
+def manifest_row(address: str, shard: str, key: str) -> dict[str, Any]:
+    """Return a sample's row of the manifest, with its places in the tar and its hashes."""
+    rows = read_fragment(fragment_path(dataset_at(address), shard))[1]
+    return next(row for row in rows if row["key"] == key)
+
+
+@st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner=False)
+def arrays(address: str, shard: str, key: str, variant: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes int16 `[K, T]` of a sample and a variant of its mel float16 `[T, M]`."""
+    row, variants = manifest_row(address, shard, key), info(address).mel["variants"]
+    reader = ShardReader(dataset_at(address), pa.Table.from_pylist([row]), None, variants.index(variant), len(variants))
+    return reader.read(0, 0, row["frames"])
+
+
+@st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner="Decoding")
+def decoded(address: str, shard: str, key: str, n_codebooks: int, weights: str) -> bytes:
+    """Return a sample's first codebooks, decoded, as a WAV file."""
+    codes, _ = arrays(address, shard, key, info(address).mel["variants"][0])
+    samples = manifest_row(address, shard, key)["samples"]
+    return wav_bytes(codec(address, weights).decode(codes[:n_codebooks].astype(np.int64))[:samples])
+
+
+@st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner="Reading the original")
+def original(address: str, shard: str, key: str) -> bytes | None:
+    """Return what a sample was made from as a WAV file, or None if the corpus is not where it was."""
+    row, corpus = manifest_row(address, shard, key), source(address)
+    if corpus is None:
+        return None
+    try:
+        with local_copy(corpus, row["source"]) as file:
+            first = round(row["start_s"] * SAMPLE_RATE)
+            return wav_bytes(read_part(file, first, row["samples"], speed_of(row["extra"])))
+    except FileNotFoundError:
+        return None
+
+
+def wav_bytes(samples: np.ndarray) -> bytes:
+    """Return a signal `[N]` at 24 kHz as a WAV file. Streamlit's own conversion would change its level."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(samples, -1, 1), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

@@ -1,0 +1,142 @@
+"""`explore` in a real browser, by what a person does: open, filter, sort, click, play, compare."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
+
+from whisper_gpt.manifests.fragments import read_samples
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+SWITCHES = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--window-size=1400,1700"),
+    "--autoplay-policy=no-user-gesture-required",
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(dataset: Path) -> Iterator[str]:
+    """The page of the dataset, beside itself, served by the verb."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "explore", str(dataset), str(dataset)]
+    server = subprocess.Popen([*command, "--no-browser", f"--port={port}"], start_new_session=True)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = Options()
+    options.binary_location = CHROMIUM or ""
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_a_person_explores_a_dataset(address: str, browser: webdriver.Chrome, dataset: Path) -> None:
+    rows = read_samples(dataset)
+    _open(browser, address)
+    _wait_for(browser, f"{rows.num_rows} of {rows.num_rows} samples")
+
+    condition = "duration_s > 4.9"
+    chosen = sum(seconds > 4.9 for seconds in rows["duration_s"].to_pylist())
+    _element(browser, "//*[@aria-label='SQL condition']").send_keys(condition, Keys.ENTER)
+    _wait_for(browser, f"{chosen} of {rows.num_rows} samples")
+    assert 0 < chosen < rows.num_rows
+
+    _element(browser, "//*[contains(text(), 'largest first')]").click()
+    _click_first_row(browser)
+    last = max(row["key"] for row in rows.to_pylist() if row["duration_s"] > 4.9)
+    _wait_for(browser, last)
+
+    players = WebDriverWait(browser, 60).until(lambda b: _five(b.find_elements(By.TAG_NAME, "audio")))
+    for player in players:
+        assert player.get_attribute("src").startswith(address)
+    browser.execute_script("arguments[0].muted = true; arguments[0].play()", players[-1])
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script("return arguments[0].currentTime > 0.2", players[-1]))
+
+    _element(browser, "//*[text()='compare']").click()
+    _wait_for(browser, "source, or a part of its path")
+    assert _hosts(browser) == {urlparse(address).netloc}  # nothing was asked of any other machine
+
+
+def _open(browser: webdriver.Chrome, address: str) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            browser.get(address)
+            return
+        except Exception:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+
+
+def _wait_for(browser: webdriver.Chrome, text: str) -> None:
+    WebDriverWait(browser, 60, ignored_exceptions=(Exception,)).until(
+        lambda b: text in b.find_element(By.TAG_NAME, "body").text
+    )
+
+
+def _element(browser: webdriver.Chrome, path: str) -> WebElement:
+    """Return the element at an XPath, once the page has finished what it was doing."""
+    time.sleep(0.5)  # until it has begun to act on what was done before
+    idle = "[data-testid=stApp][data-test-script-state=notRunning]"
+    WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, idle))
+    return WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.XPATH, path))[0]
+
+
+def _click_first_row(browser: webdriver.Chrome) -> None:
+    """Click the box before the table's first row; the table is a canvas, its rows are 35 pixels high."""
+    table = _element(browser, "//*[@data-testid='stDataFrame']")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", table)
+    move = webdriver.ActionChains(browser).move_to_element_with_offset(
+        table, 15 - table.size["width"] // 2, 52 - table.size["height"] // 2
+    )
+    move.click().perform()
+
+
+def _five(players: list[WebElement]) -> list[WebElement]:
+    """Return the players if the original and 1, 2, 4 and 8 codebooks are there."""
+    return players if len(players) == 5 else []
+
+
+def _hosts(browser: webdriver.Chrome) -> set[str]:
+    """Return the hosts that the page has sent requests to."""
+    hosts = set()
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
+            url = message["params"].get("url") or message["params"]["request"]["url"]
+            if urlparse(url).scheme in ("http", "https", "ws", "wss"):
+                hosts.add(urlparse(url).netloc)
+    return hosts
