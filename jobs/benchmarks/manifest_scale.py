@@ -1,6 +1,6 @@
 """Measure wall time and memory of `inspect`, `query` and `explore` on a manifest of a million rows.
 
-Each runs in its own process. Of `explore`: from its process's start to the first page, the page alone, a filtered page.
+Each runs in its own process. Of `explore`: from the process's start to the first page, the page alone, a filtered one.
 """
 
 import json
