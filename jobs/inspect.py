@@ -1,15 +1,22 @@
 """Summarise a dataset: totals, levels, code usage and entropy, failures by reason, and its codec and mel."""
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import soundfile
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from tyro.conf import Positional
 from upath import UPath
 
+from whisper_gpt.jobs.common.errors import USERS_ERRORS
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.figures import Example
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location, location
@@ -17,7 +24,11 @@ from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.report import Shown, page
 from whisper_gpt.manifests.statistics import Group, Histogram
 from whisper_gpt.manifests.summary import Summary, summarise
+from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.loading.shard_reader import ShardReader
+
+if TYPE_CHECKING:
+    from whisper_gpt.pipeline.codec.causal import Codec
 
 _LISTED = 10
 _EXAMPLES = 4
@@ -33,7 +44,9 @@ class Config:
     json: bool = False
     """Print JSON instead of text."""
     html: Path | None = None
-    """HTML file to write as well: one self-contained page with plots."""
+    """HTML file to write as well: one self-contained page with plots, and a few samples decoded to sound."""
+    codec_weights: Path | None = None
+    """File with the weights of the dataset's codec, for the sound in the page, if it is not found without."""
 
 
 def run(config: Config) -> int:
@@ -41,7 +54,7 @@ def run(config: Config) -> int:
     dataset = location(config.dataset)
     summary = summarise(dataset)
     if config.html:
-        content = page(dataset.name, summary, _examples(dataset, summary))
+        content = page(dataset.name, summary, _examples(config, dataset, summary))
         publish_bytes(config.html, content.encode())
     if config.json:
         print(json.dumps(summary.as_dict(), indent=1, ensure_ascii=False))
@@ -50,20 +63,43 @@ def run(config: Config) -> int:
     return 0
 
 
-def _examples(dataset: Location, summary: Summary) -> list[Shown]:
+def _codec(config: Config, dataset: Location) -> "Codec | None":
+    """Load the dataset's codec; print why the page has no sound if it is not found."""
+    # These import torch, which takes seconds, and only the page needs it.
+    from whisper_gpt.jobs.inference.run_codec import codec_of
+    from whisper_gpt.jobs.inference.run_folder import trained_on
+
+    try:
+        return codec_of(dataset, trained_on(read_info(dataset)), config.codec_weights)
+    except USERS_ERRORS as error:
+        status_console().print(f"{config.html} has no sound: {error}")
+        return None
+
+
+def _examples(config: Config, dataset: Location, summary: Summary) -> list[Shown]:
     """Return the first seconds of a few samples spread over the manifest."""
     samples = read_samples(dataset)
     if not samples.num_rows:
         return []
     frames_per_s = summary.codec["sample_rate"] / summary.codec["hop_samples"]
     chosen = samples.take([i * samples.num_rows // _EXAMPLES for i in range(min(_EXAMPLES, samples.num_rows))])
-    reader = ShardReader(dataset, chosen)
+    reader, codec = ShardReader(dataset, chosen), _codec(config, dataset)
     examples = []
     for row, values in enumerate(chosen.to_pylist()):
         codes, mel = reader.read(row, 0, min(values["frames"], round(_EXAMPLE_S * frames_per_s)))
         text = values["text"] or " – ".join(part for part in (values["composer"], values["title"]) if part)
-        examples.append(Shown(values["key"], text, Example(codes, mel, frames_per_s)))
+        depths = sorted({1, len(codes)})
+        sounds = [(f"{d} codebook{'s' * (d > 1)}", _ogg(codec, codes[:d])) for d in depths] if codec else []
+        examples.append(Shown(values["key"], text, Example(codes, mel, frames_per_s), sounds))
     return examples
+
+
+def _ogg(codec: "Codec", codes: np.ndarray) -> bytes:
+    """Decode `codes` `[K, T]` to an Ogg file with Opus, which browsers play; a tenth of its size as a WAV file."""
+    buffer = io.BytesIO()
+    wav = codec.decode(codes.astype(np.int64)).clip(-1, 1)
+    soundfile.write(buffer, wav, SAMPLE_RATE, format="OGG", subtype="OPUS")
+    return buffer.getvalue()
 
 
 def _print_text(summary: Summary, console: Console) -> None:

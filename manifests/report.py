@@ -1,4 +1,4 @@
-"""A report on a dataset as one HTML page with embedded figures: no scripts, no external links."""
+"""A report on a dataset as one HTML page with embedded figures and sound: nothing is loaded from elsewhere."""
 
 import base64
 import html
@@ -17,18 +17,30 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; marg
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top }
 td.n, th.n { text-align: right } tr + tr { border-top: 1px solid #ddd } img { max-width: 100% }
+th { cursor: pointer } figure { display: inline-block; margin: 0 1rem .5rem 0 } audio { height: 2.2rem }
 .key { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere } p { max-width: 48rem }
+"""
+# A click on a heading sorts the rows below it, by number if all are numbers, and a second click reverses them.
+_SORT = """
+document.querySelectorAll("th").forEach(th => th.onclick = () => {
+  const rows = [...th.closest("table").rows].slice(1), i = th.cellIndex;
+  const text = row => row.cells[i].textContent, number = row => Number(text(row).replaceAll(",", ""));
+  const numeric = rows.every(row => !isNaN(number(row))), sign = th.dataset.sign = -(th.dataset.sign || -1);
+  rows.sort((a, b) => sign * (numeric ? number(a) - number(b) : text(a).localeCompare(text(b))));
+  th.closest("table").tBodies[0].append(...rows);
+})
 """
 _LISTED = 20
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample to display under its key and its text."""
+    """A sample to display under its key and its text; `sounds` are pairs of a caption and an Ogg file."""
 
     key: str
     text: str
     example: Example
+    sounds: Sequence[tuple[str, bytes]] = ()
 
 
 def page(name: str, summary: Summary, samples: Sequence[Shown]) -> str:
@@ -63,10 +75,11 @@ def page(name: str, summary: Summary, samples: Sequence[Shown]) -> str:
     for sample in samples:
         caption = f"<p>{html.escape(sample.text)}</p>" if sample.text else ""
         picture = _picture(sample_figure(sample.example))
-        body += [f'<h2 class="key">{html.escape(sample.key)}</h2>', caption, picture]
+        players = "".join(_player(*sound) for sound in sample.sounds)
+        body += [f'<h2 class="key">{html.escape(sample.key)}</h2>', caption, players, picture]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}<script>{_SORT}</script></body></html>\n"
     )
 
 
@@ -113,6 +126,11 @@ def _codes(summary: Summary) -> Figure:
     right.bar(codebooks, [u.entropy_bits for u in summary.codes], color="#a86848")
     right.set(xlabel="codebook", ylabel="entropy, bits")
     return figure
+
+
+def _player(caption: str, ogg: bytes) -> str:
+    source = f"data:audio/ogg;base64,{base64.b64encode(ogg).decode()}"
+    return f'<figure><figcaption>{html.escape(caption)}</figcaption><audio controls src="{source}"></audio></figure>'
 
 
 def _picture(figure: Figure) -> str:

@@ -46,7 +46,7 @@ class Config:
 
 @dataclass(frozen=True)
 class ManifestScale:
-    """Wall time in seconds and peak memory in MB of a process, from its start to its end (`explore`: its first page)."""
+    """Wall time in seconds and peak memory in MB of a process, from start to end (`explore`: to its first page)."""
 
     inspect_s: Timing
     inspect_mb: Timing

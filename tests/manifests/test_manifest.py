@@ -126,7 +126,8 @@ def test_groups_are_sorted_by_duration_without_empty_names() -> None:
 def test_report_page_is_self_contained(dataset: Path) -> None:
     content = page("a <name>", summarise(dataset), [])
     assert "a &lt;name&gt;" in content and "data:image/png;base64," in content
-    assert "http" not in content and "<script" not in content
+    assert "http" not in content and "src=" in content and 'src="data:' in content
+    assert content.count("src=") == content.count('src="data:')
 
 
 def test_dataset_json_round_trip(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`explore` in a real browser, by what a person does: open, filter, sort, click, play, compare."""
+"""Pages in a real browser, by what a person does: open, filter, sort, click, play, compare."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
+from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.fragments import read_samples
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -87,6 +88,24 @@ def test_a_person_explores_a_dataset(address: str, browser: webdriver.Chrome, da
     _element(browser, "//*[text()='compare']").click()
     _wait_for(browser, "source, or a part of its path")
     assert _hosts(browser) == {urlparse(address).netloc}  # nothing was asked of any other machine
+
+
+def test_a_table_of_the_inspect_page_is_sorted_by_a_click(
+    browser: webdriver.Chrome, dataset: Path, tmp_path: Path
+) -> None:
+    assert cli.main(["inspect", str(dataset), "--html", str(tmp_path / "page.html")]) == 0
+    browser.get((tmp_path / "page.html").as_uri())
+    heading = browser.find_element(By.XPATH, "//th[text()='frames']")
+
+    def frames() -> list[int]:
+        cells = heading.find_elements(By.XPATH, "./ancestor::table//td[4]")
+        return [int(cell.text) for cell in cells]
+
+    before = frames()
+    heading.click()
+    assert frames() == sorted(before) != before
+    heading.click()
+    assert frames() == sorted(before, reverse=True)
 
 
 def _open(browser: webdriver.Chrome, address: str) -> None:
