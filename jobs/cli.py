@@ -14,36 +14,7 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.config_files import default_from_file, local_path, local_word
 from whisper_gpt.jobs.common.errors import USERS_ERRORS, UsageError
-
-# Verb: its module in whisper_gpt, and its summary in `--help`. Imported only when it runs, as torch and Ray are slow.
-VERBS = {
-    "download": ("jobs.download", "Download parts of LibriSpeech or MAESTRO, check and unpack them."),
-    "plan": ("jobs.plan", "Scan a corpus, write its plan, and estimate how long preprocessing takes."),
-    "preprocess": ("jobs.preprocess", "Turn audio into shards of mel frames and codec tokens, with manifests."),
-    "inspect": ("jobs.inspect", "Summarise a dataset: totals, levels, code usage, failures; as text, JSON or HTML."),
-    "explore": ("jobs.explore", "Look at datasets and listen to them in a local web page; compare them; watch runs."),
-    "query": ("jobs.query", "Query a dataset's manifest in SQL: a condition on samples, or any SELECT."),
-    "merge": ("jobs.merge", "Join datasets of the same codec and mel, without rewriting their tars."),
-    "verify": ("jobs.verify", "Check every shard and sample of a dataset against its manifest."),
-    "audit": ("jobs.audit", "Test whether codec, mel or model see the future, and how far; exit code 1 if one does."),
-    "train": ("jobs.train", "Train a hybrid or a token-only model on datasets."),
-    "evaluate": ("jobs.evaluate", "Score trained models and n-gram baselines: NLL, perplexity, top-1 accuracy."),
-    "reproduce": ("jobs.reproduce", "Train all rows of the paper's table on your data under one budget."),
-    "generate": ("jobs.generate", "Continue a recording, or start without a prompt, and write a WAV."),
-    "evaluate-generation": (
-        "jobs.evaluate_generation",
-        "Let models continue recordings, and score the audio.",
-    ),
-    "train-codec": ("jobs.train_codec", "Train an EnCodec-architecture codec on folders of audio."),
-    "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
-    "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),
-    "bench loader": ("jobs.benchmarks.loader_speed", "Time our data loader against others on the same samples."),
-    "bench manifest": ("jobs.benchmarks.manifest_scale", "Time inspect and query on a manifest of a million rows."),
-    "bench train": ("jobs.benchmarks.train_speed", "Time training steps against a plain token-only loop."),
-    "bench generate": ("jobs.benchmarks.generate_speed", "Time generation frame by frame against a plain loop."),
-    "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "Time preprocess against bare decoding and encoding."),
-    "demo": ("jobs.demo", "Run the whole pipeline on synthetic audio, in a few minutes."),
-}
+from whisper_gpt.jobs.common.verbs import VERBS
 
 EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program killed by SIGPIPE
 

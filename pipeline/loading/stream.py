@@ -57,16 +57,28 @@ class StreamConfig:
 class Stream(BaseNode[Batch]):
     """The last node of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out, with reasons.
 
+    It can be pickled: another process opens the datasets anew, at the same position.
+
     Errors pass through the prefetcher as items and are raised when the batch is requested: an error raised in the
     prefetcher's thread would arrive with its whole traceback as its message.
     """
 
-    def __init__(self, source: Prefetcher[Batch | Exception], damage: Damage, samples_sha256: Sequence[str] = ()):
+    def __init__(
+        self,
+        source: Prefetcher[Batch | Exception],
+        damage: Damage,
+        samples_sha256: Sequence[str],
+        opened_with: tuple[Datasets, str, StreamConfig],
+    ):
         super().__init__()
+        self._opened_with = opened_with
         self.samples_sha256 = samples_sha256  # per dataset: hash of what a position in the stream depends on
         self._source = source
         self.damaged = damage.samples
         self._finalizer = weakref.finalize(self, _stop_thread, source)
+
+    def __reduce__(self) -> tuple:
+        return _stream_at, (*self._opened_with, self.state_dict())
 
     def close(self) -> None:
         """Stop the prefetch thread; also happens when the stream is garbage-collected."""
@@ -113,7 +125,14 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     reader = BatchReader(list(zip(tables, readers, strict=True)), infos[0].codec["codebook_size"], config.pack, damage)
     read = Mapper(order, lambda batch: _read_or_error(reader, batch))
     samples = [reader.samples_sha256() for reader in readers]
-    return Stream(Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES), damage, samples)
+    source = Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES)
+    return Stream(source, damage, samples, (datasets, split, config))
+
+
+def _stream_at(datasets: Datasets, split: str, config: StreamConfig, state: dict[str, Any]) -> Stream:
+    opened = stream(datasets, split, config)
+    opened.reset(state)
+    return opened
 
 
 def mel_variant_index(variants: Sequence[str], variant: str | None, dataset: Location) -> int:

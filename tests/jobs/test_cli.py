@@ -16,6 +16,7 @@ from upath import UPath
 from whisper_gpt.jobs import cli, plan
 from whisper_gpt.jobs.common.config_files import default_from_file, local_word, save_config
 from whisper_gpt.jobs.common.errors import UsageError
+from whisper_gpt.jobs.common.verbs import VERBS
 from whisper_gpt.jobs.preprocess import Config as PreprocessConfig
 from whisper_gpt.jobs.train import Config as TrainConfig
 
@@ -23,10 +24,10 @@ from whisper_gpt.jobs.train import Config as TrainConfig
 def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in cli.VERBS)
+    assert all(verb in text for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         cli.main([verb, "--help"])
@@ -205,3 +206,30 @@ def test_invalid_config_files_are_named(tmp_path: Path, content: str | None, wor
         path.write_text(content)
     with pytest.raises(UsageError, match=words):
         default_from_file(TrainConfig, [f"--config={path}"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_options_and_choices(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(
+        word in script for word in ("preprocess", "hold-out", "loader", "retry-failed", "bf16", "no-retry-failed")
+    )
+
+
+def test_bash_completes_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    completed = {}
+    for line in (
+        "whisper-gpt prep",
+        "whisper-gpt bench load",
+        "whisper-gpt preprocess --retry",
+        "whisper-gpt train --prec",
+    ):
+        words = line.split()
+        quoted = " ".join(map(repr, words))
+        code = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _shtab_whisper_gpt; echo ${{COMPREPLY[@]}}"
+        command = ["bash", "-c", f"source {tmp_path / 'script'}; {code}"]
+        completed[line] = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    assert list(completed.values()) == [["preprocess"], ["loader"], ["--retry-failed"], ["--precision"]]

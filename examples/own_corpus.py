@@ -1,0 +1,44 @@
+"""Preprocess a corpus with a layout of its own: usage: own_corpus.py FOLDER OUT [options of preprocess].
+
+Here FOLDER holds SPEAKER_TITLE.wav files and a texts.csv with the columns file and text. A recipe is one function that
+lists the recordings; splits, shards, workers, resume and failures are the toolkit's.
+"""
+
+import csv
+import sys
+from collections.abc import Sequence
+
+from whisper_gpt.jobs import cli
+from whisper_gpt.manifests.location import Location, list_files
+from whisper_gpt.pipeline.corpora.recording import Recording, Scan
+from whisper_gpt.pipeline.corpora.registry import CORPORA
+
+
+def scan(root: Location, name: str, exclude: Sequence[str]) -> Scan:
+    """List the recordings below `root`; the speaker whose name comes last is the test split."""
+    with (root / "texts.csv").open(encoding="utf-8") as file:
+        texts = {row["file"]: row["text"] for row in csv.DictReader(file)}
+    files = sorted(path for path in list_files(root) if path.endswith(".wav"))
+    speakers = sorted({path.split("_")[0] for path in files})
+    recordings = []
+    for path in files:
+        speaker, title = path.removesuffix(".wav").split("_", 1)
+        recordings.append(
+            Recording(
+                id=f"{name}_{speaker}-{title}",
+                split="test" if speaker == speakers[-1] else "train",
+                path=path,
+                speaker=speaker,
+                title=title,
+                text=texts.get(path, ""),
+            )
+        )
+    missing = {path: "train" for path in texts if path not in files}
+    return Scan(name, recordings, absent=missing)
+
+
+CORPORA["mine"] = scan
+
+if __name__ == "__main__":
+    folder, out, *options = sys.argv[1:]
+    sys.exit(cli.main(["preprocess", "mine", folder, "--out", out, *options]))
