@@ -35,8 +35,8 @@ def card(name: str, info: DatasetInfo, licence: str) -> str:
 
 # {name}
 
-Audio of {info.corpus} as EnCodec tokens and causal log-mel frames of the same instants, {rate:g} frames per second, made
-by whisper-gpt.
+Audio of {info.corpus} as EnCodec tokens and causal log-mel frames of the same instants, {rate:g} frames per second,
+made by whisper-gpt.
 
 | split | samples | hours |
 |---|---|---|
