@@ -86,6 +86,9 @@ class Config:
     spectral losses. 0 trains without a discriminator, in about two thirds of the time."""
     adversarial_from: float = 0.1
     """Share of the run after which the discriminator is switched on."""
+    degraded: float = 1.0
+    """Share of crops that are degraded (mixed with another, in a room, with noise, clipped), relative to the usual
+    share of 30 %. 0 trains on clean sound only."""
     precision: Precision = "fp32"
     """Autocast precision of the networks; weights, codebooks and losses stay in fp32."""
     seed: int = 0
@@ -277,6 +280,7 @@ def _check(config: Config) -> None:
     require(config.learning_rate > 0, f"--learning-rate {config.learning_rate}: must be above zero")
     share = config.adversarial_from
     require(0 <= share < 1, f"--adversarial-from {share}: must be a share of the run, from 0 to below 1")
+    require(0 <= config.degraded <= 3, f"--degraded {config.degraded}: must be between 0 and 3")
     for name in ("waveform", "adversarial", "synthetic_pieces"):
         require(getattr(config, name) >= 0, f"--{name.replace('_', '-')} {getattr(config, name)}: must not be negative")
     try:

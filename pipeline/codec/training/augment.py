@@ -1,7 +1,7 @@
 """Augmentation of training crops: mixing, reverberation, equalisation, noise and clipping, from a random generator.
 
 It prepares a codec for recordings unlike its training data. Each effect is applied to a minority of the crops, so that
-most of the training uses clean audio.
+most of the training uses clean audio. Level and equaliser leave the sound clean; the other effects degrade it.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,23 @@ _GAIN_DB = (-15.0, 6.0)
 _TINY = 1e-9
 
 
-def augment(crop: np.ndarray, draw_other: Callable[[], np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """Return an augmented copy of `crop` float32 `[N]`, within ±1; `draw_other` returns a crop `[N]` to mix in."""
-    if random.random() < _MIX:
+def augment(
+    crop: np.ndarray, draw_other: Callable[[], np.ndarray], random: np.random.Generator, degraded: float = 1.0
+) -> np.ndarray:
+    """Return an augmented copy of `crop` float32 `[N]`, within ±1; `draw_other` returns a crop `[N]` to mix in.
+
+    `degraded` multiplies the shares of the effects that degrade the sound.
+    """
+    if random.random() < degraded * _MIX:
         crop = add_at_snr(crop, draw_other(), snr_db=random.uniform(0.0, 15.0))
-    if random.random() < _ROOM:
+    if random.random() < degraded * _ROOM:
         crop = in_a_room(crop, random)
     if random.random() < _EQUALISER:
         crop = equalised(crop, random)
-    if random.random() < _NOISE:
+    if random.random() < degraded * _NOISE:
         crop = add_at_snr(crop, coloured_noise(len(crop), random), snr_db=random.uniform(5.0, 35.0))
     crop = crop * np.float32(10 ** (random.uniform(*_GAIN_DB) / 20))
-    if random.random() < _CLIPPING:
+    if random.random() < degraded * _CLIPPING:
         peak = float(np.abs(crop).max())
         crop = np.clip(crop, -0.5 * peak, 0.5 * peak)
     return np.clip(crop, -1, 1).astype(np.float32)

@@ -58,17 +58,20 @@ def build_store(
     return AudioStore(np.memmap(data, np.int16, mode="r"), np.array(content["bounds"]), content["names"])
 
 
-def random_crops(store: AudioStore, batch: int, samples: int, seed: tuple[int, ...], step: int) -> torch.Tensor:
+def random_crops(
+    store: AudioStore, batch: int, samples: int, seed: tuple[int, ...], step: int, degraded: float = 1.0
+) -> torch.Tensor:
     """Draw `batch` augmented crops float32 `[B, samples]` for one training step, uniformly over all seconds of audio.
 
-    A recording shorter than a crop is padded with silence. The crops depend only on `seed` and `step`.
+    A recording shorter than a crop is padded with silence. The crops depend only on `seed`, `step` and
+    `degraded` (see `augment`).
     """
     random = np.random.default_rng((*seed, step))
 
     def draw() -> np.ndarray:
         return _random_crop(store, samples, random)
 
-    return torch.from_numpy(np.stack([augment(draw(), draw, random) for _ in range(batch)]))
+    return torch.from_numpy(np.stack([augment(draw(), draw, random, degraded) for _ in range(batch)]))
 
 
 def _random_crop(store: AudioStore, samples: int, random: np.random.Generator) -> np.ndarray:

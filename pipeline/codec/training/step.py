@@ -50,6 +50,7 @@ class Recipe:
     waveform: float
     adversarial: float
     adversarial_from: float
+    degraded: float
     precision: Precision
     seed: int
 
@@ -104,7 +105,7 @@ def train_step(recipe: Recipe, training: Training, store: AudioStore, done: floa
         training.quantizer.start(net, _sample_latents(recipe, net, store))
         for name, tensor in codec_tensors(net).items():
             training.average[name].copy_(tensor)  # codebooks before `start` are meaningless
-    x = random_crops(store, recipe.batch, crop, (recipe.seed, _CROPS), step).to(_device(net))  # [B, N]
+    x = random_crops(store, recipe.batch, crop, (recipe.seed, _CROPS), step, recipe.degraded).to(_device(net))  # [B, N]
     rate = recipe.learning_rate * min(1.0, (step + 1) / _WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     optimizers = [training.optimizer, *([training.critic.optimizer] if training.critic else [])]
     for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
@@ -185,7 +186,8 @@ def _sample_latents(recipe: Recipe, net: EncodecModel, store: AudioStore) -> tor
     """Return latents `[n, D]` of separately drawn crops, enough for k-means."""
     batches = math.ceil(_START_FRAMES_PER_ENTRY * len(codebooks(net)[0]) / (recipe.batch * recipe.crop_frames))
     samples = recipe.crop_frames * HOP_SAMPLES
-    crops = (random_crops(store, recipe.batch, samples, (recipe.seed, _START), i) for i in range(batches))
+    seed = (recipe.seed, _START)
+    crops = (random_crops(store, recipe.batch, samples, seed, i, recipe.degraded) for i in range(batches))
     return torch.cat([net.encoder(x[:, None].to(_device(net))).transpose(1, 2).flatten(0, 1) for x in crops])
 
 

@@ -180,6 +180,15 @@ def test_augmented_crops_are_finite_bounded_and_mostly_clean() -> None:
     assert np.isfinite(augment(np.zeros(8000, np.float32), lambda: crop, random)).all()
 
 
+def test_without_degradation_only_level_and_equaliser_change() -> None:
+    """The spectrum of a sine keeps one line: no noise, no other sound, no clipping's harmonics."""
+    random = np.random.default_rng(0)
+    crop = (np.sin(2 * np.pi * 100 / 8000 * np.arange(8000)) * 0.1).astype(np.float32)
+    for _ in range(200):
+        power = np.square(np.abs(np.fft.rfft(augment(crop, lambda: random.standard_normal(8000), random, degraded=0))))
+        assert power[95:106].sum() > 0.99 * power.sum()
+
+
 def test_mixing_noise_gives_the_requested_snr() -> None:
     random = np.random.default_rng(1)
     signal = random.standard_normal(20_000).astype(np.float32)
