@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if os.environ.get("NO_COLOR"):  # https://no-color.org; tyro reads its own variable, when it is imported
+    os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
+
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from upath import UPath

@@ -1,6 +1,6 @@
 """Scan a corpus, write the plan of its dataset, and estimate how long preprocessing takes."""
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,7 +21,6 @@ from whisper_gpt.jobs.preprocessing.options import (
     worker_setup,
 )
 from whisper_gpt.jobs.preprocessing.planning import (
-    PlanPart,
     publish_absent,
     refuse_foreign_folder,
     settle_plan,
@@ -39,6 +38,9 @@ MEASURE_S = 20.0  # how long the machine is measured for the estimate
 class Config(DatasetOptions):
     """Options of `whisper-gpt plan`."""
 
+    json: bool = False
+    """Print JSON instead of a table."""
+
 
 def run(config: Config) -> int:
     """Write the plan of a dataset, or compare it with the existing one, and print it; return exit code 0."""
@@ -51,39 +53,55 @@ def run(config: Config) -> int:
     with output_lock(dataset):
         parts = settle_plan(dataset, corpus.sources, settings, config.extend, config.retry_failed)
         publish_absent(dataset, corpus.scan.absent)
-    console = Console(highlight=False)
-    console.print(plan_table(parts, settings))
     committed = committed_shards(dataset, [part.sha256 for part in parts])
     missing = {task.shard for task in shard_tasks(parts, committed)}
     rows = pa.concat_tables([part.rows for part in parts])
-    rows = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
-    if rows.num_rows:
+    to_do = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
+    measured, seconds = None, pc.sum(to_do["seconds"]).as_py() or 0.0
+    if to_do.num_rows:
         local = 1 if config.device == "cuda" else min(own_cores(), config.workers or own_cores())
-        measured = measure(worker_setup(config, root, settings), rows.to_pylist(), local, MEASURE_S)
+        measured = measure(worker_setup(config, root, settings), to_do.to_pylist(), local, MEASURE_S)
+    totals = split_totals(rows, settings)
+    if config.json:
+        speed = {"real_time_per_worker": measured.speed, "workers": measured.workers} if measured else None
+        plan = {"plan": str(dataset / parts[-1].name), "splits": totals, "to_do_s": seconds, "measured": speed}
+        print(json.dumps(plan, indent=1))
+        return 0
+    console = Console(highlight=False)
+    console.print(plan_table(totals))
+    if not to_do.num_rows:
+        words = "every shard of the plan exists"
+    elif measured is None:
         words = "no estimate: none of the sources that were tried could be encoded"
-        if measured:
-            seconds, workers = pc.sum(rows["seconds"]).as_py(), config.workers or measured.workers
-            words = in_words(measured, seconds, workers, config.device)
-        console.print(words, soft_wrap=True)
     else:
-        console.print("every shard of the plan exists")
+        words = in_words(measured, seconds, config.workers or measured.workers, config.device)
+    console.print(words, soft_wrap=True)
     console.print(f"plan: {dataset / parts[-1].name}; next, run whisper-gpt preprocess with the same options")
     return 0
 
 
-def plan_table(parts: Sequence[PlanPart], settings: PlanSettings) -> Table:
-    """Return a table of each split's sources, hours, shards, gigabytes and unreadable sources."""
-    table = Table("split", *("sources", "hours", "shards", "GB", "unreadable"))
-    rows = pa.concat_tables([part.rows for part in parts])
+def split_totals(rows: pa.Table, settings: PlanSettings) -> dict[str, dict[str, float]]:
+    """Return each split's sources, hours, shards, gigabytes and unreadable sources, of a plan's rows."""
+    totals = {}
     for split in SPLITS:
         planned = rows.filter(pc.equal(rows["split"], split))
         if planned.num_rows:
             seconds = pc.sum(planned["seconds"]).as_py()
-            unreadable = pc.sum(pc.not_equal(planned["scan_error"], "")).as_py()
-            gigabytes = settings.bytes_of(seconds) / 1e9
-            shards = pc.count_distinct(planned["shard"]).as_py()
-            cells = (planned.num_rows, f"{seconds / 3600:.3f}", shards, f"{gigabytes:.3f}", unreadable)
-            table.add_row(split, *map(str, cells))
+            totals[split] = {
+                "sources": planned.num_rows,
+                "hours": seconds / 3600,
+                "shards": pc.count_distinct(planned["shard"]).as_py(),
+                "GB": settings.bytes_of(seconds) / 1e9,
+                "unreadable": pc.sum(pc.not_equal(planned["scan_error"], "")).as_py(),
+            }
+    return totals
+
+
+def plan_table(totals: dict[str, dict[str, float]]) -> Table:
+    """Return the totals of the splits as a table."""
+    table = Table("split", "sources", "hours", "shards", "GB", "unreadable")
+    for split, numbers in totals.items():
+        table.add_row(split, *(f"{n:.3f}" if isinstance(n, float) else str(n) for n in numbers.values()))
     return table
 
 

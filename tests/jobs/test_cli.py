@@ -233,3 +233,21 @@ def test_bash_completes_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         command = ["bash", "-c", f"source {tmp_path / 'script'}; {code}"]
         completed[line] = subprocess.run(command, capture_output=True, text=True).stdout.split()
     assert list(completed.values()) == [["preprocess"], ["loader"], ["--retry-failed"], ["--precision"]]
+
+
+@pytest.mark.parametrize("no_color", [True, False])
+def test_no_color_is_respected_on_a_terminal(no_color: bool) -> None:
+    terminal, end = os.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if no_color else {})
+    command = [sys.executable, "-m", "whisper_gpt.jobs.cli", "query", "--help"]
+    process = subprocess.Popen(command, stdout=end, env=environment)
+    os.close(end)
+    text = b""
+    while True:
+        try:
+            text += os.read(terminal, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+    os.close(terminal)
+    assert process.wait() == 0 and b"--limit" in text
+    assert (b"\x1b[36m" not in text) == no_color

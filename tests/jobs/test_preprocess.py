@@ -87,6 +87,21 @@ def test_other_settings_in_the_same_folder_are_refused(
     assert "not empty, and not a dataset" in error_line(capsys)
 
 
+def test_plan_prints_json(synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["synthetic", str(synthetic_corpora), "--out", str(tmp_path / "set"), *OPTIONS]
+    capsys.readouterr()
+    assert cli.main(["plan", *arguments, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert sum(split["sources"] for split in plan["splits"].values()) == 30
+    assert sum(split["hours"] for split in plan["splits"].values()) == pytest.approx(plan["to_do_s"] / 3600)
+    assert plan["measured"]["real_time_per_worker"] > 0
+    assert cli.main(["preprocess", *arguments]) == 0
+    capsys.readouterr()
+    assert cli.main(["plan", *arguments, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["to_do_s"] == 0 and plan["measured"] is None
+
+
 def test_speed_changes_duration_and_pitch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tone = 0.5 * np.sin(2 * np.pi * 1000 / 24_000 * np.arange(48_000))
     (tmp_path / "audio").mkdir()
