@@ -284,5 +284,7 @@ def test_mismatched_codec_weights_are_refused(
     content["data"]["codec"] = codec
     (folder / "state.json").write_text(json.dumps(content))
     assert cli.main(["generate", str(run), "--out", str(tmp_path / "o.wav")]) == 1
-    assert "other codec weights" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{run}: made with an earlier encodec_24khz_small (weights 000000000000…" in error
+    assert "preprocess the corpus again" in error and "--codec-weights" in error
     assert replace(state, step=0).data == state.data
