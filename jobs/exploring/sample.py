@@ -3,6 +3,7 @@
 import pandas as pd
 import streamlit as st
 
+from whisper_gpt.jobs.exploring.choosing import choice
 from whisper_gpt.jobs.exploring.content import arrays, codec, decoded, manifest_row, original
 from whisper_gpt.jobs.exploring.manifest import browser, errors_shown, info
 from whisper_gpt.jobs.exploring.runs import continuation, surprise
@@ -35,12 +36,7 @@ def show_sample(settings: Settings, address: str, key: str) -> None:
     with neighbours:
         segments = browser(address).segments(row["source"])
         frame = pd.DataFrame(segments)[["key", "segment", "start_s", "duration_s"]]
-        event = st.dataframe(
-            frame, hide_index=True, on_select="rerun", selection_mode="single-row", key=f"segments {address} {key}"
-        )
-        if rows := event["selection"]["rows"]:
-            st.query_params["sample"] = segments[rows[0]]["key"]
-            st.rerun()
+        choice(frame, frame["key"].tolist(), f"segments {address} {row['source']}")
 
 
 def show_players_and_picture(settings: Settings, address: str, shard: str, key: str) -> None:

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from whisper_gpt.jobs.exploring.choosing import choice
 from whisper_gpt.jobs.exploring.filtering import distributions, is_valid, sidebar_filter
 from whisper_gpt.jobs.exploring.manifest import browser
 from whisper_gpt.jobs.exploring.settings import Settings
@@ -27,16 +28,12 @@ def show_samples(settings: Settings, address: str) -> None:
     page = min(pages, page_box.number_input(f"page, of {pages:,}", 1, pages, key=f"page {address}"))
     table = samples.page(filter, order, descending, _ROWS, (page - 1) * _ROWS)
     used = [name for name in _FIRST if any(table[name].to_pylist())]
-    event = st.dataframe(
+    choice(
         table.select(used),
-        hide_index=True,
+        table["key"].to_pylist(),
+        f"table {address} {order} {descending} {page} {filter}",
         height=300,
-        key=f"table {address} {order} {descending} {page} {filter}",
-        on_select="rerun",
-        selection_mode="single-row",
     )
-    if rows := event["selection"]["rows"]:
-        st.query_params["sample"] = table["key"][rows[0]].as_py()
     key = st.query_params.get("sample")
     if key is not None:
         from whisper_gpt.jobs.exploring.sample import show_sample  # imports torch

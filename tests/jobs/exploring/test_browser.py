@@ -68,16 +68,27 @@ def test_a_person_explores_a_dataset(address: str, browser: webdriver.Chrome, da
     _open(browser, address)
     _wait_for(browser, f"{rows.num_rows} of {rows.num_rows} samples")
 
-    condition = "duration_s > 4.9"
-    chosen = sum(seconds > 4.9 for seconds in rows["duration_s"].to_pylist())
+    _drag_over_left_part(browser, "//*[@data-testid='stVegaLiteChart']")
+    WebDriverWait(browser, 60).until(lambda b: _shown(b, rows.num_rows) < rows.num_rows)
+    assert _shown(browser, rows.num_rows) > 0
+    browser.refresh()
+    _wait_for(browser, f"{rows.num_rows} of {rows.num_rows} samples")
+
+    condition = "segment = 1 and speaker <> ''"
+    chosen = [row for row in rows.to_pylist() if row["segment"] == 1 and row["speaker"]]
     _element(browser, "//*[@aria-label='SQL condition']").send_keys(condition, Keys.ENTER)
-    _wait_for(browser, f"{chosen} of {rows.num_rows} samples")
-    assert 0 < chosen < rows.num_rows
+    _wait_for(browser, f"{len(chosen)} of {rows.num_rows} samples")
 
     _element(browser, "//*[contains(text(), 'largest first')]").click()
     _click_first_row(browser)
-    last = max(row["key"] for row in rows.to_pylist() if row["duration_s"] > 4.9)
-    _wait_for(browser, last)
+    last = max(chosen, key=lambda row: row["key"])
+    _wait_for(browser, last["key"])
+
+    first = min(row["key"] for row in rows.to_pylist() if row["source"] == last["source"])
+    _element(browser, "//*[contains(text(), 'neighbours in the recording')]").click()
+    _click_first_row(browser, table=1)  # another sample than the one that is chosen in the upper table
+    WebDriverWait(browser, 60).until(lambda b: first in b.current_url)
+    assert first != last["key"]
 
     players = WebDriverWait(browser, 60).until(lambda b: _five(b.find_elements(By.TAG_NAME, "audio")))
     for player in players:
@@ -134,14 +145,29 @@ def _element(browser: webdriver.Chrome, path: str) -> WebElement:
     return WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.XPATH, path))[0]
 
 
-def _click_first_row(browser: webdriver.Chrome) -> None:
-    """Click the box before the table's first row; the table is a canvas, its rows are 35 pixels high."""
-    table = _element(browser, "//*[@data-testid='stDataFrame']")
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", table)
+def _click_first_row(browser: webdriver.Chrome, table: int = 0) -> None:
+    """Click the box before the first row of one of the tables; they are canvases, with rows 35 pixels high."""
+    shown = _element(browser, f"(//*[@data-testid='stDataFrame'])[{table + 1}]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown)
+    time.sleep(0.5)  # the page scrolls smoothly
     move = webdriver.ActionChains(browser).move_to_element_with_offset(
-        table, 15 - table.size["width"] // 2, 52 - table.size["height"] // 2
+        shown, 15 - shown.size["width"] // 2, 52 - shown.size["height"] // 2
     )
     move.click().perform()
+
+
+def _drag_over_left_part(browser: webdriver.Chrome, path: str) -> None:
+    """Select the left part of a chart with the mouse."""
+    chart = _element(browser, path)
+    left, middle = -chart.size["width"] // 2 + 40, -20
+    move = webdriver.ActionChains(browser).move_to_element_with_offset(chart, left, middle).click_and_hold()
+    move.move_by_offset(chart.size["width"] // 3, 5).release().perform()
+
+
+def _shown(browser: webdriver.Chrome, total: int) -> int:
+    """Return the number of samples that the page says are left."""
+    text = _element(browser, f"//*[contains(text(), ' of {total} samples')]").text
+    return int(text.split(" of ")[0].replace(",", ""))
 
 
 def _five(players: list[WebElement]) -> list[WebElement]:
