@@ -16,6 +16,7 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.inference.mel_shift import mel_warning
 from whisper_gpt.jobs.inference.ngram_baselines import (
     COUNTING_BYTES_PER_TOKEN,
     NGRAM_ORDERS,
@@ -92,8 +93,10 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     info, device = read_info(dataset), single_process(config.device).device
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
-    for folder, _, state in loaded:
+    for folder, model, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
+        if warning := mel_warning(model, info, state.data.mel_variant, folder, config.dataset):
+            log(warning)
     context = loaded[0][1].config.context if loaded else 512
     rows = []
     training_tokens = info.splits["train"].frames if "train" in info.splits else 0

@@ -27,6 +27,7 @@ from whisper_gpt.jobs.inference.generation_scores import (
     mel_distance,
 )
 from whisper_gpt.jobs.inference.held_out import Lengths, continued, decoded, held_out, originals
+from whisper_gpt.jobs.inference.mel_shift import mel_warning
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_frame_model, require_same_data, trained_on
 from whisper_gpt.manifests.dataset_info import read_info
@@ -119,6 +120,8 @@ def run(config: Config) -> int:
     for folder, model, state in loaded:
         require_same_data(state.data, trained_on(info, state.data.mel_variant), folder, config.dataset)
         require_can_continue(folder, model, state.data.mel_variant)
+        if warning := mel_warning(model, info, state.data.mel_variant, folder, config.dataset):
+            console.print(warning)
     missing = missing_packages() if config.judge == "speech" else []
     if missing:
         console.print(f"skipped metrics of packages that are missing: {', '.join(missing)}; to install them: {INSTALL}")
