@@ -20,7 +20,9 @@ class NextCode(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         codes, mask = batch.codes[:, 0], batch.mask[:, 1:]
         logits = self.head(self.embedding(codes[:, :-1])).transpose(1, 2)
-        return nn.functional.cross_entropy(logits, codes[:, 1:], reduction="none")[mask].mean()
+        nats = nn.functional.cross_entropy(logits, codes[:, 1:], reduction="none")[mask].mean()
+        self.log("nats", nats, batch_size=len(codes))
+        return nats
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), 1e-2)

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from whisper_gpt.jobs import cli
-from whisper_gpt.manifests.location import Location, list_files
-from whisper_gpt.pipeline.corpora.recording import Recording, Scan
+from whisper_gpt.manifests.location import Location, is_excluded, list_files
+from whisper_gpt.pipeline.corpora.recording import Recording, Scan, make_id
 from whisper_gpt.pipeline.corpora.registry import CORPORA
 
 
@@ -18,14 +18,14 @@ def scan(root: Location, name: str, exclude: Sequence[str]) -> Scan:
     """List the recordings below `root`; the speaker whose name comes last is the test split."""
     with (root / "texts.csv").open(encoding="utf-8") as file:
         texts = {row["file"]: row["text"] for row in csv.DictReader(file)}
-    files = sorted(path for path in list_files(root) if path.endswith(".wav"))
+    files = sorted(path for path in list_files(root) if path.endswith(".wav") and not is_excluded(path, exclude))
     speakers = sorted({path.split("_")[0] for path in files})
     recordings = []
     for path in files:
-        speaker, title = path.removesuffix(".wav").split("_", 1)
+        speaker, _, title = path.removesuffix(".wav").partition("_")
         recordings.append(
             Recording(
-                id=f"{name}_{speaker}-{title}",
+                id=make_id(name, f"{speaker}-{title}", path),
                 split="test" if speaker == speakers[-1] else "train",
                 path=path,
                 speaker=speaker,
@@ -33,7 +33,7 @@ def scan(root: Location, name: str, exclude: Sequence[str]) -> Scan:
                 text=texts.get(path, ""),
             )
         )
-    missing = {path: "train" for path in texts if path not in files}
+    missing = {path: "train" for path in texts if path not in files and not is_excluded(path, exclude)}
     return Scan(name, recordings, absent=missing)
 
 

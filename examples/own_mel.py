@@ -25,7 +25,8 @@ def write(dataset: Path, split: str, out: Path) -> int:
         for sample in wds.WebDataset(tars, shardshuffle=False).decode():
             codes = sample["codes.npy"]
             wav = codec.decode(codes.astype(np.int64))
-            cqt = np.abs(librosa.cqt(wav, sr=24_000, hop_length=320, n_bins=72))  # [72, T + 1]
+            shifted = np.pad(wav[160:], (0, 160))  # librosa centres frame t on sample 320 · t
+            cqt = np.abs(librosa.cqt(shifted, sr=24_000, hop_length=320, n_bins=72))  # [72, T + 1]
             frames = cqt.T[: codes.shape[1]].astype(np.float16)
             writer.write({"__key__": sample["__key__"], "codes.npy": codes, "cqt.npy": frames})
             count += 1

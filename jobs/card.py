@@ -1,6 +1,7 @@
 """Write the dataset card (README.md) that Hugging Face's hub and `datasets` read: splits, codec, mel, totals.
 
-Then `hf upload NAME OUT --repo-type dataset` publishes the folder, and `load_dataset` opens it there as it does here.
+Then `hf upload NAME OUT --repo-type dataset --exclude 'logs/*'` publishes the folder (logs/ holds paths and hosts), and
+`load_dataset` opens it there as it does here.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.manifests.card import card
 from whisper_gpt.manifests.dataset_info import read_info
-from whisper_gpt.manifests.location import is_file, location
+from whisper_gpt.manifests.location import is_file, is_remote, location
 from whisper_gpt.manifests.publish import publish_bytes
 
 
@@ -38,5 +39,6 @@ def run(config: Config) -> int:
     if is_file(path) and not config.replace:
         raise JobError(f"{path}: exists; --replace replaces it")
     publish_bytes(path, text.encode())
-    status_console().print(f"{path}; to publish: hf upload NAME {config.dataset} --repo-type dataset")
+    upload = f"hf upload NAME {dataset} --repo-type dataset --exclude 'logs/*'"
+    status_console().print(str(path) if is_remote(dataset) else f"{path}; to publish: {upload}")
     return 0

@@ -24,7 +24,7 @@ from whisper_gpt.jobs.downloading.unpack import unpack
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.corpora.archives import ARCHIVES, Archive
 
-_STATE_FOLDER = ".downloads"  # archives, and a file for each part that is unpacked
+_ARCHIVES = ".downloads"  # folder of the archives, until they are unpacked
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Config:
     corpus: Positional[Literal["librispeech", "maestro"]]
     """Corpus to download."""
     parts: Positional[Annotated[tuple[str, ...], arg(metavar="[PART …]")]] = ()
-    """Parts of the corpus, such as dev-clean, or midi. Without any, they are listed."""
+    """Parts of the corpus, such as dev-clean, or midi. The message that none is named lists them."""
     to: Path = field(kw_only=True)
     """Folder to unpack into; LibriSpeech becomes the folder LibriSpeech in it, MAESTRO maestro-v3.0.0."""
     mirror: str | None = None
@@ -48,11 +48,13 @@ def run(config: Config) -> int:
     archives, console = ARCHIVES[config.corpus], status_console()
     listing = ", ".join(f"{part} ({_gb(archive.size)})" for part, archive in archives.items())
     require(bool(config.parts), f"name the parts of {config.corpus} to download: {listing}")
+    mirror_is_url = config.mirror is None or config.mirror.startswith(("http://", "https://"))
+    require(mirror_is_url, f"--mirror {config.mirror}: must begin with http:// or https://")
     for part in config.parts:
         require(part in archives, f"{part}: not a part of {config.corpus}; its parts are {listing}")
     wanted = {part: archives[part] for part in dict.fromkeys(config.parts)}
     config.to.mkdir(parents=True, exist_ok=True)
-    with output_lock(config.to / _STATE_FOLDER):
+    with output_lock(config.to / _ARCHIVES):
         missing = {part: archive for part, archive in wanted.items() if not _is_unpacked(config.to, part, archive)}
         _require_space(config, missing)
         for part, archive in missing.items():
@@ -63,26 +65,28 @@ def run(config: Config) -> int:
 
 
 def _download(config: Config, part: str, archive: Archive, console: Console) -> None:
-    path = config.to / _STATE_FOLDER / archive.file
+    path, state = config.to / _ARCHIVES / archive.file, _state_file(config.to, part, archive)
     mirrors = archive.mirrors if config.mirror is None else (config.mirror.rstrip("/"),)
     with _bytes_progress(console, f"downloading {archive.file}", archive.size) as show:
         fetch([f"{mirror}/{archive.file}" for mirror in mirrors], path, archive.sha256, show)
+    state.unlink(missing_ok=True)  # a part that is unpacked again is incomplete meanwhile
     with _bytes_progress(console, f"unpacking {archive.file}", archive.unpacked_size) as show:
         unpack(path, config.to, show)
     os.sync()  # the state file must not survive a power cut that the unpacked files do not
-    publish_bytes(_state_file(config.to, part), json.dumps({"sha256": archive.sha256}).encode())
+    publish_bytes(state, json.dumps({"sha256": archive.sha256}).encode())
     if not config.keep_archives:
         path.unlink()
 
 
 def _is_unpacked(to: Path, part: str, archive: Archive) -> bool:
-    state = _state_file(to, part)
+    state = _state_file(to, part, archive)
     there = (to / archive.folder / archive.content).is_dir()
     return there and state.is_file() and json.loads(state.read_text())["sha256"] == archive.sha256
 
 
-def _state_file(to: Path, part: str) -> Path:
-    return to / _STATE_FOLDER / f"{part}.json"
+def _state_file(to: Path, part: str, archive: Archive) -> Path:
+    """Return the file that says that a part is unpacked; it goes when the corpus goes."""
+    return to / archive.folder / f".downloaded-{part}.json"
 
 
 def _require_space(config: Config, missing: dict[str, Archive]) -> None:
@@ -90,7 +94,7 @@ def _require_space(config: Config, missing: dict[str, Archive]) -> None:
     is downloaded, unless it is to be kept."""
     needed, kept = 0, 0
     for archive in missing.values():
-        path = config.to / _STATE_FOLDER / archive.file
+        path = config.to / _ARCHIVES / archive.file
         have = max((p.stat().st_size for p in (path, path.with_name(f"{path.name}.part")) if p.is_file()), default=0)
         to_come = max(0, archive.size - have)
         needed = max(needed, kept + to_come + archive.unpacked_size)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
@@ -134,10 +135,12 @@ def run(config: Config) -> int:
         if not recordings:
             raise JobError(f"{config.dataset}: no {config.split} sample of {config.prompt_s + config.seconds} s")
         real = [decoded(codec, recording, n_codebooks, lengths) for recording in recordings]
+        # The same for all rows, however many codebooks a run predicts.
+        prompts = [decoded(codec, recording, codec.codebooks, lengths).prompt_wav for recording in recordings]
         if config.source is not None and _ORIGINALS not in rows:
             natural = list(originals(dataset, config.split, recordings, location(config.source), lengths))
             rows[_ORIGINALS] = _row(
-                natural, natural, [continuation_scores(clip, config.judge) for clip in natural], codec
+                natural, natural, prompts, [continuation_scores(clip, config.judge) for clip in natural], codec
             )
         log_mel, drawn, started = LogMel(MelConfig(**state.data.mel)), [], time.monotonic()
         with progress_line(console, len(recordings)) as show:
@@ -149,13 +152,13 @@ def run(config: Config) -> int:
                 show(len(drawn), f"{folder}, {len(drawn)} of {len(recordings)} recordings", left_s)
         ceiling = f"codec, {n_codebooks} codebooks"
         if ceiling not in rows:  # the same for all runs of as many codebooks
-            rows[ceiling] = _row(real, real, [continuation_scores(clip, config.judge) for clip in real], codec)
+            rows[ceiling] = _row(real, real, prompts, [continuation_scores(clip, config.judge) for clip in real], codec)
         scores = [continuation_scores(clip, config.judge) for clip in drawn]
-        rows[str(folder)] = _row(drawn, real, scores, codec)
+        rows[str(folder)] = _row(drawn, real, prompts, scores, codec)
         if len(drawn) > 1 and config.judge != "none":
             others = zip(drawn, [*drawn[1:], drawn[0]], strict=True)
             rows[f"{folder}, another prompt"] = _row(
-                drawn, real, [likeness(*pair, config.judge) for pair in others], codec
+                drawn, real, prompts, [likeness(*pair, config.judge) for pair in others], codec
             )
     if config.json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=1))
@@ -164,13 +167,19 @@ def run(config: Config) -> int:
     return 0
 
 
-def _row(clips: list[Continued], real: list[Continued], clip_scores: list[dict[str, Share]], codec: Codec) -> _Row:
+def _row(
+    clips: list[Continued],
+    real: list[Continued],
+    prompts: list[np.ndarray],
+    clip_scores: list[dict[str, Share]],
+    codec: Codec,
+) -> _Row:
     scores = Scores()
     for number, shares in enumerate(clip_scores):
         scores.add(number, shares)
     drawn, expected = ([clip.codes for clip in side] for side in (clips, real))
     divergence = unigram_divergence(drawn, expected, codec.codebook_size)
-    return _Row(scores.figures(), divergence, mel_distance(clips, real))
+    return _Row(scores.figures(), divergence, mel_distance(clips, prompts))
 
 
 def _table(rows: dict[str, _Row]) -> Table:

@@ -1,6 +1,6 @@
 """Explore datasets in a local web page: filter, sort, look, and listen to every sample; compare datasets and runs.
 
-It needs the extra `explore` (pip install 'whisper-gpt[explore]'). It only reads, and sends nothing to anyone.
+It needs the extra `explore` (pip install 'whisper-gpt[explore]'). It only reads, and sends nothing to other machines.
 """
 
 import subprocess
@@ -61,7 +61,11 @@ def run(config: Config) -> int:
 
 
 def _options(config: Config) -> list[str]:
+    """Return Streamlit's options: it would otherwise ask for an e-mail address, send statistics, and ask a server on
+    the internet for the machine's address."""
     return [
+        f"--browser.serverAddress={'localhost' if config.address in ('0.0.0.0', '::') else config.address}",
+        "--server.showEmailPrompt=false",
         f"--server.address={config.address}",
         f"--server.port={config.port}",
         f"--server.headless={'false' if config.browser else 'true'}",

@@ -70,7 +70,7 @@ def _codec(config: Config, dataset: Location) -> "Codec | None":
     from whisper_gpt.jobs.inference.run_folder import trained_on
 
     try:
-        return codec_of(dataset, trained_on(read_info(dataset)), config.codec_weights)
+        return codec_of(dataset, trained_on(read_info(dataset)), config.codec_weights, download=False)
     except USERS_ERRORS as error:
         status_console().print(f"{config.html} has no sound: {error}")
         return None

@@ -57,18 +57,18 @@ def run(config: Config) -> int:
     missing = {task.shard for task in shard_tasks(parts, committed)}
     rows = pa.concat_tables([part.rows for part in parts])
     to_do = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
+    totals, console = split_totals(rows, settings), Console(highlight=False)
+    if not config.json:
+        console.print(plan_table(totals))
     measured, seconds = None, pc.sum(to_do["seconds"]).as_py() or 0.0
     if to_do.num_rows:
         local = 1 if config.device == "cuda" else min(own_cores(), config.workers or own_cores())
         measured = measure(worker_setup(config, root, settings), to_do.to_pylist(), local, MEASURE_S)
-    totals = split_totals(rows, settings)
     if config.json:
         speed = {"real_time_per_worker": measured.speed, "workers": measured.workers} if measured else None
         plan = {"plan": str(dataset / parts[-1].name), "splits": totals, "to_do_s": seconds, "measured": speed}
         print(json.dumps(plan, indent=1))
         return 0
-    console = Console(highlight=False)
-    console.print(plan_table(totals))
     if not to_do.num_rows:
         words = "every shard of the plan exists"
     elif measured is None:

@@ -45,12 +45,12 @@ class Browser:
     def __init__(self, dataset: Location):
         # Files are read in any order, which is faster: every query sorts its rows.
         config: dict[str, str | bool | int | float | list[str]] = {"preserve_insertion_order": "false"}
-        self._connection = duckdb.connect(":memory:", config=config | {"memory_limit": "1GB"})
+        self._connection = duckdb.connect(":memory:", config=config | {"temp_directory": ""})
         try:
             self._load(dataset)
+            seal(self._connection)
         except duckdb.Error as error:
             raise explained(error) from error
-        seal(self._connection)
         self.count = self.totals(Filter())[0]
         self.failures = open_failures(dataset).to_pylist()
 
@@ -102,9 +102,11 @@ class Browser:
         """Return all values of a text column, sorted, but for ""."""
         return [group.name for group in sorted(self.groups(column, Filter(), 1_000_000), key=lambda group: group.name)]
 
-    def segments(self, source: str) -> list[dict[str, Any]]:
-        """Return the samples of one recording, in order."""
-        rows = self._connection.cursor().execute("SELECT * FROM samples WHERE source = ? ORDER BY start_s", [source])
+    def segments(self, corpus: str, source: str) -> list[dict[str, Any]]:
+        """Return the samples of one recording of a corpus, in order."""
+        rows = self._connection.cursor().execute(
+            "SELECT * FROM samples WHERE corpus = ? AND source = ? ORDER BY start_s", [corpus, source]
+        )
         return _table(rows).to_pylist()
 
     def sample(self, key: str) -> dict[str, Any] | None:

@@ -4,7 +4,15 @@ import yaml
 
 from whisper_gpt.manifests.dataset_info import DatasetInfo
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_SIZES = (
+    (1e3, "n<1K"),
+    (1e4, "1K<n<10K"),
+    (1e5, "10K<n<100K"),
+    (1e6, "100K<n<1M"),
+    (1e7, "1M<n<10M"),
+    (1e8, "10M<n<100M"),
+    (1e9, "100M<n<1B"),
+)
 
 
 def card(name: str, info: DatasetInfo, licence: str) -> str:
@@ -18,7 +26,7 @@ def card(name: str, info: DatasetInfo, licence: str) -> str:
         "pretty_name": name,
         **({"license": licence} if licence else {}),
         "tags": ["audio", "webdataset", "encodec", "whisper-gpt"],
-        "size_categories": [next((label for limit, label in _SIZES if samples < limit), "n>1M")],
+        "size_categories": [next((label for limit, label in _SIZES if samples < limit), "n>1B")],
         "configs": [
             {
                 "config_name": "default",
@@ -27,6 +35,9 @@ def card(name: str, info: DatasetInfo, licence: str) -> str:
         ],
     }
     codec, mel = info.codec, info.mel
+    further = f", `mel_variants.npy` (float16, of {', '.join(mel['variants'][1:])})" if mel["variants"][1:] else ""
+    if any(variant.startswith("centred") for variant in mel["variants"]):
+        further += " (centred windows see the future: a control, not for training)"
     totals = ((split, info.splits[split]) for split in splits)
     rows = "\n".join(f"| {split} | {total.samples:,} | {total.seconds / 3600:,.3f} |" for split, total in totals)
     rate = codec["sample_rate"] / codec["hop_samples"]
@@ -44,8 +55,8 @@ made by whisper-gpt.
 
 Each sample has the members `codes.npy` (int16, {codec["codebooks"]} codebooks of {codec["codebook_size"]} codes),
 `mel.npy` (float16, {mel["bands"]} bands of log10 power, window {mel["window_samples"]} samples at
-{mel["sample_rate"]} Hz, of {mel["variants"][0]}) and `json` (text, speaker, composer, source and so on). `manifest/` is
-Parquet with one row per sample.
+{mel["sample_rate"]} Hz, of {mel["variants"][0]}){further} and `json` (text, speaker, composer, source
+and so on). `manifest/` is Parquet with one row per sample.
 
 - codec: {codec["name"]}, weights {codec["weights_sha256"]}
 - fingerprint of codec and mel: {info.fingerprint}

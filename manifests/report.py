@@ -65,8 +65,9 @@ def page(name: str, summary: Summary, samples: Sequence[Shown]) -> str:
     for title, groups in (("Speakers", summary.speakers), ("Composers", summary.composers)):
         if groups:
             rows = [(g.name, g.samples, f"{g.seconds / 60:.1f}") for g in groups[:_LISTED]]
-            body += [f"<h2>{title} ({len(groups)})</h2>", _table((title[:-1].lower(), "samples", "minutes"), rows)]
-    body.append("<h2>Failures</h2>")
+            body += [f"<h2>{title} ({_listed(len(groups))})</h2>"]
+            body.append(_table((title[:-1].lower(), "samples", "minutes"), rows))
+    body.append(f"<h2>Failures ({_listed(len(summary.failures))})</h2>")
     if summary.failures:
         failed = [(f.stage, f.reason, f.sources, f"{f.seconds:.1f}", f.example) for f in summary.failures[:_LISTED]]
         body.append(_table(("stage", "reason", "sources", "seconds", "for example"), failed))
@@ -81,6 +82,10 @@ def page(name: str, summary: Summary, samples: Sequence[Shown]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f"<style>{_STYLE}</style></head><body>{''.join(body)}<script>{_SORT}</script></body></html>\n"
     )
+
+
+def _listed(count: int) -> str:
+    return str(count) if count <= _LISTED else f"the {_LISTED} with most of {count}"
 
 
 def _introduction(summary: Summary) -> str:

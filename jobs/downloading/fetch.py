@@ -14,9 +14,13 @@ from whisper_gpt.manifests.location import file_sha256
 _CHUNK_BYTES = 1 << 16  # what a break loses: `requests` drops a piece that is not complete
 _TIMEOUT_S = (10, 60)  # to connect, and between two pieces of the answer
 _FRUITLESS_TRIES = 4  # in a row, at one address
-_PAUSE_S = 1.0  # before the second try; doubled before each further one
+_PAUSE_S = 1.0  # after a break that gained something; doubled after each that did not
 # Answers that another try may change: timeout, too many requests, and errors of the server.
 _PASSING = (408, 429, 500, 502, 503, 504)
+
+
+class OtherFile(requests.RequestException):
+    """The server answers with something that cannot be the file."""
 
 
 def fetch(urls: list[str], path: Path, sha256: str, show: Callable[[int], None], pause_s: float = _PAUSE_S) -> None:
@@ -61,6 +65,8 @@ def _fetch_from(url: str, part: Path, show: Callable[[int], None], pause_s: floa
             if _continue(url, part, before, show):
                 return
             ranges = False
+        except (OtherFile, requests.exceptions.SSLError, requests.exceptions.InvalidURL):
+            raise
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
             fruitless = 0 if ranges and _size(part) > before else fruitless + 1
@@ -79,6 +85,9 @@ def _continue(url: str, part: Path, have: int, show: Callable[[int], None]) -> b
         if have and response.status_code in (206, 416) and _first_byte(content_range) != have:
             return False
         response.raise_for_status()
+        whole = int(response.headers.get("Content-Length", 0))
+        if have and response.status_code == 200 and whole < have:  # such as a page that asks for a password
+            raise OtherFile(f"the server answers with {whole:,} bytes, fewer than are there")
         with part.open("ab" if response.status_code == 206 else "wb") as file:
             done = file.tell()
             for chunk in response.iter_content(_CHUNK_BYTES):
@@ -101,6 +110,8 @@ def _words(error: requests.RequestException) -> str:
     """Return the reason of a failed request, without the nested representations that `requests` prints."""
     if error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
+    if isinstance(error, OtherFile | requests.exceptions.SSLError | requests.exceptions.InvalidURL):
+        return str(error)
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     return "no connection, or it broke off several times"

@@ -59,7 +59,12 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     else:
         with tarfile.open(archive, "r|gz") as packed:
             yield (
-                _Member(info.name, info.size, info.isfile() or info.isdir(), packed.extractfile(info))
+                _Member(
+                    info.name,
+                    info.size,
+                    info.isfile() or info.isdir(),
+                    packed.extractfile(info) if info.isfile() else None,
+                )
                 for info in packed
             )
 

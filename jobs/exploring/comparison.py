@@ -34,18 +34,21 @@ def show_comparison(settings: Settings) -> None:
             key=f"compared {left} {right} {wanted}",
         )
         if rows := event["selection"]["rows"]:
-            _side_by_side(settings, left, right, table.slice(rows[0], 1).to_pylist()[0])
+            side_by_side(settings, left, right, table.slice(rows[0], 1).to_pylist()[0])
 
 
-def _side_by_side(settings: Settings, left: str, right: str, row: dict) -> None:
-    same = [other for other in browser(right).segments(row["source"]) if other["start_s"] == row["start_s"]]
+def side_by_side(settings: Settings, left: str, right: str, row: dict) -> None:
+    """Show a row of the left dataset beside the same part of its recording in the right one."""
+    others = browser(right).segments(row["corpus"], row["source"])
+    same = [other for other in others if other["start_s"] == row["start_s"]]
     if not same:
-        st.info(f"{row['source']} from {row['start_s']:.3f} s on is no sample of {right}.")
+        st.text(f"{row['source']} from {row['start_s']:.3f} s on is no sample of {right}.")
         return
-    for box, address, sample in zip(st.columns(2), (left, right), (row, same[0]), strict=True):
+    sides = zip(st.columns(2), ("left", "right"), (left, right), (row, same[0]), strict=True)
+    for box, side, address, sample in sides:
         with box:
             st.text(address)
-            show_players_and_picture(settings, address, sample["shard"], sample["key"])
+            show_players_and_picture(settings, address, sample["shard"], sample["key"], side)
 
 
 def _facts(address: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from whisper_gpt.jobs.exploring.settings import dataset_at
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import TrainingState, load_run, trained_on
 from whisper_gpt.manifests.fragments import fragment_path, read_fragment
-from whisper_gpt.manifests.location import local_copy
+from whisper_gpt.manifests.location import is_file, local_copy
 from whisper_gpt.model.language_model import LanguageModel
 from whisper_gpt.pipeline.audio import read_part
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -28,13 +28,14 @@ _KEPT_SAMPLES = 50
 @st.cache_resource(show_spinner="Loading the codec")
 def codec(address: str, weights: str) -> Codec:
     """Load the codec of a dataset."""
-    return codec_of(dataset_at(address), trained_on(info(address)), Path(weights) if weights else None)
+    file = Path(weights) if weights else None
+    return codec_of(dataset_at(address), trained_on(info(address)), file, download=False)
 
 
-@st.cache_resource(show_spinner="Loading the model")
-def model(run: str) -> tuple[LanguageModel, TrainingState]:
-    """Load the newest model of a run."""
-    return load_run(Path(run))
+@st.cache_resource(max_entries=4, show_spinner="Loading the model")
+def checkpoint(folder: str) -> tuple[LanguageModel, TrainingState]:
+    """Load the model of a checkpoint."""
+    return load_run(Path(folder))
 
 
 @st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner=False)
@@ -66,12 +67,11 @@ def original(address: str, shard: str, key: str) -> bytes | None:
     row, corpus = manifest_row(address, shard, key), source(address)
     if corpus is None:
         return None
-    try:
-        with local_copy(corpus, row["source"]) as file:
-            first = round(row["start_s"] * SAMPLE_RATE)
-            return wav_bytes(read_part(file, first, row["samples"], speed_of(row["extra"])))
-    except FileNotFoundError:
+    if not is_file(corpus / row["source"]):
         return None
+    with local_copy(corpus, row["source"]) as file:
+        first = round(row["start_s"] * SAMPLE_RATE)
+        return wav_bytes(read_part(file, first, row["samples"], speed_of(row["extra"])))
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from whisper_gpt.jobs.exploring.manifest import browser, options_file
-from whisper_gpt.manifests.location import is_file
+from whisper_gpt.manifests.location import is_file, is_remote
 
 
 def show_failures(address: str) -> None:
@@ -22,6 +22,7 @@ def show_failures(address: str) -> None:
     if rows := event["selection"]["rows"]:
         failures = failures.merge(reasons.iloc[rows][["stage", "message"]])
     st.dataframe(failures, hide_index=True)
-    if is_file(options := options_file(address)):
+    options = options_file(address)
+    if not is_remote(options) and is_file(options):  # --config reads local files
         st.text("To retry them, after the files were repaired:")
         st.code(f"whisper-gpt preprocess --config {shlex.quote(str(options))} --retry-failed", language=None)

@@ -4,6 +4,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
+from whisper_gpt.jobs.exploring.manifest import as_text
 from whisper_gpt.manifests.browse import Browser, Filter
 from whisper_gpt.manifests.query import QueryError
 
@@ -58,7 +59,7 @@ def is_valid(browser: Browser, filter: Filter) -> bool:
     try:
         browser.totals(filter)
     except QueryError as error:
-        st.error(str(error))
+        st.error(as_text(str(error)))
         return False
     return True
 

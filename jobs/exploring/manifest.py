@@ -3,6 +3,7 @@
 Nothing here imports torch, which takes seconds, so that the table is there before it.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from whisper_gpt.manifests.browse import Browser
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location, is_file, is_folder, location
 
+_INFO_S = 10  # until it is read again
+
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
@@ -24,19 +27,29 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except USERS_ERRORS as error:
-        st.error(" ".join(str(error).split()))
+        st.error(as_text(" ".join(str(error).split())))
 
 
-@st.cache_resource(show_spinner="Reading the manifest")
 def browser(address: str) -> Browser:
-    """Return the samples of a dataset, to filter and sort."""
+    """Return the samples of a dataset, to filter and sort; they are read again when the dataset has grown."""
+    return _browser(address, info(address).plans_sha256)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the manifest")
+def _browser(address: str, plans_sha256: list[str]) -> Browser:
     return Browser(dataset_at(address))
 
 
-@st.cache_resource(show_spinner=False)
+@st.cache_data(ttl=_INFO_S, show_spinner=False)
 def info(address: str) -> DatasetInfo:
     """Return the content of `dataset.json`."""
     return read_info(dataset_at(address))
+
+
+def as_text(words: str) -> str:
+    """Return `words` for where Streamlit renders Markdown, so that they are shown as they are: a corpus may call its
+    files whatever it likes."""
+    return re.sub(r"([^\w\s])", r"\\\1", words)
 
 
 def source(address: str) -> Location | None:

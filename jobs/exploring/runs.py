@@ -7,12 +7,12 @@ import streamlit as st
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from whisper_gpt.jobs.exploring.content import arrays, codec, model, wav_bytes
+from whisper_gpt.jobs.exploring.content import arrays, checkpoint, codec, wav_bytes
 from whisper_gpt.jobs.exploring.manifest import errors_shown, info
 from whisper_gpt.jobs.exploring.settings import Settings, dataset_at
 from whisper_gpt.jobs.inference.continuation import require_can_continue
 from whisper_gpt.jobs.inference.held_out import HeldOut, Lengths, continued
-from whisper_gpt.jobs.inference.run_folder import load_frame_model, require_same_data, trained_on
+from whisper_gpt.jobs.inference.run_folder import chosen_checkpoint, load_frame_model, require_same_data, trained_on
 from whisper_gpt.jobs.inference.scoring import sample_nats
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -20,6 +20,7 @@ from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.frames import FRAME_RATE
 
 _PROMPT_S, _SECONDS = 3.0, 5.0
+_CURVES_S = 10  # until they are read again
 
 
 def show_runs(settings: Settings) -> None:
@@ -41,14 +42,14 @@ def show_runs(settings: Settings) -> None:
 def surprise(address: str, shard: str, key: str, run: str) -> np.ndarray | None:
     """Return the NLL of each of a sample's frames under a run's model, in nats `[T]`; None if it does not apply."""
     with errors_shown():
-        return _nats(address, shard, key, run)
+        return _nats(address, shard, key, str(chosen_checkpoint(Path(run), best=False)))
     return None
 
 
 @st.cache_data(max_entries=50, show_spinner="Scoring")
-def _nats(address: str, shard: str, key: str, run: str) -> np.ndarray:
-    language_model, state = model(run)
-    require_same_data(state.data, trained_on(info(address), state.data.mel_variant), Path(run), dataset_at(address))
+def _nats(address: str, shard: str, key: str, folder: str) -> np.ndarray:
+    language_model, state = checkpoint(folder)
+    require_same_data(state.data, trained_on(info(address), state.data.mel_variant), Path(folder), dataset_at(address))
     return sample_nats(language_model, *arrays(address, shard, key, state.data.mel_variant)).sum(axis=1)
 
 
@@ -57,14 +58,18 @@ def continuation(settings: Settings, address: str, shard: str, key: str, run: st
     box, player = st.columns([1, 2], vertical_alignment="center")
     seed = box.number_input("seed", 0, 999, key=f"seed {run} {key}")
     if box.button(f"continue its first {_PROMPT_S:g} s by {_SECONDS:g} s with {run}", key=f"continue {run} {key}"):
-        player.audio(_continued(address, shard, key, run, int(seed), settings.codec_weights))
+        player.audio(
+            _continued(
+                address, shard, key, str(chosen_checkpoint(Path(run), best=False)), int(seed), settings.codec_weights
+            )
+        )
 
 
 @st.cache_data(max_entries=20, show_spinner="Generating")
-def _continued(address: str, shard: str, key: str, run: str, seed: int, weights: str) -> bytes:
-    frame_model, state = load_frame_model(Path(run))
-    require_same_data(state.data, trained_on(info(address), state.data.mel_variant), Path(run), dataset_at(address))
-    require_can_continue(Path(run), frame_model, state.data.mel_variant)
+def _continued(address: str, shard: str, key: str, folder: str, seed: int, weights: str) -> bytes:
+    frame_model, state = load_frame_model(Path(folder))
+    require_same_data(state.data, trained_on(info(address), state.data.mel_variant), Path(folder), dataset_at(address))
+    require_can_continue(Path(folder), frame_model, state.data.mel_variant)
     codes, mel = arrays(address, shard, key, state.data.mel_variant)
     recording = HeldOut(key, torch.tensor(codes).long(), torch.tensor(mel).float())
     lengths = Lengths(min(round(_PROMPT_S * FRAME_RATE), codes.shape[1]), round(_SECONDS * FRAME_RATE))
@@ -75,7 +80,7 @@ def _continued(address: str, shard: str, key: str, run: str, seed: int, weights:
     return wav_bytes(np.concatenate([clip.prompt_wav, clip.wav]))
 
 
-@st.cache_data(show_spinner="Reading the curves")
+@st.cache_data(ttl=_CURVES_S, show_spinner="Reading the curves")
 def _curves(run: str) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(f"{run}/tensorboard", size_guidance={"scalars": 1000})
     events.Reload()

@@ -77,10 +77,10 @@ def likeness(continued: Continued, prompted: Continued, kind: Kind) -> dict[str,
     return {}
 
 
-def mel_distance(clips: Sequence[Continued], reference: Sequence[Continued]) -> float:
-    """Return the Fréchet distance of the clips' log-mel frames to those of the prompts of `reference`."""
+def mel_distance(clips: Sequence[Continued], prompts: Sequence[np.ndarray]) -> float:
+    """Return the Fréchet distance of the clips' log-mel frames to those of `prompts`, audio `[N]` each."""
     log_mel = LogMel(MelConfig())
-    sets = ([clip.wav for clip in clips], [clip.prompt_wav for clip in reference])
+    sets = ([clip.wav for clip in clips], prompts)
     return frechet_distance(
         *(np.concatenate([log_mel(torch.from_numpy(wav)).numpy() for wav in wavs]) for wavs in sets)
     )

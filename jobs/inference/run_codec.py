@@ -13,8 +13,16 @@ from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
 from whisper_gpt.pipeline.codec.loading import read_codec
 
 
-def codec_of(owner: Location, data: TrainedOn, weights: Path | None, device: torch.device | str = "cpu") -> Codec:
+def codec_of(
+    owner: Location,
+    data: TrainedOn,
+    weights: Path | None,
+    device: torch.device | str = "cpu",
+    download: bool = True,
+) -> Codec:
     """Load the codec of `data` from the file `weights`, or by its name; `owner` is the run or dataset, for messages.
+
+    The official weights are downloaded if they are not there, unless `download` is False.
 
     Raises `JobError` if its name is not known and no file is given, or if the weights are not those of `data`;
     `PipelineError` if the weights are not found.
@@ -22,7 +30,9 @@ def codec_of(owner: Location, data: TrainedOn, weights: Path | None, device: tor
     wanted = CodecFingerprint(**data.codec)
     if weights is None and wanted.name not in NAMES:
         raise JobError(f"{owner}: its codec is {wanted.name!r}; pass its file with --codec-weights")
-    codec = read_codec(weights or weights_file(wanted.name), wanted.codebooks, wanted.precision, str(device))
+    codec = read_codec(
+        weights or weights_file(wanted.name, download=download), wanted.codebooks, wanted.precision, str(device)
+    )
     if codec.fingerprint != wanted:
         raise JobError(f"{owner}: {_other_weights(wanted, codec.fingerprint)}")
     return codec

@@ -19,12 +19,12 @@ class WeightsUnavailable(PipelineError):
     """The official weights are not on this machine and could not be downloaded."""
 
 
-def weights_file(name: str, weights: Path | None = None) -> Path:
+def weights_file(name: str, weights: Path | None = None, download: bool = True) -> Path:
     """Return the absolute path of the weights of codec `name`, which may be the path of a file from `train-codec`.
 
     `weights` is for the official codec only; without it the checkpoint is downloaded into torch's hub cache, unless it
-    is there already. Raises `WeightsUnavailable` if that fails, and `PipelineError` if the name is unknown or the file
-    is missing.
+    is there already. Raises `WeightsUnavailable` if that fails, or is not wanted (`download`), and `PipelineError` if
+    the name is unknown or the file is missing.
     """
     if name == "encodec_48khz":
         raise PipelineError(
@@ -32,7 +32,7 @@ def weights_file(name: str, weights: Path | None = None) -> Path:
             "so its codes depend on the future; use encodec_24khz"
         )
     if name == OFFICIAL_NAME:
-        return _official_file(weights)
+        return _official_file(weights, download)
     if name != SMALL_NAME and not name.endswith(".safetensors"):
         raise PipelineError(
             f"codec {name!r} is not known; use {', '.join(NAMES)} or the .safetensors file of a run of train-codec"
@@ -46,7 +46,7 @@ def weights_file(name: str, weights: Path | None = None) -> Path:
     return Path(name).absolute()
 
 
-def _official_file(weights: Path | None) -> Path:
+def _official_file(weights: Path | None, download: bool) -> Path:
     if weights is None and os.environ.get(WEIGHTS_VARIABLE):
         weights = Path(os.environ[WEIGHTS_VARIABLE])
     if weights is not None:
@@ -54,6 +54,10 @@ def _official_file(weights: Path | None) -> Path:
             raise PipelineError(f"codec weights {weights}: no such file; expected a copy of {OFFICIAL_URL}")
         return weights.absolute()
     cached = _hub_folder() / "checkpoints" / OFFICIAL_FILE
+    if not cached.is_file() and not download:
+        raise WeightsUnavailable(
+            f"the EnCodec weights are not on this machine; get {OFFICIAL_URL}, and pass it with --codec-weights FILE"
+        )
     if not cached.is_file():
         from torch.hub import download_url_to_file  # slow to import, and only needed here
 

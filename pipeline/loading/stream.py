@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import get_worker_info
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
 from whisper_gpt.manifests.dataset_info import DatasetInfo, differences, read_info
@@ -57,7 +58,8 @@ class StreamConfig:
 class Stream(BaseNode[Batch]):
     """The last node of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out, with reasons.
 
-    It can be pickled: another process opens the datasets anew, at the same position.
+    It can be pickled: another process opens the datasets anew, at the same position. Each of several DataLoader workers
+    needs a stream with a rank of its own; `PipelineError` is raised if they would read the same windows.
 
     Errors pass through the prefetcher as items and are raised when the batch is requested: an error raised in the
     prefetcher's thread would arrive with its whole traceback as its message.
@@ -86,6 +88,12 @@ class Stream(BaseNode[Batch]):
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         super().reset(initial_state)
+        worker = get_worker_info()
+        if worker is not None and worker.num_workers > self._opened_with[2].world_size:
+            raise PipelineError(
+                f"{worker.num_workers} DataLoader workers would read the same windows; open a stream in each, with its "
+                "rank of world_size (StreamConfig)"
+            )
         self._source.reset(initial_state)
 
     def next(self) -> Batch:

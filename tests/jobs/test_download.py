@@ -59,11 +59,31 @@ def test_download_unpacks_what_preprocess_takes(tmp_path: Path, served: tuple[st
     assert (tmp_path / FILE).is_file() and (tmp_path / ".downloads" / "dev-clean.tar.gz").is_file()
 
 
+def test_a_part_whose_unpacking_was_killed_is_unpacked_again(
+    tmp_path: Path, served: tuple[str, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["download", "librispeech", "dev-clean", "--to", str(tmp_path), "--mirror", served[0]]
+    assert cli.main(arguments) == 0
+    (tmp_path / "LibriSpeech" / "dev-clean").rename(tmp_path / "away")
+
+    def killed(archive: Path, folder: Path, show: object) -> None:
+        (folder / "LibriSpeech" / "dev-clean").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("whisper_gpt.jobs.download.unpack", killed)
+        assert cli.main(arguments) == 1
+    assert not (tmp_path / FILE).exists()
+    assert cli.main(arguments) == 0
+    assert (tmp_path / FILE).is_file()
+
+
 def test_errors_are_one_line(tmp_path: Path, served: tuple[str, Served], capsys: pytest.CaptureFixture[str]) -> None:
     server, archive = served
     arguments = ["download", "librispeech", "--to", str(tmp_path / "to"), "--mirror", server]
     assert cli.main(arguments) == 2 and "train-clean-100 (6.39 GB)" in capsys.readouterr().err
     assert cli.main([*arguments, "dev-dirty"]) == 2 and "dev-dirty: not a part" in capsys.readouterr().err
+    assert cli.main([*arguments[:-1], "my.host/x", "dev-clean"]) == 2 and "http://" in capsys.readouterr().err
     archive.data = b"a page that asks for a password"
     assert cli.main([*arguments, "dev-clean"]) == 1
     assert f"{server}/dev-clean.tar.gz: not the published file" in capsys.readouterr().err

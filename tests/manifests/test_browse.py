@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,7 +52,8 @@ def test_sample_and_segments(manifest: tuple[Browser, pa.Table]) -> None:
     browser, table = manifest
     row = table.slice(11, 1).select(COLUMNS).to_pylist()[0]
     assert browser.sample(row["key"]) == row and browser.sample("no such key") is None
-    assert browser.segments(row["source"]) == [row]
+    assert browser.segments("made", row["source"]) == [row]
+    assert browser.segments("other", row["source"]) == []
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,19 @@ def test_other_statements_and_files_are_refused(manifest: tuple[Browser, pa.Tabl
     with pytest.raises(QueryError):
         manifest[0].totals(Filter(condition))
     assert manifest[0].totals(Filter())[0] == 300
+
+
+def test_a_manifest_that_does_not_fit_is_one_error_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path / "set", rows=3000, shards=3)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    connect = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda name, config: connect(name, config=config | {"memory_limit": "1MB"}))
+    with pytest.raises(QueryError):
+        Browser(tmp_path / "set")
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_an_empty_dataset_is_browsed(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def serving(files: dict[str, Served]) -> Iterator[str]:
 
 def _send(handler: BaseHTTPRequestHandler, served: Served, first: int) -> None:
     size = len(served.data)
-    if first >= size:
+    if first >= size and served.ranges != "ignored":
         handler.send_response(416)
         handler.send_header("Content-Range", f"bytes */{size}")
         handler.send_header("Content-Length", "0")

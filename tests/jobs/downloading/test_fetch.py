@@ -83,6 +83,15 @@ def test_a_server_without_ranges_that_breaks_off_is_given_up(tmp_path: Path) -> 
         fetched(tmp_path / "file", server)
 
 
+def test_a_page_instead_of_the_file_does_not_cost_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(DATA[:300_000])
+    page = Served(b"please log in".ljust(1000), ranges="ignored")
+    with serving({"file": page}) as portal, serving({"file": Served(DATA)}) as server:
+        with pytest.raises(JobError, match=r"file\.part is kept.*1,000 bytes, fewer than are there"):
+            fetched(tmp_path / "file", portal)
+        assert fetched(tmp_path / "file", portal, server) == DATA
+
+
 def test_a_missing_file_is_reported_at_once(tmp_path: Path) -> None:
     with serving({}) as server, pytest.raises(JobError, match="the server answers 404 Not Found"):
         fetched(tmp_path / "file", server)

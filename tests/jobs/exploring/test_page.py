@@ -1,6 +1,9 @@
 """The page as Streamlit builds it, without a browser: every view, filters, and one sample's details."""
 
 import io
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,19 @@ from streamlit.testing.v1 import AppTest
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.exploring.content import decoded, original
+from whisper_gpt.jobs.exploring.manifest import as_text
 from whisper_gpt.jobs.exploring.settings import Settings
 from whisper_gpt.manifests.fragments import read_samples
+
+HEARD = ["original", "1 codebook", "2 codebooks", "4 codebooks", "8 codebooks"]
+
+
+@pytest.fixture(autouse=True)
+def own_main() -> Iterator[None]:
+    """Put back `__main__`, which AppTest replaces: processes that later tests spawn would run it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 def page(*datasets: Path, runs: tuple[Path, ...] = (), sample: str = "") -> AppTest:
@@ -66,8 +80,7 @@ def test_a_sample_is_heard_and_seen(dataset: Path, run: Path) -> None:
     row = read_samples(dataset).to_pylist()[0]
     test = page(dataset, runs=(run,), sample=row["key"])
     assert row["key"] in [code.value for code in test.code] and not test.error
-    heard = [caption.value for caption in test.caption]
-    assert heard == ["original", "1 codebook", "2 codebooks", "4 codebooks", "8 codebooks"]
+    assert [caption.value for caption in test.caption] == HEARD
     assert any(f"{row['split']}/{row['shard']}.tar" in text for text in texts(test))
     test.button(f"continue {run} {row['key']}").click().run()
     assert not test.error and not test.exception
@@ -106,6 +119,43 @@ def test_failures_and_how_to_retry_them(synthetic_corpora: Path, tmp_path: Path)
     (command,) = (code.value for code in test.code if code.value.startswith("whisper-gpt preprocess --config "))
     assert command.endswith(" --retry-failed")
     assert cli.main(command.split()[1:]) == 0
+
+
+def test_a_sample_is_heard_without_its_corpus(dataset: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(dataset, tmp_path / "set"))
+    options = moved / "logs" / "preprocess.yaml"
+    options.write_text(options.read_text().replace("source:", "source: /nowhere #"))
+    test = page(moved, sample=read_samples(dataset)["key"][0].as_py())
+    assert "not where it was" in texts(test) and not test.error
+    assert [caption.value for caption in test.caption][1:] == [
+        "1 codebook",
+        "2 codebooks",
+        "4 codebooks",
+        "8 codebooks",
+    ]
+
+
+def test_a_part_of_a_recording_is_compared_with_itself(dataset: Path) -> None:
+    """Two sides with the same controls; and a part that the other dataset lacks."""
+
+    def script(settings: str, row: dict) -> None:
+        from whisper_gpt.jobs.exploring.comparison import side_by_side
+        from whisper_gpt.jobs.exploring.settings import Settings
+
+        parsed = Settings.from_json(settings)
+        side_by_side(parsed, *parsed.datasets, row)
+
+    row = read_samples(dataset).to_pylist()[0]
+    settings = Settings((str(dataset), str(dataset))).to_json()
+    test = AppTest.from_function(script, args=(settings, row), default_timeout=60).run()
+    assert not test.exception and not test.error and len(test.caption) == 10
+    evil = "![x](https://example.org/x.png) <b>"
+    test = AppTest.from_function(script, args=(settings, row | {"source": evil}), default_timeout=60).run()
+    assert texts(test) == [f"{evil} from {row['start_s']:.3f} s on is no sample of {dataset}."] and not test.markdown
+
+
+def test_words_of_a_corpus_are_escaped_where_markdown_is_rendered() -> None:
+    assert as_text("![x](e) **b** `c` <i> $d$") == r"\!\[x\]\(e\) \*\*b\*\* \`c\` \<i\> \$d\$"
 
 
 def test_two_datasets_are_compared(dataset: Path, run: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tests.helpers import hashes
 from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.loading.stream import Stream, StreamConfig, stream
 
 hf = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed (pip install datasets)")
@@ -146,3 +147,10 @@ def test_a_stream_is_pickled_to_a_spawned_worker_at_its_position(dataset: Path) 
     together = [first, *loader]
     assert len(together) == len(alone) > 2
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_several_workers_of_one_stream_are_refused(dataset: Path) -> None:
+    batches = stream(dataset, "validation", StreamConfig(context=60, batch=3, shuffle=False))
+    loader = DataLoader(Batches(batches), batch_size=None, num_workers=2)
+    with pytest.raises(PipelineError, match="2 DataLoader workers would read the same windows"):
+        next(iter(loader))
