@@ -52,7 +52,8 @@ class Config:
     audio: Positional[Path]
     """Folder of recordings that the codec was not trained on."""
     codec: str = "encodec_24khz"
-    """Codec to evaluate: encodec_24khz, encodec_24khz_small, or the .safetensors file of a codec trained here."""
+    """Codec to evaluate: encodec_24khz, encodec_24khz_small, encodec_24khz_medium, or the .safetensors file of a codec
+    trained here."""
     codec_weights: Path | None = None
     """File with encodec_24khz's official weights, if they are not found without it (as for preprocess)."""
     codebooks: int = 8

@@ -90,7 +90,8 @@ def test_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     sources = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert {f"whisper_gpt/{path.as_posix()}" for path in sources} <= set(names)
-    assert "whisper_gpt/pipeline/codec/encodec_24khz_small.safetensors" in names
+    codecs = {f"whisper_gpt/pipeline/codec/encodec_24khz_{size}.safetensors" for size in ("small", "medium")}
+    assert codecs <= set(names)
     assert {
         f"whisper_gpt/model/speech_8m/{name}" for name in ("config.json", "model.safetensors", "state.json")
     } <= set(names)

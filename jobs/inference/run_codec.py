@@ -8,7 +8,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.inference.run_folder import TrainedOn
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.codec.files import NAMES, SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.files import INCLUDED, NAMES, weights_file
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
 from whisper_gpt.pipeline.codec.loading import read_codec
 
@@ -41,9 +41,9 @@ def codec_of(
 def _other_weights(wanted: CodecFingerprint, found: CodecFingerprint) -> str:
     """Describe that a codec is not the one that is wanted, and what to do."""
     hashes = f"{wanted.weights_sha256[:12]}…, not the {found.weights_sha256[:12]}… found"
-    if wanted.name == SMALL_NAME and wanted.weights_sha256 != found.weights_sha256:
+    if wanted.name in INCLUDED and wanted.weights_sha256 != found.weights_sha256:
         return (
-            f"made with an earlier {SMALL_NAME} (weights {hashes} in this version); preprocess the corpus again, "
+            f"made with an earlier {wanted.name} (weights {hashes} in this version); preprocess the corpus again, "
             "and train again, or pass the earlier file with --codec-weights"
         )
     return f"encoded with other codec weights ({hashes}); pass --codec-weights"

@@ -15,7 +15,7 @@ from whisper_gpt.jobs.common.errors import JobError, UsageError, require
 from whisper_gpt.jobs.preprocessing.codec_fingerprint import begin_fingerprint
 from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, examine_all, scan_corpus
 from whisper_gpt.manifests.location import Location, is_folder, location
-from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.files import INCLUDED, OFFICIAL_NAME, weights_file
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
 from whisper_gpt.pipeline.corpora.recording import Scan
 from whisper_gpt.pipeline.corpora.registry import CORPORA
@@ -44,8 +44,8 @@ class DatasetOptions:
     out: UPath = field(kw_only=True)
     """Folder, or s3:// or gs:// prefix, of the dataset to write or to resume."""
     codec: str = OFFICIAL_NAME
-    """Codec to encode with: encodec_24khz; encodec_24khz_small, which is included; or the .safetensors file of a codec
-    trained here. (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
+    """Codec to encode with: encodec_24khz; encodec_24khz_small or encodec_24khz_medium, which are included; or the
+    .safetensors file of a codec trained here. (EnCodec's 48 kHz model is not causal, so it is not offered.)"""
     codec_weights: Path | None = None
     """File with encodec_24khz's official weights, as .th or as Hugging Face's .safetensors (by default
     $WHISPER_GPT_CODEC_WEIGHTS, else torch's hub cache, else a download)."""
@@ -155,7 +155,7 @@ def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
 def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
     """Return what workers need to make the dataset's shards."""
     job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames, settings.speed)
-    included = options.codec == SMALL_NAME  # each node has it in its own installation
+    included = options.codec in INCLUDED  # each node has it in its own installation
     weights = None if included else weights_file(options.codec, options.codec_weights)
     return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
 

@@ -12,7 +12,9 @@ OFFICIAL_SHA256_PREFIX = "d7cc33bc"
 WEIGHTS_VARIABLE = "WHISPER_GPT_CODEC_WEIGHTS"
 OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
 SMALL_NAME = "encodec_24khz_small"
-NAMES = (OFFICIAL_NAME, SMALL_NAME)
+MEDIUM_NAME = "encodec_24khz_medium"
+INCLUDED = (SMALL_NAME, MEDIUM_NAME)  # in this package
+NAMES = (OFFICIAL_NAME, *INCLUDED)
 
 
 class WeightsUnavailable(PipelineError):
@@ -33,14 +35,14 @@ def weights_file(name: str, weights: Path | None = None, download: bool = True) 
         )
     if name == OFFICIAL_NAME:
         return _official_file(weights, download)
-    if name != SMALL_NAME and not name.endswith(".safetensors"):
+    if name not in INCLUDED and not name.endswith(".safetensors"):
         raise PipelineError(
             f"codec {name!r} is not known; use {', '.join(NAMES)} or the .safetensors file of a run of train-codec"
         )
     if weights is not None:
         raise PipelineError(f"--codec-weights {weights}: only for {OFFICIAL_NAME}, not for {name}")
-    if name == SMALL_NAME:
-        return Path(str(files("whisper_gpt.pipeline.codec") / f"{SMALL_NAME}.safetensors"))
+    if name in INCLUDED:
+        return Path(str(files("whisper_gpt.pipeline.codec") / f"{name}.safetensors"))
     if not Path(name).is_file():
         raise PipelineError(f"codec {name}: no such file")
     return Path(name).absolute()
@@ -67,7 +69,8 @@ def _official_file(weights: Path | None, download: bool) -> Path:
         except (OSError, RuntimeError) as error:
             raise WeightsUnavailable(
                 f"the EnCodec weights are missing and could not be downloaded ({error}); get {OFFICIAL_URL} and pass "
-                f"it with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or use the small codec: --codec {SMALL_NAME}"
+                f"it with --codec-weights FILE or ${WEIGHTS_VARIABLE}, or use a codec in the package: "
+                f"--codec {MEDIUM_NAME}"
             ) from error
     return cached.absolute()
 

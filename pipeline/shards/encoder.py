@@ -8,7 +8,7 @@ import torch
 
 from whisper_gpt.manifests.scratch import remove_stale_scratch
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.codec.files import SMALL_NAME, weights_file
+from whisper_gpt.pipeline.codec.files import weights_file
 from whisper_gpt.pipeline.codec.loading import read_codec
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.features.encode import align_recordings
@@ -24,7 +24,7 @@ def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:
     torch.set_num_threads(1)
     remove_stale_scratch()
     planned = setup.codec
-    weights = setup.codec_weights or weights_file(SMALL_NAME)
+    weights = setup.codec_weights or weights_file(planned.name)
     codec = read_codec(weights, planned.codebooks, planned.precision, setup.device)
     if codec.fingerprint != planned:
         raise PipelineError(f"{weights}: the worker's codec {codec.fingerprint} is not the plan's {planned}")

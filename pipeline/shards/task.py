@@ -43,7 +43,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs to make any shard of a dataset. Without `codec_weights` it uses the packaged small codec."""
+    """What a worker needs to make any shard of a dataset. Without `codec_weights` it uses the codec in the package."""
 
     job: ShardJob
     codec: CodecFingerprint

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from whisper_gpt.jobs.benchmarks.codec_speed import stock_codes
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec import files, weights
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, codebooks, seed_weights
-from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.encodec_import import EncodecModel
 from whisper_gpt.pipeline.codec.loading import load_codec, read_codec
 from whisper_gpt.pipeline.codec.weights import save_weights
@@ -158,13 +158,35 @@ def test_tensors_of_another_architecture_are_refused(tmp_path: Path, monkeypatch
         load_codec(str(path))
 
 
-def test_small_codec_ships_with_the_package(codec: Codec) -> None:
-    assert codec.fingerprint.name == "encodec_24khz_small"
+@pytest.mark.parametrize("name", files.INCLUDED)
+def test_codecs_ship_with_the_package(name: str) -> None:
+    codec = load_codec(name)
+    assert codec.fingerprint.name == name
     assert (codec.sample_rate, codec.hop, codec.codebooks, codec.codebook_size) == (24_000, 320, 8, 1024)
-    file = files.weights_file("encodec_24khz_small")
-    assert file.stat().st_size < 8_000_000
+    file = files.weights_file(name)
+    assert file.stat().st_size < 12_000_000
     with pytest.raises(PipelineError, match="--codec-weights"):
-        load_codec("encodec_24khz_small", file)
+        load_codec(name, file)
+    wav = (0.1 * np.random.default_rng(0).standard_normal(30_000)).astype(np.float32)
+    assert np.array_equal(codec.encode(wav), stock_codes(codec, wav))
+
+
+@pytest.mark.parametrize("name", files.INCLUDED)
+def test_nothing_explodes(name: str) -> None:
+    """Whatever is encoded: the peak stays below 1.5 times the input's, and silence is silent."""
+    codec, seconds = load_codec(name), np.arange(48_000) / 24_000
+    random = np.random.default_rng(0)
+    signals = {
+        "sine": 0.5 * np.sin(2 * np.pi * 440 * seconds),
+        "loud sine": np.sin(2 * np.pi * 3000 * seconds),
+        "noise": 0.3 * random.standard_normal(48_000).clip(-3, 3),
+        "clipping": (2 * random.standard_normal(48_000)).clip(-1, 1),
+        "clicks": (np.arange(48_000) % 4800 == 0).astype(float),
+    }
+    for label, wav in signals.items():
+        decoded = codec.decode(codec.encode(wav.astype(np.float32)))
+        assert np.isfinite(decoded).all() and np.abs(decoded).max() <= 1.5 * np.abs(wav).max(), label
+    assert np.abs(codec.decode(codec.encode(np.zeros(48_000, np.float32)))).max() < 0.005
 
 
 def test_seeded_weights_are_deterministic() -> None:
