@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.exploring.content import decoded, original
 from whisper_gpt.jobs.exploring.manifest import as_text
-from whisper_gpt.jobs.exploring.settings import Settings
+from whisper_gpt.jobs.exploring.settings import Settings, dataset_at
 from whisper_gpt.manifests.fragments import read_samples
 
 HEARD = ["original", "1 codebook", "2 codebooks", "4 codebooks", "8 codebooks"]
@@ -28,15 +29,16 @@ def own_main() -> Iterator[None]:
     sys.modules["__main__"] = main
 
 
+def _script(settings: str) -> None:
+    from whisper_gpt.jobs.exploring.page import show
+    from whisper_gpt.jobs.exploring.settings import Settings
+
+    show(Settings.from_json(settings))
+
+
 def page(*datasets: Path, runs: tuple[Path, ...] = (), sample: str = "") -> AppTest:
-    def script(settings: str) -> None:
-        from whisper_gpt.jobs.exploring.page import show
-        from whisper_gpt.jobs.exploring.settings import Settings
-
-        show(Settings.from_json(settings))
-
     settings = Settings(tuple(map(str, datasets)), tuple(map(str, runs)))
-    test = AppTest.from_function(script, args=(settings.to_json(),), default_timeout=120)
+    test = AppTest.from_function(_script, args=(settings.to_json(),), default_timeout=120)
     if sample:
         test.query_params["sample"] = sample
     return test.run()
@@ -133,6 +135,21 @@ def test_a_sample_is_heard_without_its_corpus(dataset: Path, tmp_path: Path) -> 
         "4 codebooks",
         "8 codebooks",
     ]
+
+
+def test_a_dataset_in_a_store_is_explored(store: Any, dataset: Path) -> None:
+    address = str(store.bucket() / "dataset")
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            (dataset_at(address) / path.relative_to(dataset).as_posix()).write_bytes(path.read_bytes())
+    row = read_samples(dataset).to_pylist()[0]
+    settings = Settings((address,))
+    test = AppTest.from_function(_script, args=(settings.to_json(),), default_timeout=120)
+    test.query_params["sample"] = row["key"]
+    test.run()
+    assert f"{read_samples(dataset).num_rows} of" in texts(test)[0] and not test.error
+    assert [caption.value for caption in test.caption] == HEARD
+    assert any(text.startswith("s3://") and text.endswith(".tar") for text in texts(test))
 
 
 def test_a_part_of_a_recording_is_compared_with_itself(dataset: Path) -> None:
