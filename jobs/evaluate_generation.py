@@ -6,7 +6,7 @@ continuations judged against the prompts of other recordings (the level of chanc
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -129,6 +129,7 @@ def run(config: Config) -> int:
     codec = codec_of(config.dataset, trained_on(info), config.codec_weights)
     lengths = Lengths.of_seconds(config.prompt_s, config.seconds)
     rows: dict[str, _Row] = {}
+    prompts: list[np.ndarray] = []
     for folder, model, state in loaded:
         n_codebooks, variant = model.config.output_codebooks, state.data.mel_variant
         recordings = list(held_out(dataset, config.split, config.prompts, lengths, variant))
@@ -136,7 +137,7 @@ def run(config: Config) -> int:
             raise JobError(f"{config.dataset}: no {config.split} sample of {config.prompt_s + config.seconds} s")
         real = [decoded(codec, recording, n_codebooks, lengths) for recording in recordings]
         # The same for all rows, however many codebooks a run predicts.
-        prompts = [decoded(codec, recording, codec.codebooks, lengths).prompt_wav for recording in recordings]
+        prompts = prompts or [decoded(codec, r, codec.codebooks, lengths).prompt_wav for r in recordings]
         if config.source is not None and _ORIGINALS not in rows:
             natural = list(originals(dataset, config.split, recordings, location(config.source), lengths))
             rows[_ORIGINALS] = _row(
@@ -157,14 +158,20 @@ def run(config: Config) -> int:
         rows[str(folder)] = _row(drawn, real, prompts, scores, codec)
         if len(drawn) > 1 and config.judge != "none":
             others = zip(drawn, [*drawn[1:], drawn[0]], strict=True)
-            rows[f"{folder}, another prompt"] = _row(
-                drawn, real, prompts, [likeness(*pair, config.judge) for pair in others], codec
-            )
+            likenesses = [likeness(*pair, config.judge) for pair in others]
+            rows[f"{folder}, another prompt"] = replace(rows[str(folder)], figures=_figures(likenesses))
     if config.json:
         print(json.dumps({name: asdict(row) for name, row in rows.items()}, indent=1))
     else:
         Console(highlight=False).print(_table(rows))
     return 0
+
+
+def _figures(clip_scores: list[dict[str, Share]]) -> dict[str, Figure]:
+    scores = Scores()
+    for number, shares in enumerate(clip_scores):
+        scores.add(number, shares)
+    return scores.figures()
 
 
 def _row(
@@ -174,12 +181,9 @@ def _row(
     clip_scores: list[dict[str, Share]],
     codec: Codec,
 ) -> _Row:
-    scores = Scores()
-    for number, shares in enumerate(clip_scores):
-        scores.add(number, shares)
     drawn, expected = ([clip.codes for clip in side] for side in (clips, real))
     divergence = unigram_divergence(drawn, expected, codec.codebook_size)
-    return _Row(scores.figures(), divergence, mel_distance(clips, prompts))
+    return _Row(_figures(clip_scores), divergence, mel_distance(clips, prompts))
 
 
 def _table(rows: dict[str, _Row]) -> Table:

@@ -1,6 +1,7 @@
 """The samples of one dataset in memory, to filter, sort, page and count them: DuckDB, sealed as for `query`."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -13,7 +14,7 @@ from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined
 from whisper_gpt.manifests.location import Location, is_remote, list_files
 from whisper_gpt.manifests.query import QueryError, explained, quoted_numbers, seal
 from whisper_gpt.manifests.schema import SAMPLES
-from whisper_gpt.manifests.statistics import Group
+from whisper_gpt.manifests.statistics import Group, Histogram
 
 # Hashes and places in the tars are read from a sample's fragment when it is shown; in memory they would take half.
 COLUMNS = [name for name in SAMPLES.names if not name.endswith(("_sha256", "_offset", "_size"))]
@@ -31,14 +32,6 @@ class Filter:
     ranges: tuple[tuple[str, tuple[float, float]], ...] = ()
 
 
-@dataclass(frozen=True)
-class Bins:
-    """A histogram: `edges` of n + 1 numbers, `counts` of n."""
-
-    edges: list[float]
-    counts: list[int]
-
-
 class Browser:
     """Answers about the samples of a dataset. Methods raise `QueryError` for an invalid SQL condition."""
 
@@ -53,6 +46,7 @@ class Browser:
             raise explained(error) from error
         self.count = self.totals(Filter())[0]
         self.failures = open_failures(dataset).to_pylist()
+        self.distinct = cache(self._distinct)
 
     def _load(self, dataset: Location) -> None:
         columns = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -76,13 +70,13 @@ class Browser:
         tail = f'ORDER BY "{_known(order)}" {direction}, key LIMIT {int(limit)} OFFSET {int(offset)}'
         return _table(self._execute("*", filter, tail))
 
-    def bins(self, column: str, filter: Filter, count: int = 30) -> Bins:
+    def bins(self, column: str, filter: Filter, count: int = 30) -> Histogram:
         """Return the histogram of a numeric column, between its least and largest finite value."""
         column = _known(column)
         finite = f'FILTER (isfinite("{column}"::DOUBLE))'
         ((low, high),) = self._rows(f'min("{column}") {finite}, max("{column}") {finite}', filter)
         if low is None:
-            return Bins([], [])
+            return Histogram([], [])
         width = (high - low) / count or 1.0
         place = f'least({count - 1}, floor(("{column}"::DOUBLE - {low!r}) / {width!r}))::INT'
         rows = self._rows(f"{place} AS place, count(*) {finite}", filter, "GROUP BY place")
@@ -90,7 +84,7 @@ class Browser:
         for index, number in rows:
             if index is not None and 0 <= index < count:
                 counts[index] += number
-        return Bins((low + width * np.arange(count + 1)).tolist(), counts)
+        return Histogram((low + width * np.arange(count + 1)).tolist(), counts)
 
     def groups(self, column: str, filter: Filter, limit: int = 30) -> list[Group]:
         """Return samples and seconds by the values of a text column, the commonest first; "" is left out."""
@@ -98,7 +92,7 @@ class Browser:
         tail = f'GROUP BY "{column}" HAVING "{column}" <> \'\' ORDER BY count(*) DESC, "{column}" LIMIT {int(limit)}'
         return [Group(*row) for row in self._rows(f'"{column}", count(*), sum(duration_s)', filter, tail)]
 
-    def distinct(self, column: str) -> list[str]:
+    def _distinct(self, column: str) -> list[str]:
         """Return all values of a text column, sorted, but for ""."""
         return [group.name for group in sorted(self.groups(column, Filter(), 1_000_000), key=lambda group: group.name)]
 

@@ -11,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 from whisper_gpt.jobs.exploring.settings import Settings
 
 
-def _script(settings: str) -> None:
+def script(settings: str) -> None:
+    """What AppTest runs instead of `exploring/app.py`; it takes the function's source, so all imports are in it."""
     from whisper_gpt.jobs.exploring.page import show
     from whisper_gpt.jobs.exploring.settings import Settings
 
@@ -22,7 +23,7 @@ def main(dataset: str, condition: str) -> None:
     """Print the seconds from the process's start to the first page, those of the page alone and of a filter, and the
     peak memory in MB."""
     begun = time.monotonic()
-    page = AppTest.from_function(_script, args=(Settings((dataset,)).to_json(),), default_timeout=600).run()
+    page = AppTest.from_function(script, args=(Settings((dataset,)).to_json(),), default_timeout=600).run()
     page_s = time.monotonic() - begun
     first_s = time.time() - psutil.Process().create_time()
     begun = time.monotonic()

@@ -17,14 +17,11 @@ def show_comparison(settings: Settings) -> None:
     left = boxes[0].selectbox("dataset", settings.datasets, key="left")
     right = boxes[1].selectbox("and", settings.datasets, index=1, key="right")
     with errors_shown():
-        st.dataframe(
-            pd.DataFrame({"": _facts(left).keys(), left: _facts(left).values(), right: _facts(right).values()})
-        )
-        table = browser(left).page(Filter(), "key", False, _ROWS, 0)
+        facts = _facts(left)
+        st.dataframe(pd.DataFrame({"": facts.keys(), left: facts.values(), right: _facts(right).values()}))
         wanted = st.text_input("source, or a part of its path", key="compared source")
-        if wanted:
-            escaped = wanted.replace("'", "''")
-            table = browser(left).page(Filter(f"contains(source, '{escaped}')"), "key", False, _ROWS, 0)
+        escaped = wanted.replace("'", "''")
+        table = browser(left).page(Filter(f"contains(source, '{escaped}')"), "key", False, _ROWS, 0)
         event = st.dataframe(
             table.select(["source", "start_s", "duration_s", "split"]),
             hide_index=True,

@@ -14,11 +14,10 @@ from whisper_gpt.jobs.exploring.settings import dataset_at
 from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import TrainingState, load_run, trained_on
 from whisper_gpt.manifests.fragments import fragment_path, read_fragment
-from whisper_gpt.manifests.location import is_file, local_copy
+from whisper_gpt.manifests.location import is_file
 from whisper_gpt.model.language_model import LanguageModel
-from whisper_gpt.pipeline.audio import read_part
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.corpora.recording import speed_of
+from whisper_gpt.pipeline.corpora.original import read_original
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.loading.shard_reader import ShardReader
 
@@ -65,13 +64,9 @@ def decoded(address: str, shard: str, key: str, n_codebooks: int, weights: str) 
 def original(address: str, shard: str, key: str) -> bytes | None:
     """Return what a sample was made from as a WAV file, or None if the corpus is not where it was."""
     row, corpus = manifest_row(address, shard, key), source(address)
-    if corpus is None:
+    if corpus is None or not is_file(corpus / row["source"]):
         return None
-    if not is_file(corpus / row["source"]):
-        return None
-    with local_copy(corpus, row["source"]) as file:
-        first = round(row["start_s"] * SAMPLE_RATE)
-        return wav_bytes(read_part(file, first, row["samples"], speed_of(row["extra"])))
+    return wav_bytes(read_original(corpus, row, row["samples"]))
 
 
 def wav_bytes(samples: np.ndarray) -> bytes:

@@ -19,7 +19,7 @@ def sidebar_filter(browser: Browser, name: str) -> Filter:
         sql = st.text_input("SQL condition", key=f"sql {name}", placeholder="duration_s > 10 and text like '%SEA%'")
         values = []
         for column, label in _TEXT.items():
-            choices = _distinct(name, column, browser)
+            choices = browser.distinct(column)
             if len(choices) > 1 and (chosen := st.multiselect(label, choices, key=f"{column} {name}")):
                 values.append((column, tuple(chosen)))
         ranges = []
@@ -39,7 +39,7 @@ def distributions(browser: Browser, filter: Filter, name: str) -> Filter:
 
     Each chart shows what the others leave, so that its own selection can be changed.
     """
-    shown = [column for column in ("speaker", "composer", "split") if len(_distinct(name, column, browser)) > 1][:1]
+    shown = [column for column in ("speaker", "composer", "split") if len(browser.distinct(column)) > 1][:1]
     selections = {column: _selection(f"chart {column} {name}") for column in ("duration_s", "rms_dbfs", *shown)}
     narrowed = filter
     for column, selected in selections.items():
@@ -97,8 +97,3 @@ def _narrowed(filter: Filter, column: str, selected: object) -> Filter:
     if isinstance(selected, list):
         return Filter(filter.sql, (*filter.values, (column, tuple(row[column] for row in selected))), filter.ranges)
     return filter
-
-
-@st.cache_data(show_spinner=False)
-def _distinct(name: str, column: str, _browser: Browser) -> list[str]:
-    return _browser.distinct(column)

@@ -9,7 +9,7 @@ from whisper_gpt.jobs.exploring.settings import Settings
 
 
 def show(settings: Settings) -> None:
-    """Show the page; Streamlit runs this anew at every change."""
+    """Show the page; Streamlit calls this again after every interaction."""
     st.set_page_config("whisper-gpt explore", layout="wide")
     views = ["samples", "failures"]
     views += ["compare"] if len(settings.datasets) > 1 else []

@@ -10,15 +10,14 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.inference.continuation import Continuations, Prompt
 from whisper_gpt.jobs.inference.generation_scores import Continued
 from whisper_gpt.manifests.fragments import read_samples
-from whisper_gpt.manifests.location import Location, local_copy
+from whisper_gpt.manifests.location import Location
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.audio import read_part
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.corpora.recording import speed_of
+from whisper_gpt.pipeline.corpora.original import read_original
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.mel import LogMel
-from whisper_gpt.pipeline.frames import FRAME_RATE, HOP_SAMPLES, SAMPLE_RATE
+from whisper_gpt.pipeline.frames import FRAME_RATE, HOP_SAMPLES
 from whisper_gpt.pipeline.loading.stream import whole_split
 
 
@@ -78,9 +77,7 @@ def originals(
     for recording in recordings:
         row = rows[recording.key]
         try:
-            with local_copy(corpus, row["source"]) as file:
-                first = round(row["start_s"] * SAMPLE_RATE)
-                wav = read_part(file, first, lengths.total * HOP_SAMPLES, speed_of(row["extra"]))
+            wav = read_original(corpus, row, lengths.total * HOP_SAMPLES)
         except (OSError, AudioError) as error:
             raise JobError(f"--source {corpus}: {row['source']}: {error}") from error
         yield _cut(recording.codes.numpy(), wav, lengths)

@@ -58,8 +58,9 @@ class StreamConfig:
 class Stream(BaseNode[Batch]):
     """The last node of the graph: batches, `state_dict()`, `reset(state)`; `damaged`: samples left out, with reasons.
 
-    It can be pickled: another process opens the datasets anew, at the same position. Each of several DataLoader workers
-    needs a stream with a rank of its own; `PipelineError` is raised if they would read the same windows.
+    A stream can be pickled: the process that unpickles it reopens the datasets and continues at the same position. With
+    several DataLoader workers, open one stream per worker, each with its own rank; `PipelineError` is raised if they
+    would read the same windows.
 
     Errors pass through the prefetcher as items and are raised when the batch is requested: an error raised in the
     prefetcher's thread would arrive with its whole traceback as its message.

@@ -13,6 +13,7 @@ import soundfile
 from streamlit.testing.v1 import AppTest
 
 from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.benchmarks.explore_probe import script
 from whisper_gpt.jobs.exploring.content import decoded, original
 from whisper_gpt.jobs.exploring.manifest import as_text
 from whisper_gpt.jobs.exploring.settings import Settings, dataset_at
@@ -29,16 +30,9 @@ def own_main() -> Iterator[None]:
     sys.modules["__main__"] = main
 
 
-def _script(settings: str) -> None:
-    from whisper_gpt.jobs.exploring.page import show
-    from whisper_gpt.jobs.exploring.settings import Settings
-
-    show(Settings.from_json(settings))
-
-
 def page(*datasets: Path, runs: tuple[Path, ...] = (), sample: str = "") -> AppTest:
     settings = Settings(tuple(map(str, datasets)), tuple(map(str, runs)))
-    test = AppTest.from_function(_script, args=(settings.to_json(),), default_timeout=120)
+    test = AppTest.from_function(script, args=(settings.to_json(),), default_timeout=120)
     if sample:
         test.query_params["sample"] = sample
     return test.run()
@@ -144,7 +138,7 @@ def test_a_dataset_in_a_store_is_explored(store: Any, dataset: Path) -> None:
             (dataset_at(address) / path.relative_to(dataset).as_posix()).write_bytes(path.read_bytes())
     row = read_samples(dataset).to_pylist()[0]
     settings = Settings((address,))
-    test = AppTest.from_function(_script, args=(settings.to_json(),), default_timeout=120)
+    test = AppTest.from_function(script, args=(settings.to_json(),), default_timeout=120)
     test.query_params["sample"] = row["key"]
     test.run()
     assert f"{read_samples(dataset).num_rows} of" in texts(test)[0] and not test.error
