@@ -19,10 +19,11 @@ from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_byte
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.failures import failures_path
 from whisper_gpt.manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
+from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location, is_file, is_remote, location
 from whisper_gpt.manifests.publish import linked, publish_bytes, publishing
 from whisper_gpt.pipeline.shards.plan import part_name, plan_bytes
-from whisper_gpt.pipeline.shards.tar import shard_name, shard_path
+from whisper_gpt.pipeline.shards.tar import shard_name, shard_path, split_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def run(config: Config) -> int:
             _copy_shard(shard, out)
         info = _description(out, members, hashes)
         require_held()
+        publish_indexes(out, info)
         publish_bytes(out / FILE_NAME, info_bytes(info))
     samples = sum(totals.samples for totals in info.splits.values())
     console.print(f"{out}: {samples} samples of {len(members)} datasets")
@@ -95,7 +97,7 @@ def _members(datasets: Sequence[Location]) -> list[Member]:
             raise JobError(f"{dataset}: {len(missing)} shards are missing, {min(missing)} among them; finish it first")
         names = {}
         for shard in shards:
-            split = shard.rpartition("-")[0]
+            split = split_of(shard)
             names[shard] = shard_name(split, next_index.get(split, 0))
             next_index[split] = next_index.get(split, 0) + 1
         members.append(Member(dataset, info, parts, names))

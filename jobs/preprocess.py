@@ -34,6 +34,7 @@ from whisper_gpt.jobs.preprocessing.shard_queue import ShardQueue
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.fragments import committed_shards, listed_shards
+from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location, is_file, location
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.shards.plan import PlanSettings
@@ -94,6 +95,7 @@ def run(config: Config) -> int:
             raise JobError(f"{dataset}: {len(missing)} shards are still missing, {min(missing)} among them; rerun")
         require_held()
         info = describe(dataset, **_recorded(settings), plans_sha256=hashes, absent_sources=absent)
+        publish_indexes(dataset, info)
         publish_bytes(dataset / FILE_NAME, info_bytes(info))
 
     console.print(_summary(info, dataset))

@@ -1,5 +1,6 @@
 """`dataset.json`: how a dataset was made, and its totals per split."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ class DatasetInfo:
 
     `codec` and `mel` are their fingerprints, `fingerprint` the hash of both. `mel_mean` and `mel_std` `[V, M]` are per
     mel variant and band, over the training split, or over all splits if it is empty. `plans_sha256` holds the hashes of
-    the plan's parts, in order.
+    the plan's parts, in order; `shards_sha256` is a hash of all shards' names and hashes, "" before version 0.6.
     """
 
     corpus: str
@@ -47,12 +48,17 @@ class DatasetInfo:
     absent_sources: int
     mel_mean: list[list[float]]
     mel_std: list[list[float]]
+    shards_sha256: str = ""
 
 
 @dataclass
 class Totals:
-    """Sums over the records of a dataset. Per split: `mel_sums` is float64 `[2, V, M]`, as in `ShardRecord`."""
+    """Sums over the records of a dataset. Per split: `mel_sums` is float64 `[2, V, M]`, as in `ShardRecord`.
 
+    `shards_sha256` is a hash of the names and hashes of the shards, in the order of the records.
+    """
+
+    shards_sha256: str
     splits: dict[str, SplitTotals]
     mel_sums: dict[str, np.ndarray]
     code_counts: np.ndarray | None
@@ -73,7 +79,9 @@ def add_up(records: Iterable[ShardRecord]) -> Totals:
     sums: dict[str, SplitTotals] = {}
     mel_sums: dict[str, np.ndarray] = {}
     code_counts = None
+    shards = hashlib.sha256()
     for r in records:
+        shards.update(f"{r.shard} {r.sha256}\n".encode())
         so_far = sums.get(r.split, SplitTotals(0, 0.0, 0, 0))
         sums[r.split] = SplitTotals(
             samples=so_far.samples + r.samples,
@@ -84,7 +92,7 @@ def add_up(records: Iterable[ShardRecord]) -> Totals:
         mel_sums[r.split] = mel_sums[r.split] + r.mel_sums if r.split in mel_sums else r.mel_sums
         code_counts = r.code_counts if code_counts is None else code_counts + r.code_counts
     splits = {split: replace(sums[split], seconds=round(sums[split].seconds, 6)) for split in SPLITS if split in sums}
-    return Totals(splits, mel_sums, code_counts)
+    return Totals(shards.hexdigest(), splits, mel_sums, code_counts)
 
 
 def info_bytes(info: DatasetInfo) -> bytes:

@@ -35,4 +35,5 @@ def describe(
         absent_sources=absent_sources,
         mel_mean=mean,
         mel_std=deviation,
+        shards_sha256=totals.shards_sha256,
     )

@@ -18,6 +18,7 @@ from whisper_gpt.manifests.dataset_info import DatasetInfo
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
+from whisper_gpt.manifests.index import wrong_indexes
 from whisper_gpt.manifests.location import Location, is_file, list_files
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_variants": "mel_variants.npy"}
@@ -93,7 +94,7 @@ def _check_sources(
 def _check_whole(
     dataset: Location, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
 ) -> Iterator[Problem]:
-    """Check what concerns all shards: totals, unique keys, the plan's hashes, tars that are not in the plan."""
+    """Check what concerns all shards: totals, unique keys, the plan's hashes, indexes, tars outside the plan."""
     if plan.sha256s != info.plans_sha256:
         yield Problem("plan.parquet", "", "the hashes of the plan's parts are not those in dataset.json")
     declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
@@ -103,6 +104,8 @@ def _check_whole(
             yield Problem("dataset.json", "", f"{split}: samples, frames, shards are {mismatch}")
     for key in sorted(key for key, count in keys.items() if count > 1):
         yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
+    for file, what in wrong_indexes(dataset, info):
+        yield Problem(file, "", what)
     for name in list_files(dataset):
         if name.endswith(".tar") and PurePosixPath(name).stem not in plan.shards:
             yield Problem(name, "", "a tar that is not in the plan")

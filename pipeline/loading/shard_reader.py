@@ -12,17 +12,15 @@ from whisper_gpt.manifests.location import Location, is_remote
 from whisper_gpt.pipeline.errors import PipelineError, ShardError
 from whisper_gpt.pipeline.loading.shard_cache import ShardCache
 from whisper_gpt.pipeline.shards.sample import npy_view
-from whisper_gpt.pipeline.shards.tar import shard_path
+from whisper_gpt.pipeline.shards.tar import shard_path, split_of
 
 _NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size")
-_MELS = ("mel_offset", "mel_size", "mel_variants_offset", "mel_variants_size")
-COLUMNS = ("key", "split", "shard", *_NUMBERS, *_MELS)
 _OPEN_SHARDS = 64
 _CODES, _MEL = np.dtype(np.int16), np.dtype(np.float16)
 
 
 class ShardReader:
-    """Reads pieces of the samples in `rows` of a manifest (with `COLUMNS`); only a piece's own bytes are touched.
+    """Reads pieces of the samples in `rows` of a manifest or an index; only a piece's own bytes are touched.
 
     `variant` is the index of the mel variant to read, of `variants`. Shards in an object store are read through
     `cache`, or whole into memory if there is none.
@@ -33,18 +31,20 @@ class ShardReader:
     ):
         self._dataset = dataset
         self._cache = cache
-        self._keys = rows["key"].combine_chunks()
-        self.shard_of = rows["shard"].combine_chunks().dictionary_encode().indices.to_numpy()  # int32 [N]
-        firsts = np.unique(self.shard_of, return_index=True)[1]
-        self._shards = [(rows["split"][int(i)].as_py(), rows["shard"][int(i)].as_py()) for i in firsts]
+        self._keys = rows["key"]
+        # Rows are grouped by shard: a row begins a shard if its name is not that of the row before.
+        encoded = rows["shard"].combine_chunks().dictionary_encode()
+        firsts = np.flatnonzero(np.diff(encoded.indices.to_numpy(), prepend=-1))
+        lengths = np.diff(firsts, append=rows.num_rows)
+        self.shard_of = np.repeat(np.arange(len(firsts), dtype=np.int32), lengths)  # int32 [N]
+        self._shards: list[str] = rows["shard"].take(pa.array(firsts)).to_pylist()
         # The first variant has its own member; the others share a second one.
         member = "mel_variants" if variant else "mel"
         self._leading_shape: tuple[int, ...] = (variants - 1,) if variant else ()
         self._variant_index: tuple[int, ...] = (variant - 1,) if variant else ()
-        names = (*_NUMBERS, f"{member}_offset", f"{member}_size")
-        self._numbers = np.stack([rows[name].to_numpy() for name in names], axis=1).astype(np.int64)  # [N, 7]
-        self.frames = self._numbers[:, 0]
-        self.shape = int(self._numbers[0, 1]), int(self._numbers[0, 2])  # K, M
+        self._numbers = [rows[name].to_numpy() for name in (*_NUMBERS, f"{member}_offset", f"{member}_size")]
+        self.frames = self._numbers[0].astype(np.int64)
+        self.shape = int(self._numbers[1][0]), int(self._numbers[2][0])  # K, M
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
 
     def samples_sha256(self) -> str:
@@ -61,7 +61,7 @@ class ShardReader:
         Raises `PipelineError` with shard and key if the sample does not match the manifest, and `ShardError` if the
         whole shard cannot be read.
         """
-        total, n_codebooks, bands, codes_offset, codes_size, mel_offset, mel_size = self._numbers[row].tolist()
+        total, n_codebooks, bands, codes_offset, codes_size, mel_offset, mel_size = (int(n[row]) for n in self._numbers)
         shard = int(self.shard_of[row])
         data, end, member = self._open(shard), start + frames, "codes"
         try:
@@ -75,17 +75,17 @@ class ShardReader:
 
     def damaged(self, row: int, why: str) -> PipelineError:
         """Return the error for a damaged sample, with the reason."""
-        path = shard_path(self._dataset, *self._shards[self.shard_of[row]])
+        path = self._path(self.shard_of[row])
         return PipelineError(f"{path}: {self.key(row)} cannot be read ({why}); run whisper-gpt verify {self._dataset}")
 
     def fetch(self, shard: int) -> None:
         """Fetch a remote shard into the cache for a later `read`."""
-        path = shard_path(self._dataset, *self._shards[shard])
+        path = self._path(shard)
         if self._cache is not None and is_remote(path):
             self._cache.fetch(path, self._sha256(shard))
 
     def _map_shard(self, shard: int) -> memoryview:
-        path = shard_path(self._dataset, *self._shards[shard])
+        path = self._path(shard)
         try:
             if not is_remote(path):
                 with path.open("rb") as file:
@@ -96,8 +96,12 @@ class ShardReader:
         except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise ShardError(f"{path}: cannot be read ({error}); run whisper-gpt verify {self._dataset}") from error
 
+    def _path(self, shard: int) -> Location:
+        name = self._shards[shard]
+        return shard_path(self._dataset, split_of(name), name)
+
     def _sha256(self, shard: int) -> str:
-        return read_record(fragment_path(self._dataset, self._shards[shard][1])).sha256
+        return read_record(fragment_path(self._dataset, self._shards[shard])).sha256
 
 
 def _array(member: memoryview, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -17,14 +17,14 @@ from torch.utils.data import get_worker_info
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
 from whisper_gpt.manifests.dataset_info import DatasetInfo, differences, read_info
+from whisper_gpt.manifests.index import read_index
 from whisper_gpt.manifests.location import Location, is_remote, location
-from whisper_gpt.manifests.splits import read_split
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.loading.batch import Batch, BatchReader, Damage
 from whisper_gpt.pipeline.loading.mixture import Mixture
 from whisper_gpt.pipeline.loading.order import EpochOrder, WindowTable, cut_windows
 from whisper_gpt.pipeline.loading.shard_cache import ShardCache, default_cache_folder
-from whisper_gpt.pipeline.loading.shard_reader import COLUMNS, ShardReader
+from whisper_gpt.pipeline.loading.shard_reader import ShardReader
 
 _PREFETCHED_BATCHES = 2
 _FETCHING_SHARDS = 4
@@ -124,7 +124,7 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     variants = infos[0].mel["variants"]
     variant = mel_variant_index(variants, config.mel_variant, folders[0])
     readers = [
-        ShardReader(folder, read_split(folder, info, split, COLUMNS), cache, variant, len(variants))
+        ShardReader(folder, read_index(folder, info, split), cache, variant, len(variants))
         for folder, info in zip(folders, infos, strict=True)
     ]
     tables = [cut_windows(reader.frames, reader.shard_of, config.context, config.pack) for reader in readers]

@@ -1,0 +1,120 @@
+"""The index of a split: what a loader needs of the manifest, in one Arrow file that all ranks of a machine map.
+
+It is derived from the fragments and holds the hash of the shards that it was made from. A reader uses it only if
+`dataset.json` has the same hash, and reads the fragments otherwise: the result is the same, but with a million samples
+or more it takes longer and more memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined
+from whisper_gpt.manifests.location import Location, is_file, is_remote
+from whisper_gpt.manifests.publish import publishing
+from whisper_gpt.manifests.schema import SAMPLES
+from whisper_gpt.manifests.splits import read_split, require_samples
+
+INDEX_FOLDER = "index"
+COLUMNS = (
+    *("key", "shard", "frames", "codebooks", "mel_bands", "codes_offset", "codes_size"),
+    *("mel_offset", "mel_size", "mel_variants_offset", "mel_variants_size"),
+)
+_HASH_KEY = b"whisper_gpt_shards_sha256"
+_BATCH_ROWS = 1 << 16
+_SCHEMA = pa.schema([SAMPLES.field(name) for name in COLUMNS])
+_ADVICE = "remove it and rerun preprocess"
+
+
+def index_path(dataset: Location, split: str) -> Location:
+    """Return the path of a split's index."""
+    return dataset / INDEX_FOLDER / f"{split}.arrow"
+
+
+def publish_indexes(dataset: Location, info: DatasetInfo) -> None:
+    """Write the index of every split that has samples, unless it is up to date; a few batches are in memory at once."""
+    for split in _splits(info):
+        path = index_path(dataset, split)
+        if _current(path, info) is not None:
+            continue
+        schema = _SCHEMA.with_metadata({_HASH_KEY: info.shards_sha256})
+        with publishing(path) as file, pa.ipc.new_file(file, schema) as writer:
+            for batch in _batches(dataset, split):
+                writer.write_table(batch)
+
+
+def read_index(dataset: Location, info: DatasetInfo, split: str) -> pa.Table:
+    """Return `COLUMNS` of a split's manifest rows, in the order of the shards: memory-mapped if the index is local.
+
+    Raises `ManifestError` if the dataset has no such split, or if rows are missing.
+    """
+    require_samples(dataset, info, split)
+    path = index_path(dataset, split)
+    reader = _current(path, info)
+    if reader is None:
+        return read_split(dataset, info, split, COLUMNS)
+    table = reader.read_all()
+    if table.num_rows != info.splits[split].samples:
+        raise ManifestError(f"{path}: {table.num_rows} rows, not {info.splits[split].samples}; {_ADVICE}")
+    return table
+
+
+def wrong_indexes(dataset: Location, info: DatasetInfo) -> Iterator[tuple[str, str]]:
+    """Compare each index that would be used with the fragments, batch by batch; yield its file and what is wrong."""
+    for split in _splits(info):
+        name = f"{INDEX_FOLDER}/{split}.arrow"
+        try:
+            reader = _current(index_path(dataset, split), info)
+            if reader is not None and not _is_equal(reader.read_all(), _batches(dataset, split)):
+                yield name, f"differs from the manifest; {_ADVICE}"
+        except ManifestError as error:
+            yield name, str(error)
+
+
+def _is_equal(stored: pa.Table, batches: Iterator[pa.Table]) -> bool:
+    begin = 0
+    for batch in batches:
+        if not stored.slice(begin, batch.num_rows).equals(batch):
+            return False
+        begin += batch.num_rows
+    return begin == stored.num_rows
+
+
+def _splits(info: DatasetInfo) -> Sequence[str]:
+    return [split for split, totals in info.splits.items() if totals.samples]
+
+
+def _batches(dataset: Location, split: str) -> Iterator[pa.Table]:
+    """Yield a split's rows in tables of about `_BATCH_ROWS`. Raises `ManifestError` if a fragment cannot be read."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    try:
+        for batch in joined(dataset, MANIFEST_FOLDER, f"{split}-*.parquet", SAMPLES).to_batches(columns=list(COLUMNS)):
+            waiting.append(batch)
+            rows += batch.num_rows
+            if rows >= _BATCH_ROWS:
+                yield pa.Table.from_batches(waiting, _SCHEMA).combine_chunks()
+                waiting, rows = [], 0
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"a file of the dataset cannot be read ({error}); see whisper-gpt verify") from error
+    if rows:
+        yield pa.Table.from_batches(waiting, _SCHEMA).combine_chunks()
+
+
+def _current(path: Location, info: DatasetInfo) -> pa.ipc.RecordBatchFileReader | None:
+    """Open an index; return None if there is none, or if it was made from other shards than those of `info`.
+
+    Raises `ManifestError` if the file is damaged.
+    """
+    if not info.shards_sha256 or not is_file(path):  # datasets of earlier versions have no hash
+        return None
+    try:
+        source = pa.BufferReader(path.read_bytes()) if is_remote(path) else pa.memory_map(str(Path(path)))
+        reader = pa.ipc.open_file(source)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"{path}: not a complete index ({error}); {_ADVICE}") from error
+    made_from = (reader.schema.metadata or {}).get(_HASH_KEY, b"").decode()
+    return reader if made_from == info.shards_sha256 else None
