@@ -1,12 +1,13 @@
 """Join datasets of the same codec and mel into a new one; their tars are linked or copied unchanged."""
 
-import hashlib
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, permutations
+from itertools import combinations, permutations
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 from rich.progress import track
 from tyro.conf import Positional
 from upath import UPath
@@ -14,15 +15,17 @@ from upath import UPath
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, PlanPart, read_parts, refuse_foreign_folder
+from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, read_parts, refuse_foreign_folder
+from whisper_gpt.manifests.database import database
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.failures import failures_path
 from whisper_gpt.manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
 from whisper_gpt.manifests.index import publish_indexes
-from whisper_gpt.manifests.location import Location, is_file, is_remote, location
+from whisper_gpt.manifests.location import Location, file_sha256, is_file, is_remote, local_copy, location
 from whisper_gpt.manifests.publish import linked, publish_bytes, publishing
-from whisper_gpt.pipeline.shards.plan import part_name, plan_bytes
+from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.pipeline.shards.plan import PlanPart, part_name, write_plan
 from whisper_gpt.pipeline.shards.tar import shard_name, shard_path, split_of
 
 
@@ -56,11 +59,9 @@ def run(config: Config) -> int:
     _refuse_other_fingerprints(members)
     _refuse_shared_sources(members)
     _refuse_divided_speakers(members)
-    parts = [_renamed(part, member.names) for member in members for part in member.parts]
-    hashes = [hashlib.sha256(part).hexdigest() for part in parts]
     refuse_foreign_folder(out)
     with output_lock(out) as require_held:
-        _publish_plan(out, parts)
+        hashes = _publish_plan(out, members)
         absent = "".join((member.dataset / ABSENT_FILE).read_text(encoding="utf-8") for member in members)
         publish_bytes(out / ABSENT_FILE, absent.encode())
         done = committed_shards(out, hashes)
@@ -92,7 +93,7 @@ def _members(datasets: Sequence[Location]) -> list[Member]:
     next_index: dict[str, int] = {}
     for dataset in datasets:
         info, parts = read_info(dataset), read_parts(dataset)
-        shards = [shard for part in parts for shard in part.rows["shard"].unique().to_pylist()]
+        shards = [shard for part in parts for shard in _shards_of(part)]
         if missing := set(shards) - committed_shards(dataset):
             raise JobError(f"{dataset}: {len(missing)} shards are missing, {min(missing)} among them; finish it first")
         names = {}
@@ -119,16 +120,21 @@ def _refuse_other_fingerprints(members: Sequence[Member]) -> None:
 
 def _refuse_shared_sources(members: Sequence[Member]) -> None:
     """Raise if datasets share source ids, which are made from corpus and path and begin the samples' keys."""
-    seen: dict[str, Location] = {}
-    for member in members:
-        ids = {source for part in member.parts for source in part.rows["id"].to_pylist()}
-        if shared := ids & seen.keys():
-            example = min(shared)
-            raise JobError(
-                f"{seen[example]} and {member.dataset} share {len(shared)} sources, such as {example}; if these are "
-                "different files, preprocess one of the datasets with another --name"
-            )
-        seen |= dict.fromkeys(ids, member.dataset)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        connection = stack.enter_context(database(scratch))
+        for number, member in enumerate(members):
+            files = [stack.enter_context(local_copy(part.path.parent, part.name)) for part in member.parts]
+            connection.register(f"plan{number}", pads.dataset(files))
+        for i, j in combinations(range(len(members)), 2):
+            ((count, example),) = connection.execute(
+                f"SELECT count(*), min(id) FROM (SELECT id FROM plan{i} INTERSECT SELECT id FROM plan{j})"
+            ).fetchall()
+            if count:
+                raise JobError(
+                    f"{members[i].dataset} and {members[j].dataset} share {count} sources, such as {example}; if these "
+                    "are different files, preprocess one of the datasets with another --name"
+                )
 
 
 def _refuse_divided_speakers(members: Sequence[Member]) -> None:
@@ -144,27 +150,34 @@ def _refuse_divided_speakers(members: Sequence[Member]) -> None:
 
 def _speakers(member: Member, training: bool) -> set[tuple[str, str]]:
     """Return corpus and speaker of the sources in the training split, or of those in the others."""
-    columns = [part.rows.select(["corpus", "speaker", "split"]).to_pydict() for part in member.parts]
-    rows = chain.from_iterable(zip(*named.values(), strict=True) for named in columns)
-    return {(corpus, speaker) for corpus, speaker, split in rows if speaker and (split == "train") == training}
+    columns = ["corpus", "speaker", "split"]
+    rows = (row for part in member.parts for row in part.read(columns).group_by(columns).aggregate([]).to_pylist())
+    return {(row["corpus"], row["speaker"]) for row in rows if row["speaker"] and (row["split"] == "train") == training}
 
 
-def _renamed(part: PlanPart, names: dict[str, str]) -> bytes:
-    """Return a part of a plan with the new shard names."""
-    column = part.rows.schema.get_field_index("shard")
-    renamed = pa.array([names[shard] for shard in part.rows["shard"].to_pylist()], pa.string())
-    return plan_bytes(part.rows.set_column(column, part.rows.schema.field(column), renamed))
+def _renamed(part: PlanPart, names: dict[str, str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a part of a plan with the new shard names."""
+    for batch in part.batches():
+        shards = pa.array([names[shard] for shard in batch["shard"].to_pylist()], pa.string())
+        yield batch.set_column(batch.schema.get_field_index("shard"), batch.schema.field("shard"), shards)
 
 
-def _publish_plan(out: Location, parts: Sequence[bytes]) -> None:
-    for i, data in enumerate(parts):
-        path = out / part_name(i)
-        if not is_file(path):
-            publish_bytes(path, data)
-        elif path.read_bytes() != data:
-            raise JobError(f"{out} holds another dataset; write to another --out")
+def _publish_plan(out: Location, members: Sequence[Member]) -> list[str]:
+    """Write the parts of the new plan; return their hashes. Raises `JobError` if `out` has another plan."""
+    parts = [(part, member.names) for member in members for part in member.parts]
+    hashes = []
+    with scratch_folder() as scratch:
+        for i, (part, names) in enumerate(parts):
+            path, local = out / part_name(i), scratch / part_name(i)
+            write_plan(local, _renamed(part, names), part.schema())
+            hashes.append(file_sha256(local))
+            if not is_file(path):
+                _link_or_copy(local, path)
+            elif file_sha256(path) != hashes[-1]:
+                raise JobError(f"{out} holds another dataset; write to another --out")
     if is_file(out / part_name(len(parts))):
         raise JobError(f"{out} holds another dataset; write to another --out")
+    return hashes
 
 
 def _shards(members: Sequence[Member], hashes: Sequence[str]) -> Iterator[_Shard]:
@@ -172,8 +185,12 @@ def _shards(members: Sequence[Member], hashes: Sequence[str]) -> Iterator[_Shard
     for member in members:
         for part in member.parts:
             plan_sha256 = next(hash_iterator)
-            for shard in part.rows["shard"].unique().to_pylist():
+            for shard in _shards_of(part):
                 yield _Shard(member.dataset, shard, member.names[shard], plan_sha256)
+
+
+def _shards_of(part: PlanPart) -> list[str]:
+    return part.read(["shard"])["shard"].unique().to_pylist()
 
 
 def _copy_shard(shard: _Shard, out: Location) -> None:

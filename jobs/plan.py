@@ -1,8 +1,11 @@
 """Scan a corpus, write the plan of its dataset, and estimate how long preprocessing takes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +14,7 @@ from rich.table import Table
 
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.preprocessing.estimate import Measured, measure, own_cores
+from whisper_gpt.jobs.preprocessing.estimate import MAX_SOURCES, Measured, measure, own_cores
 from whisper_gpt.jobs.preprocessing.options import (
     DatasetOptions,
     begin_settings,
@@ -21,15 +24,18 @@ from whisper_gpt.jobs.preprocessing.options import (
     worker_setup,
 )
 from whisper_gpt.jobs.preprocessing.planning import (
+    load_rows,
     publish_absent,
     refuse_foreign_folder,
     settle_plan,
     shard_tasks,
 )
+from whisper_gpt.jobs.preprocessing.scanning import examine_all
 from whisper_gpt.manifests.fragments import committed_shards
 from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.corpora.recording import SPLITS
-from whisper_gpt.pipeline.shards.plan import PlanSettings
+from whisper_gpt.pipeline.shards.plan import PlanPart, PlanSettings
 
 MEASURE_S = 20.0  # how long the machine is measured for the estimate
 
@@ -48,28 +54,30 @@ def run(config: Config) -> int:
     dataset = location(config.out)
     refuse_foreign_folder(dataset)
     root, wait_for_settings = source_root(config), begin_settings(config)
-    corpus = survey(config, root, status_console())
-    settings = wait_for_settings()
-    with output_lock(dataset):
-        parts = settle_plan(dataset, corpus.sources, settings, config.extend, config.retry_failed)
-        publish_absent(dataset, corpus.scan.absent)
+    with scratch_folder() as scratch:
+        corpus = survey(config, root, scratch, status_console())
+        settings = wait_for_settings()
+        with output_lock(dataset):
+            examine = partial(examine_all, root)
+            parts = settle_plan(dataset, corpus, examine, settings, config.extend, config.retry_failed)
+            publish_absent(dataset, corpus.absent)
     committed = committed_shards(dataset, [part.sha256 for part in parts])
-    missing = {task.shard for task in shard_tasks(parts, committed)}
-    rows = pa.concat_tables([part.rows for part in parts])
-    to_do = rows.filter(pc.is_in(rows["shard"], pa.array(sorted(missing), pa.string())))
-    totals, console = split_totals(rows, settings), Console(highlight=False)
+    to_do = shard_tasks(parts, committed)
+    totals, console = split_totals(parts, settings), Console(highlight=False)
     if not config.json:
         console.print(plan_table(totals))
-    measured, seconds = None, pc.sum(to_do["seconds"]).as_py() or 0.0
-    if to_do.num_rows:
+    measured, seconds = None, sum(task.seconds for task in to_do)
+    if to_do:
         local = 1 if config.device == "cuda" else min(own_cores(), config.workers or own_cores())
-        measured = measure(worker_setup(config, root, settings), to_do.to_pylist(), local, MEASURE_S)
+        setup = worker_setup(config, root, settings)
+        rows = (row for task in to_do for row in load_rows(setup.job, task))
+        measured = measure(setup, list(islice(rows, MAX_SOURCES * local)), local, MEASURE_S)
     if config.json:
         speed = {"real_time_per_worker": measured.speed, "workers": measured.workers} if measured else None
         plan = {"plan": str(dataset / parts[-1].name), "splits": totals, "to_do_s": seconds, "measured": speed}
         print(json.dumps(plan, indent=1))
         return 0
-    if not to_do.num_rows:
+    if not to_do:
         words = "every shard of the plan exists"
     elif measured is None:
         words = "no estimate: none of the sources that were tried could be encoded"
@@ -80,8 +88,9 @@ def run(config: Config) -> int:
     return 0
 
 
-def split_totals(rows: pa.Table, settings: PlanSettings) -> dict[str, dict[str, float]]:
-    """Return each split's sources, hours, shards, gigabytes and unreadable sources, of a plan's rows."""
+def split_totals(parts: Sequence[PlanPart], settings: PlanSettings) -> dict[str, dict[str, float]]:
+    """Return each split's sources, hours, shards, gigabytes and unreadable sources, of a plan."""
+    rows = pa.concat_tables([part.read(["split", "shard", "seconds", "sample_rate"]) for part in parts])
     totals = {}
     for split in SPLITS:
         planned = rows.filter(pc.equal(rows["split"], split))
@@ -90,9 +99,9 @@ def split_totals(rows: pa.Table, settings: PlanSettings) -> dict[str, dict[str, 
             totals[split] = {
                 "sources": planned.num_rows,
                 "hours": seconds / 3600,
-                "shards": pc.count_distinct(planned["shard"]).as_py(),
+                "shards": pc.count_distinct(planned["shard"].cast(pa.string())).as_py(),
                 "GB": settings.bytes_of(seconds) / 1e9,
-                "unreadable": pc.sum(pc.not_equal(planned["scan_error"], "")).as_py(),
+                "unreadable": pc.sum(pc.equal(planned["sample_rate"], 0)).as_py(),
             }
     return totals
 

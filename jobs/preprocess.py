@@ -30,6 +30,7 @@ from whisper_gpt.jobs.preprocessing.planning import (
     shard_tasks,
     source_paths,
 )
+from whisper_gpt.jobs.preprocessing.scanning import examine_all
 from whisper_gpt.jobs.preprocessing.shard_queue import ShardQueue
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes
 from whisper_gpt.manifests.describe import describe
@@ -37,6 +38,7 @@ from whisper_gpt.manifests.fragments import committed_shards, listed_shards
 from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location, is_file, location
 from whisper_gpt.manifests.publish import publish_bytes
+from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.shards.plan import PlanSettings
 
 EXIT_TOO_MANY_FAILED = 3
@@ -60,21 +62,21 @@ def run(config: Config) -> int:
     refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
     root, wait_for_settings = source_root(config), begin_settings(config)
-    corpus = survey(config, root, console)
     with contextlib.ExitStack() as stack:
+        corpus = survey(config, root, stack.enter_context(scratch_folder()), console)
         ray = None if config.workers == 0 else cluster(config.ray_address, config.workers, config.device)
         # Start Ray while the codec's fingerprint is computed, unless the dataset is finished and hardly needs it.
         workers = stack.enter_context(ray) if ray and not is_file(dataset / FILE_NAME) else None
         settings = wait_for_settings()
         require_held = stack.enter_context(output_lock(dataset))
         log = run_log(dataset)
-        parts = settle_plan(dataset, corpus.sources, settings, config.extend, config.retry_failed)
-        publish_absent(dataset, corpus.scan.absent)
+        examine = partial(examine_all, root)
+        parts = settle_plan(dataset, corpus, examine, settings, config.extend, config.retry_failed)
+        publish_absent(dataset, corpus.absent)
         save_config(config, dataset / LOGS_FOLDER / "preprocess.yaml")
-        setup, absent = worker_setup(config, root, settings), len(corpus.scan.absent)
+        setup, absent = worker_setup(config, root, settings), len(corpus.absent)
         hashes = [part.sha256 for part in parts]
         all_tasks, tasks = shard_tasks(parts), shard_tasks(parts, committed_shards(dataset, hashes))
-        del corpus, parts  # 100 MB for 100,000 files
         total_s, to_do_s = (sum(task.seconds for task in group) for group in (all_tasks, tasks))
         with audio_progress(console, total_s) as advance:
             advance(total_s - to_do_s, resumed=True)

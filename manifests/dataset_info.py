@@ -33,7 +33,7 @@ class DatasetInfo:
 
     `codec` and `mel` are their fingerprints, `fingerprint` the hash of both. `mel_mean` and `mel_std` `[V, M]` are per
     mel variant and band, over the training split, or over all splits if it is empty. `plans_sha256` holds the hashes of
-    the plan's parts, in order; `shards_sha256` is a hash of all shards' names and hashes, "" before version 0.6.
+    the plan's parts, in order; `shards_sha256` is a hash of all shards' names and hashes, "" in older datasets.
     """
 
     corpus: str

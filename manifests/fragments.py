@@ -9,9 +9,8 @@ import fnmatch
 import io
 import json
 import zlib
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -21,6 +20,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from whisper_gpt.manifests.errors import ManifestError
+from whisper_gpt.manifests.iteration import map_ahead
 from whisper_gpt.manifests.location import Location, is_remote, list_files, open_for_seeking
 from whisper_gpt.manifests.schema import SAMPLES
 
@@ -132,14 +132,7 @@ def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
 def read_records(dataset: Location) -> Iterator[ShardRecord]:
     """Yield the records of all shards, sorted by name; threads read some of them ahead."""
     shards = sorted(listed_shards(dataset))
-    with ThreadPoolExecutor(_READERS) as pool:
-        ahead: deque[Future[ShardRecord]] = deque()
-        for shard in shards:
-            ahead.append(pool.submit(read_record, fragment_path(dataset, shard)))
-            if len(ahead) > 2 * _READERS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    yield from map_ahead(lambda shard: read_record(fragment_path(dataset, shard)), shards, _READERS)
 
 
 def read_samples(dataset: Location, split: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:

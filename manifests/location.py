@@ -99,20 +99,27 @@ def list_below(root: Location, exclude: Sequence[str] = ()) -> Listing:
     `ManifestError` if a folder cannot be read for a reason other than its permissions.
     """
 
+    listing = Listing()
+    listing.files = dict(sorted(walk(root, exclude, listing)))
+    return listing
+
+
+def walk(root: Location, exclude: Sequence[str], listing: Listing) -> Iterator[tuple[str, int]]:
+    """Yield path and size of each file as `list_below` lists it, folder by folder: the files of a folder come one after
+    another. What is skipped is added to `listing.unreadable` and `listing.irregular`."""
+
     def is_skipped(path: str) -> bool:
         name = path.rpartition("/")[2]
         return name.startswith(".") or is_system_name(name) or _matches(path, exclude)
 
-    listing = Listing()
     if is_remote(root):
         prefix = len(root.path.rstrip("/")) + 1
-        for full, entry in sorted(root.fs.find(root.path, detail=True).items()):
+        found = root.fs.find(root.path, detail=True)
+        for full in sorted(found, key=lambda full: full.rpartition("/")[::2]):
             if not any(map(is_skipped, _with_parents(full[prefix:]))):
-                listing.files[full[prefix:]] = entry["size"]
+                yield full[prefix:], found[full]["size"]
     elif root.is_dir():
-        _walk(str(root), "", is_skipped, {os.path.realpath(root)}, listing)
-        listing.files = dict(sorted(listing.files.items()))
-    return listing
+        yield from _walk(str(root), "", is_skipped, {os.path.realpath(root)}, listing)
 
 
 def is_excluded(path: str, exclude: Sequence[str]) -> bool:
@@ -177,8 +184,11 @@ def _kind(path: UPath) -> str:
         return ""
 
 
-def _walk(root: str, below: str, is_skipped: Callable[[str], bool], seen: set[str], listing: Listing) -> None:
-    """Add the content of the folder `below` of `root` to `listing`; `seen` holds the real paths of listed folders."""
+def _walk(
+    root: str, below: str, is_skipped: Callable[[str], bool], seen: set[str], listing: Listing
+) -> Iterator[tuple[str, int]]:
+    """Yield the files of the folder `below` of `root`, then those of its folders; `seen` holds the real paths of listed
+    folders."""
     try:
         with os.scandir(f"{root}/{below}") as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
@@ -187,6 +197,7 @@ def _walk(root: str, below: str, is_skipped: Callable[[str], bool], seen: set[st
             listing.unreadable.append(below)
             return
         raise ManifestError(f"{root}/{below}: {error.strerror}; make it readable, or move it away") from error
+    folders: list[tuple[str, str]] = []
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
         if is_skipped(path):
@@ -194,12 +205,15 @@ def _walk(root: str, below: str, is_skipped: Callable[[str], bool], seen: set[st
         try:
             status = entry.stat()
         except OSError:  # a dangling or circular link: opening it reports the error
-            listing.files[path] = 0
+            yield path, 0
             continue
         if stat.S_ISREG(status.st_mode):
-            listing.files[path] = status.st_size
-        elif not stat.S_ISDIR(status.st_mode):
+            yield path, status.st_size
+        elif stat.S_ISDIR(status.st_mode):
+            folders.append((path, entry.path))
+        else:
             listing.irregular.append(path)
-        elif (real := os.path.realpath(entry.path)) not in seen:
+    for path, full in folders:
+        if (real := os.path.realpath(full)) not in seen:
             seen.add(real)
-            _walk(root, path, is_skipped, seen, listing)
+            yield from _walk(root, path, is_skipped, seen, listing)

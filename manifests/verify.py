@@ -7,19 +7,29 @@ import hashlib
 import io
 import json
 import tarfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import duckdb
 import numpy as np
 
+from whisper_gpt.manifests.database import database
 from whisper_gpt.manifests.dataset_info import DatasetInfo
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.failures import read_failures
-from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, ShardRecord, fragment_path, listed_shards, read_fragment
+from whisper_gpt.manifests.fragments import (
+    MANIFEST_FOLDER,
+    ShardRecord,
+    fragment_path,
+    joined,
+    listed_shards,
+    read_fragment,
+)
 from whisper_gpt.manifests.index import wrong_indexes
 from whisper_gpt.manifests.location import Location, is_file, list_files
+from whisper_gpt.manifests.schema import SAMPLES
+from whisper_gpt.manifests.scratch import scratch_folder
 
 _MEMBERS = {"codes": "codes.npy", "json": "json", "mel": "mel.npy", "mel_variants": "mel_variants.npy"}
 _JSON_TYPES = (str, int, float)
@@ -36,51 +46,85 @@ class Problem:
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard according to the plan: its sources, and the hash of the plan's part that contains it."""
+    """A shard according to the plan: its name, its sources, and the hash of the plan's part that contains it."""
 
+    name: str
     sources: set[str]
     plan_sha256: str
 
 
 @dataclass(frozen=True)
-class Planned:
-    """The plan: the hashes of its parts, in order, and all shards by name."""
+class Checked:
+    """What was found in a shard: its problems and, if its fragment could be read, its split and totals."""
 
-    sha256s: list[str]
-    shards: dict[str, PlannedShard]
+    shard: str
+    problems: list[Problem]
+    split: str = ""
+    samples: int = 0
+    frames: int = 0
 
 
-def verify_dataset(dataset: Location, info: DatasetInfo, plan: Planned) -> Iterator[tuple[str, list[Problem]]]:
-    """Check one shard after another; yield its name and problems. Last comes the dataset as a whole, named `""`."""
-    keys: Counter[str] = Counter()
+def verify_shard(dataset: Location, info: DatasetInfo, planned: PlannedShard) -> Checked:
+    """Check one shard; it is independent of all others."""
+    shard = planned.name
+    manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
+    if not is_file(fragment_path(dataset, shard)):
+        return Checked(shard, [Problem(manifest, "", "missing: the shard is not finished")])
+    try:
+        record, rows = read_fragment(fragment_path(dataset, shard))
+        failed = [row["source"] for row in read_failures(dataset, shard).to_pylist()]
+    except ManifestError as error:
+        return Checked(shard, [Problem(manifest, "", str(error))])
+    sources = _check_sources(manifest, planned, record, {row["source"] for row in rows}, failed)
+    problems = [*sources, *_check_shard(dataset, info, record, rows)]
+    return Checked(shard, problems, record.split, record.samples, record.frames)
+
+
+def verify_whole(
+    dataset: Location, info: DatasetInfo, plans_sha256: Sequence[str], planned: Set[str], checked: Iterable[Checked]
+) -> Iterator[Problem]:
+    """Check what concerns all shards: totals, unique keys, the plan's hashes, indexes, files that are not in the plan.
+
+    `planned` are the names of the planned shards, `checked` what was found in them.
+    """
+    for shard in sorted(listed_shards(dataset) - planned):
+        yield Problem(f"{MANIFEST_FOLDER}/{shard}.parquet", "", "not in the plan")
+    if plans_sha256 != info.plans_sha256:
+        yield Problem("plan.parquet", "", "the hashes of the plan's parts are not those in dataset.json")
     totals: dict[str, list[int]] = {}
-    fragments = listed_shards(dataset)
-    for shard in sorted(plan.shards.keys() | fragments):
-        manifest = f"{MANIFEST_FOLDER}/{shard}.parquet"
-        if shard not in fragments:
-            yield shard, [Problem(manifest, "", "missing: the shard is not finished")]
-            continue
+    for found in checked:
+        if found.split:
+            samples, frames, shards = totals.get(found.split, (0, 0, 0))
+            totals[found.split] = [samples + found.samples, frames + found.frames, shards + bool(found.samples)]
+    declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
+    for split in sorted(declared.keys() | totals.keys()):
+        if declared.get(split) != totals.get(split):
+            mismatch = f"{declared.get(split)}, but the manifest has {totals.get(split)}"
+            yield Problem("dataset.json", "", f"{split}: samples, frames, shards are {mismatch}")
+    yield from _check_keys(dataset)
+    for file, what in wrong_indexes(dataset, info):
+        yield Problem(file, "", what)
+    for name in list_files(dataset):
+        if name.endswith(".tar") and PurePosixPath(name).stem not in planned:
+            yield Problem(name, "", "a tar that is not in the plan")
+
+
+def _check_keys(dataset: Location) -> Iterator[Problem]:
+    """Check that no key occurs twice; fragments that cannot be read have been reported already."""
+    with scratch_folder() as scratch, database(scratch) as connection:
+        connection.register("samples", joined(dataset, MANIFEST_FOLDER, "*.parquet", SAMPLES))
         try:
-            record, rows = read_fragment(fragment_path(dataset, shard))
-            failed = [row["source"] for row in read_failures(dataset, shard).to_pylist()]
-        except ManifestError as error:
-            yield shard, [Problem(manifest, "", str(error))]
-            continue
-        keys.update(row["key"] for row in rows)
-        sums = totals.setdefault(record.split, [0, 0, 0])
-        totals[record.split] = [sums[0] + record.samples, sums[1] + record.frames, sums[2] + bool(rows)]
-        sources = _check_sources(manifest, plan.shards.get(shard), record, {row["source"] for row in rows}, failed)
-        yield shard, [*sources, *_check_shard(dataset, info, record, rows)]
-    yield "", list(_check_whole(dataset, info, plan, totals, keys))
+            twice = connection.execute("SELECT key FROM samples GROUP BY key HAVING count(*) > 1 ORDER BY key")
+            for (key,) in twice.fetchall():
+                yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
+        except duckdb.Error:
+            return
 
 
 def _check_sources(
-    manifest: str, shard: PlannedShard | None, record: ShardRecord, done: set[str], failed: list[str]
+    manifest: str, shard: PlannedShard, record: ShardRecord, done: set[str], failed: list[str]
 ) -> Iterator[Problem]:
     """Check that every planned source is either in the manifest or in the failures, not in both."""
-    if shard is None:
-        yield Problem(manifest, "", "not in the plan")
-        return
     if record.plan_sha256 != shard.plan_sha256:
         yield Problem(manifest, "", "made for a different plan than this dataset's")
     for source in sorted(shard.sources - done - set(failed)):
@@ -89,26 +133,6 @@ def _check_sources(
         yield Problem(manifest, "", f"{source} is not in the plan")
     for source in sorted(done & set(failed)):
         yield Problem(manifest, "", f"{source} is in the manifest and in the failures")
-
-
-def _check_whole(
-    dataset: Location, info: DatasetInfo, plan: Planned, totals: dict[str, list[int]], keys: Counter[str]
-) -> Iterator[Problem]:
-    """Check what concerns all shards: totals, unique keys, the plan's hashes, indexes, tars outside the plan."""
-    if plan.sha256s != info.plans_sha256:
-        yield Problem("plan.parquet", "", "the hashes of the plan's parts are not those in dataset.json")
-    declared = {name: [t.samples, t.frames, t.shards] for name, t in info.splits.items()}
-    for split in sorted(declared.keys() | totals.keys()):
-        if declared.get(split) != totals.get(split):
-            mismatch = f"{declared.get(split)}, but the manifest has {totals.get(split)}"
-            yield Problem("dataset.json", "", f"{split}: samples, frames, shards are {mismatch}")
-    for key in sorted(key for key, count in keys.items() if count > 1):
-        yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
-    for file, what in wrong_indexes(dataset, info):
-        yield Problem(file, "", what)
-    for name in list_files(dataset):
-        if name.endswith(".tar") and PurePosixPath(name).stem not in plan.shards:
-            yield Problem(name, "", "a tar that is not in the plan")
 
 
 def _check_shard(dataset: Location, info: DatasetInfo, record: ShardRecord, rows: list[dict]) -> Iterator[Problem]:

@@ -2,13 +2,19 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
 from whisper_gpt.manifests.location import Location, file_sha256, list_files
+from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.pipeline.shards.plan import PLAN, SOURCES, PlanSettings, source_columns
+from whisper_gpt.pipeline.shards.plan_order import planned
+from whisper_gpt.pipeline.shards.source import Source
 
 FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -20,6 +26,15 @@ def hashes(dataset: Location) -> dict[str, str]:
     """Return the SHA-256 of every committed file of a dataset, i.e. all files except logs."""
     names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))
     return {name: file_sha256(dataset / name) for name in names}
+
+
+def plan_of(
+    sources: Sequence[Source], settings: PlanSettings, first_shards: Mapping[str, int] | None = None
+) -> pa.Table:
+    """Return the plan of `sources`, as `preprocess` would write it."""
+    table = pa.Table.from_batches([source_columns(sources, settings.corpus)] if sources else [], SOURCES)
+    with scratch_folder() as scratch:
+        return pa.Table.from_batches(planned(table, settings, scratch, first_shards), PLAN)
 
 
 def train_context_64(dataset: Path, out: Path, *options: str) -> int:

@@ -24,14 +24,14 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.event_log import EVENTS_FILE, LOGS_FOLDER
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.preprocessing.estimate import own_cores
-from whisper_gpt.jobs.preprocessing.planning import scan_corpus
 from whisper_gpt.pipeline.audio import probe, stream_mono
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture
 from whisper_gpt.pipeline.codec.causal import untrained_codec
 from whisper_gpt.pipeline.codec.files import weights_file
 from whisper_gpt.pipeline.codec.loading import read_codec
 from whisper_gpt.pipeline.codec.weights import save_weights
-from whisper_gpt.pipeline.corpora.recording import SPLITS
+from whisper_gpt.pipeline.corpora.recording import collect
+from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
@@ -73,7 +73,7 @@ def run(config: Config) -> int:
     """Measure and print; return exit code 0."""
     require(config.rounds >= 1, f"--rounds {config.rounds}: must be at least 1")
     workers = config.workers or own_cores()
-    scan = scan_corpus(config.corpus, config.corpus, config.source, SPLITS, (0, 0))
+    scan = collect(CORPORA[config.corpus], config.source, config.corpus, ())
     paths = [config.source / recording.path for recording in scan.recordings]
     console = status_console()
     preprocess_s, bare_s, working_s = [], [], []

@@ -13,7 +13,7 @@ import numpy as np
 from whisper_gpt.pipeline.shards.source_reader import SourceReader
 from whisper_gpt.pipeline.shards.task import WorkerSetup
 
-_MAX_SOURCES = 2_000  # per process: more than it can encode in the time
+MAX_SOURCES = 2_000  # per process: more than it can encode in the time
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def measure(setup: WorkerSetup, rows: Sequence[dict], workers: int, seconds: flo
 
     Return None if none of them can be encoded, or if one crashes its process.
     """
-    shares = [list(rows[i::workers][:_MAX_SOURCES]) for i in range(workers)]
+    shares = [list(rows[i::workers][:MAX_SOURCES]) for i in range(workers)]
     shares = [share for share in shares if share]
     with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
         try:

@@ -13,17 +13,16 @@ from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError, UsageError, require
 from whisper_gpt.jobs.preprocessing.codec_fingerprint import begin_fingerprint
-from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, examine_all, scan_corpus
+from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE
+from whisper_gpt.jobs.preprocessing.scanning import Chosen, Survey, scan_corpus
 from whisper_gpt.manifests.location import Location, is_folder, location
 from whisper_gpt.pipeline.codec.files import INCLUDED, OFFICIAL_NAME, weights_file
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint, Precision
-from whisper_gpt.pipeline.corpora.recording import Scan
 from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 from whisper_gpt.pipeline.shards.plan import PlanSettings
-from whisper_gpt.pipeline.shards.source import Source
 from whisper_gpt.pipeline.shards.task import Device, ShardJob, WorkerSetup
 
 _DECODED_CODEBOOKS = (1, 2)  # decoded for --mel-of both, in addition to all codebooks
@@ -72,8 +71,9 @@ class DatasetOptions:
     speed: float = 1.0
     """Play the audio this many times as fast, pitch and formants included: 0.9 and 1.1 are the usual copies for speed
     perturbation."""
-    shard_mb: float = 8.0
-    """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading."""
+    shard_mb: float | None = None
+    """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading. By default the plan
+    chooses it: a thousand shards, of 8 to 128 MB."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Splits to make."""
     exclude: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ def check(options: DatasetOptions) -> None:
     require(named, f"--name {options.name}: must be 1 to 32 letters, digits and hyphens")
     for name in ("segment_s", "shard_mb"):
         value = getattr(options, name)
-        require(0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
+        require(value is None or 0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     require(0.5 <= options.speed <= 2, f"--speed {options.speed}: must be between 0.5 and 2")
     validation, test = options.hold_out
     shares = min(validation, test) >= 0 and validation + test < 1
@@ -121,24 +121,15 @@ def check(options: DatasetOptions) -> None:
         raise UsageError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class Survey:
-    """A scanned corpus: its recordings, and the properties of each file."""
-
-    scan: Scan
-    sources: list[Source]
-
-
-def survey(options: DatasetOptions, root: Location, console: Console) -> Survey:
-    """Scan the corpus, examine its files, and print warnings. Raises `JobError` if there are no recordings."""
-    scan = scan_corpus(
-        options.corpus, options.corpus_name, root, options.splits, options.hold_out, options.exclude, options.speed
-    )
-    if scan.absent and options.require_complete:
-        raise JobError(f"{len(scan.absent)} files of the corpus are missing, such as {min(scan.absent)}; complete it")
-    for warning in _warnings(scan, options):
+def survey(options: DatasetOptions, root: Location, folder: Path, console: Console) -> Survey:
+    """Scan the corpus into a file in `folder`, and print warnings. Raises `JobError` if there are no recordings."""
+    chosen = Chosen(options.splits, options.hold_out, options.exclude, options.speed)
+    found = scan_corpus(CORPORA[options.corpus], options.corpus_name, root, chosen, folder / "found.parquet")
+    if found.absent and options.require_complete:
+        raise JobError(f"{len(found.absent)} files of the corpus are missing, such as {min(found.absent)}; complete it")
+    for warning in _warnings(found, options):
         console.print(f"warning: {warning}")
-    return Survey(scan, examine_all(scan, root))
+    return found
 
 
 def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
@@ -195,12 +186,11 @@ def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSett
     )
 
 
-def _warnings(scan: Scan, options: DatasetOptions) -> list[str]:
-    warnings = list(scan.warnings)
-    if scan.absent:
+def _warnings(found: Survey, options: DatasetOptions) -> list[str]:
+    warnings = list(found.warnings)
+    if found.absent:
         listed = options.out / ABSENT_FILE
-        warnings.append(f"{len(scan.absent)} files in the corpus metadata are missing (listed in {listed})")
-    empty = [split for split in options.splits if all(recording.split != split for recording in scan.recordings)]
-    if empty:
+        warnings.append(f"{len(found.absent)} files in the corpus metadata are missing (listed in {listed})")
+    if empty := [split for split in options.splits if split not in found.recordings]:
         warnings.append(f"no recordings in the splits {', '.join(empty)}")
     return warnings

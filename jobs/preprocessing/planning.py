@@ -1,91 +1,50 @@
-"""Plan a dataset: scan the corpus, examine every file, and write the plan or compare it with the existing one."""
+"""Plan a dataset: write the plan, or compare it with the existing one."""
 
-import hashlib
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
-import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
+from whisper_gpt.jobs.preprocessing.scanning import Survey
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.failures import open_failures
+from whisper_gpt.manifests.iteration import batched
 from whisper_gpt.manifests.location import (
     Location,
-    is_excluded,
+    file_sha256,
     is_file,
     is_folder,
     is_system_name,
-    open_for_seeking,
+    local_copy,
 )
 from whisper_gpt.manifests.publish import TEMPORARY_SUFFIX, publish_bytes
-from whisper_gpt.pipeline.corpora.recording import Scan, hold_out_speakers, with_speed
-from whisper_gpt.pipeline.corpora.registry import CORPORA
+from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.pipeline.corpora.recording import Found
 from whisper_gpt.pipeline.shards.plan import (
     PLAN_FILE,
+    ROW_GROUP,
+    SOURCES,
+    PlanPart,
     PlanSettings,
     next_shards,
     part_name,
-    plan_bytes,
-    plan_table,
-    read_plan,
-    read_shard_rows,
+    plan_schema,
     settings_differences,
-    source_changes,
+    source_columns,
+    stored_shard_mb,
+    write_plan,
 )
-from whisper_gpt.pipeline.shards.source import Source, examine
+from whisper_gpt.pipeline.shards.plan_changes import SourceChanges, source_changes
+from whisper_gpt.pipeline.shards.plan_order import planned, suited_shard_mb
+from whisper_gpt.pipeline.shards.source import Source
 from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
 
 ABSENT_FILE = "absent.txt"
-
-
-@dataclass(frozen=True)
-class PlanPart:
-    """A stored part of a dataset's plan: name and SHA-256 of its file, and its rows."""
-
-    name: str
-    sha256: str
-    rows: pa.Table
-
-
-def scan_corpus(
-    corpus: str,
-    name: str,
-    root: Location,
-    splits: tuple[str, ...],
-    hold_out: tuple[float, float],
-    exclude: Sequence[str] = (),
-    speed: float = 1.0,
-) -> Scan:
-    """Return the recordings of `splits` below `root`, except those that match `exclude`; `hold_out` are the shares of
-    training speakers moved to validation and test. A speed other than 1 is noted in each recording's `extra`.
-
-    Raises `JobError` if there are none.
-    """
-    scan = CORPORA[corpus](root, name, exclude)
-    if any(hold_out):
-        if not any(recording.speaker for recording in scan.recordings if recording.split == "train"):
-            raise JobError(f"--hold-out: no training recording of {root} has a known speaker")
-        scan = hold_out_speakers(scan, *hold_out)
-    chosen = Scan(
-        scan.corpus,
-        [with_speed(recording, speed) for recording in scan.recordings if recording.split in splits],
-        scan.warnings,
-        {path: split for path, split in scan.absent.items() if split in splits and not is_excluded(path, exclude)},
-    )
-    if not chosen.recordings:
-        raise JobError(
-            f"{root}: no recording in the splits {', '.join(splits)}, {len(scan.recordings)} in others; see --splits"
-        )
-    return chosen
-
-
-def examine_all(scan: Scan, root: Location) -> list[Source]:
-    """Examine every file, in a few threads, as disk or network are the bottleneck."""
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(lambda recording: examine(root, recording), scan.recordings))
 
 
 def refuse_foreign_folder(dataset: Location) -> None:
@@ -100,52 +59,59 @@ def refuse_foreign_folder(dataset: Location) -> None:
 
 
 def read_parts(dataset: Location) -> list[PlanPart]:
-    """Read the parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` if one is damaged."""
+    """Find the parts of a dataset's plan, in order; none for a new one. Raises `PipelineError` if one is damaged."""
     parts: list[PlanPart] = []
     while is_file(path := dataset / part_name(len(parts))):
-        data = path.read_bytes()
-        parts.append(PlanPart(path.name, hashlib.sha256(data).hexdigest(), read_plan(data, str(path))))
+        part = PlanPart(path, file_sha256(path))
+        part.schema()
+        parts.append(part)
     return parts
 
 
 def settle_plan(
     dataset: Location,
-    sources: Sequence[Source],
+    survey: Survey,
+    examine: Callable[[Iterator[Found]], Iterator[Source]],
     settings: PlanSettings,
     extend: bool = False,
     retry_failed: bool = False,
 ) -> list[PlanPart]:
     """Return the parts of the plan: those that are stored, and one more if there is anything new to plan.
 
-    A new dataset is planned from all `sources`. For an existing one, settings and source must be unchanged, except that
-    `extend` plans new sources, and `retry_failed` plans failed ones (only after a completed run of the last plan, so
-    that an interrupted run and its repetition plan the same). Raises `JobError` if anything else has changed.
+    A new dataset is planned from all recordings of the survey, which `examine` turns into sources. For an existing one,
+    settings and listing must be unchanged, except that `extend` plans new sources, and `retry_failed` plans failed ones
+    (only after a completed run of the last plan, so that an interrupted run and its repetition plan the same). Raises
+    `JobError` if anything else has changed.
     """
     parts = read_parts(dataset)
     if not parts:
-        return [_publish(dataset, 0, plan_table(sources, settings))]
-    if differences := [words for part in parts for words in settings_differences(part.rows, settings)]:
+        return [_publish(dataset, [], examine(survey.recordings_at()), settings)]
+    if settings.shard_mb is None:
+        settings = replace(settings, shard_mb=stored_shard_mb(parts[-1].schema()))
+    if differences := [words for part in parts for words in settings_differences(part.schema(), settings)]:
         raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
-    planned = pa.concat_tables([part.rows for part in parts])
     failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
-    changes = source_changes(planned, sources)
+    changes = _changes(parts, survey)
     # Failed sources may have been repaired or removed since.
     changed, gone = ([path for path in paths if path not in failed] for paths in (changes.changed, changes.gone))
     changes = replace(changes, changed=changed, gone=gone)
+    new: set[str] = set()
     if extend:
         new, changes = set(changes.added), replace(changes, added=[], gone=[])
-    else:
-        new = set()
     if words := changes.in_words():
         advice = " --extend adds what is new, or write" if changes.added else " Write"
         raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
-    chosen = [source for source in sources if source.recording.path in new]
-    if retry_failed and _is_described(dataset, parts):
-        retried = [source for source in sources if source.recording.path in failed]
-        chosen += [replace(source, attempt=failed[source.recording.path] + 1) for source in retried]
-    if not chosen:
+    retried = set(failed) if retry_failed and _is_described(dataset, parts) else set()
+    if not new | retried:
         return parts
-    return [*parts, _publish(dataset, len(parts), plan_table(chosen, settings, next_shards(planned)))]
+    sources = examine(survey.recordings_at(new | retried))
+    chosen = (
+        replace(source, attempt=failed[path] + 1) if (path := source.recording.path) in retried else source
+        for source in sources
+    )
+    if (first := next(chosen, None)) is None:  # all that failed is gone
+        return parts
+    return [*parts, _publish(dataset, parts, chain([first], chosen), settings)]
 
 
 def publish_absent(dataset: Location, absent: dict[str, str]) -> None:
@@ -158,15 +124,17 @@ def shard_tasks(parts: Sequence[PlanPart], committed: set[str] | None = None) ->
     return [
         ShardTask(part.name, part.sha256, row["split"], row["shard"], row["seconds_sum"])
         for part in parts
-        for row in part.rows.group_by(["split", "shard"]).aggregate([("seconds", "sum")]).to_pylist()
+        for row in part.read(["split", "shard", "seconds"])
+        .group_by(["split", "shard"], use_threads=False)
+        .aggregate([("seconds", "sum")])
+        .to_pylist()
         if row["shard"] not in (committed or ())
     ]
 
 
 def load_rows(job: ShardJob, task: ShardTask) -> list[dict]:
     """Read the plan's rows of a shard."""
-    with open_for_seeking(job.dataset / task.plan) as file:
-        return read_shard_rows(file, task.shard)
+    return PlanPart(job.dataset / task.plan, task.plan_sha256).read_shard(task.shard)
 
 
 def source_paths(job: ShardJob, task: ShardTask) -> list[str]:
@@ -180,7 +148,24 @@ def _is_described(dataset: Location, parts: Sequence[PlanPart]) -> bool:
     return described == [part.sha256 for part in parts]
 
 
-def _publish(dataset: Location, index: int, rows: pa.Table) -> PlanPart:
-    data = plan_bytes(rows)
-    publish_bytes(dataset / part_name(index), data)
-    return PlanPart(part_name(index), hashlib.sha256(data).hexdigest(), rows)
+def _changes(parts: Sequence[PlanPart], survey: Survey) -> SourceChanges:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        files = [stack.enter_context(local_copy(part.path.parent, part.name)) for part in parts]
+        return source_changes([pads.dataset(file) for file in files], survey.rows(), scratch)
+
+
+def _publish(
+    dataset: Location, before: Sequence[PlanPart], sources: Iterator[Source], settings: PlanSettings
+) -> PlanPart:
+    """Plan `sources` as the next part after those `before`."""
+    path = dataset / part_name(len(before))
+    with scratch_folder() as scratch:
+        examined = scratch / "sources.parquet"
+        with pq.ParquetWriter(examined, SOURCES, compression="zstd") as writer:
+            for group in batched(sources, ROW_GROUP):
+                writer.write_batch(source_columns(group, settings.corpus))
+        table = pads.dataset(examined)
+        settings = replace(settings, shard_mb=suited_shard_mb(table, settings, scratch))
+        write_plan(path, planned(table, settings, scratch, next_shards(before)), plan_schema(settings))
+    return PlanPart(path, file_sha256(path))

@@ -1,6 +1,7 @@
 """A pool of Ray actors that hold a codec and make shards, with a bounded number of tasks in flight."""
 
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +37,14 @@ class ShardWorker:
 
     @ray.method(num_returns="streaming")
     def make(self, task: ShardTask) -> Iterator[float]:
-        """Make one shard; yield 0 when it is begun, then the seconds of each finished source."""
+        """Make one shard; yield 0 when it is begun, then the seconds of finished sources, at most once a second."""
         from whisper_gpt.jobs.preprocessing.planning import load_rows
         from whisper_gpt.pipeline.shards.make import make_shard
 
         job, (codec, log_mel) = self._setup.job, self._load()
         rows = load_rows(job, task)
         yield 0.0
-        yield from make_shard(job, task, rows, codec, log_mel)
+        yield from _once_a_second(make_shard(job, task, rows, codec, log_mel))
 
     @ray.method(num_returns="streaming")
     def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[float]:
@@ -122,6 +123,17 @@ def make_shards(
     finally:
         for unfinished in running.values():
             ray.kill(unfinished.worker)
+
+
+def _once_a_second(amounts: Iterable[float]) -> Iterator[float]:
+    """Add up amounts and yield the sum about every second, and at the end: each is a message to the driver."""
+    total, yielded = 0.0, time.monotonic()
+    for amount in amounts:
+        total += amount
+        if time.monotonic() - yielded > 1:
+            yield total
+            total, yielded = 0.0, time.monotonic()
+    yield total
 
 
 @dataclass

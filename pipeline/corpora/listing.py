@@ -1,12 +1,12 @@
 """List a source: the files that the corpora choose from, and a warning for each kind of file that cannot be used."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from whisper_gpt.manifests.location import Location, list_below
+from whisper_gpt.manifests.location import Listing, Location, walk
 from whisper_gpt.pipeline.audio import EXTENSIONS
+from whisper_gpt.pipeline.corpora.recording import Notes
 
 # Audio formats that libsndfile cannot read.
 _UNREAD = {
@@ -16,32 +16,24 @@ _UNREAD = {
 }
 
 
-@dataclass(frozen=True)
-class SourceListing:
-    """`files` maps paths below the source to sizes in bytes; `unread` counts unreadable audio formats by extension."""
+def list_source(root: Location, exclude: Sequence[str], notes: Notes) -> Iterator[tuple[str, int]]:
+    """Yield path and size of the files below `root`, except those that match a pattern in `exclude`; see `walk`.
 
-    files: dict[str, int]
-    unread: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-
-
-def list_source(root: Location, exclude: Sequence[str] = ()) -> SourceListing:
-    """List the files below `root`, except those that match a pattern in `exclude`; see `list_below`.
-
-    Raises `ManifestError` if a folder cannot be read for a reason other than its permissions.
+    At the end it adds warnings to `notes`. Raises `ManifestError` if a folder cannot be read for a reason other than
+    its permissions.
     """
-    listing = list_below(root, exclude)
-    extensions = Counter(PurePosixPath(path).suffix.lower() for path in listing.files)
-    unread = Counter({extension: count for extension, count in extensions.items() if extension in _UNREAD})
-    warnings = []
+    listing, unread = Listing(), Counter[str]()
+    for path, size in walk(root, exclude, listing):
+        if (extension := PurePosixPath(path).suffix.lower()) in _UNREAD:
+            unread[extension] += 1
+        yield path, size
     if unread:
-        warnings.append(f"left out: {in_words(unread)}, which libsndfile cannot read; convert them to FLAC")
+        notes.warnings.append(f"left out: {in_words(unread)}, which libsndfile cannot read; convert them to FLAC")
     skipped = (listing.unreadable, "folders without read permission"), (listing.irregular, "pipes or devices")
     for paths, kind in skipped:
         if paths:
             first = paths[0].encode(errors="backslashreplace").decode()
-            warnings.append(f"left out: {len(paths)} {kind}, such as {first}")
-    return SourceListing(listing.files, unread, warnings)
+            notes.warnings.append(f"left out: {len(paths)} {kind}, such as {first}")
 
 
 def in_words(unread: Counter[str]) -> str:

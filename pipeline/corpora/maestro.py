@@ -6,52 +6,53 @@ Rows without audio are listed as absent, not as failures, because people keep on
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from whisper_gpt.manifests.location import Location, open_below
 from whisper_gpt.pipeline.corpora.listing import by_stem, list_source
-from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording, Scan
+from whisper_gpt.pipeline.corpora.recording import SPLITS, Found, Notes, Recording, Scan, collect
 from whisper_gpt.pipeline.errors import PipelineError
 
 _COLUMNS = ("canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename")
 
 
-def scan(root: Location, corpus: str = "maestro", exclude: Sequence[str] = ()) -> Scan:
-    """List the performances in the csv of `root` (or of its one maestro-v*/ folder), except matches of `exclude`.
+def find(root: Location, corpus: str, exclude: Sequence[str], notes: Notes) -> Iterator[Found]:
+    """Yield the performances in the csv of `root` (or of its one maestro-v*/ folder), except matches of `exclude`.
 
     The audio may have another format and extension than in the csv. Ids are year and row of the csv, because MAESTRO's
     file names are too long for a tar member. Raises `PipelineError` if there is no csv, if there are several, or if it
     is not MAESTRO's.
     """
-    source = list_source(root, exclude)
-    files, audio = source.files, by_stem(source.files)
-    table = _find_table(root, files)
+    files = dict(list_source(root, exclude, notes))
+    audio, table = by_stem(files), _find_table(root, files)
     folder = PurePosixPath(table).parent
-    recordings: list[Recording] = []
-    absent: dict[str, str] = {}
-    for number, row in enumerate(_read_rows(root, table), start=1):
+    rows = _read_rows(root, table)
+    for number, row in enumerate(rows, start=1):
         listed = (folder / row["audio_filename"]).as_posix()
         path = listed if listed in files else audio.get(listed.rpartition(".")[0])
         if path is None:
-            absent[listed] = row["split"]
+            notes.absent[listed] = row["split"]
             continue
-        recordings.append(
-            Recording(
-                id=f"{corpus}_{row['year']}_{number:04d}",
-                split=row["split"],
-                path=path,
-                composer=row["canonical_composer"],
-                title=row["canonical_title"],
-                year=int(row["year"]),
-                midi=row["midi_filename"],
-            )
+        recording = Recording(
+            id=f"{corpus}_{row['year']}_{number:04d}",
+            split=row["split"],
+            path=path,
+            composer=row["canonical_composer"],
+            title=row["canonical_title"],
+            year=int(row["year"]),
+            midi=row["midi_filename"],
         )
-    if not recordings:
+        yield Found(recording, files[path])
+    if len(notes.absent) == len(rows):
         raise PipelineError(
-            f"{root / table}: none of its {len(absent)} audio files exists; unpack the audio next to the csv"
+            f"{root / table}: none of its {len(rows)} audio files exists; unpack the audio next to the csv"
         )
-    return Scan(corpus, sorted(recordings, key=lambda r: r.id), source.warnings, absent)
+
+
+def scan(root: Location, corpus: str = "maestro", exclude: Sequence[str] = ()) -> Scan:
+    """Return everything that `find` yields, sorted by id."""
+    return collect(find, root, corpus, exclude)
 
 
 def _find_table(root: Location, files: Iterable[str]) -> str:

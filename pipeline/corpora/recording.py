@@ -1,10 +1,13 @@
-"""The result of scanning a corpus: recordings, warnings, and files that are missing."""
+"""What scanning a corpus finds: recordings, warnings, and files that are missing."""
 
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.errors import PipelineError
 
 SPLITS = ("train", "validation", "test")
@@ -31,22 +34,43 @@ class Recording:
     extra: str = ""  # a JSON object of whatever else the corpus knows
 
 
-@dataclass(frozen=True)
-class Scan:
-    """`recordings` are sorted by id. `absent` maps files that the corpus metadata lists but that do not exist to their
-    split. Raises `PipelineError` if two recordings have the same id."""
+class Found(NamedTuple):
+    """A recording that a scan found, and the size of its file."""
 
-    corpus: str
-    recordings: list[Recording]
+    recording: Recording
+    size_bytes: int
+
+
+@dataclass
+class Notes:
+    """What a scan reports besides its recordings; complete when the last of them was yielded.
+
+    `absent` maps files that the corpus metadata lists but that do not exist to their split.
+    """
+
     warnings: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        by_id: dict[str, str] = {}
-        for recording in self.recordings:
-            first = by_id.setdefault(recording.id, recording.path)
-            if first != recording.path:
-                raise PipelineError(f"{first} and {recording.path} have the same id {recording.id}; rename one of them")
+
+# (root, the corpus's name in keys and in the manifest, patterns of paths to exclude, notes) -> its recordings, in any
+# order: one after another, as a corpus may have more than fit into memory.
+Find = Callable[[Location, str, Sequence[str], Notes], Iterator[Found]]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All recordings of a corpus in memory, sorted by id, and the notes."""
+
+    recordings: list[Recording]
+    warnings: list[str]
+    absent: dict[str, str]
+
+
+def collect(find: Find, root: Location, corpus: str, exclude: Sequence[str]) -> Scan:
+    """Scan a corpus that fits into memory."""
+    notes = Notes()
+    recordings = [found.recording for found in find(root, corpus, exclude, notes)]
+    return Scan(sorted(recordings, key=lambda recording: recording.id), notes.warnings, notes.absent)
 
 
 def with_speed(recording: Recording, speed: float) -> Recording:
@@ -63,18 +87,14 @@ def speed_of(extra: str) -> float:
     return json.loads(extra).get("speed", 1.0) if extra else 1.0
 
 
-def hold_out_speakers(scan: Scan, validation: float, test: float) -> Scan:
+def held_out(recording: Recording, validation: float, test: float) -> Recording:
     """Move about these shares of the training split's speakers to validation and test, always whole, by a hash."""
-
-    def split(recording: Recording) -> str:
-        if recording.split != "train" or not recording.speaker:
-            return recording.split
-        draw = stable_draw(f"speaker {recording.speaker}".encode())
-        if draw < validation:
-            return "validation"
-        return "test" if draw < validation + test else "train"
-
-    return replace(scan, recordings=[replace(recording, split=split(recording)) for recording in scan.recordings])
+    if recording.split != "train" or not recording.speaker:
+        return recording
+    draw = stable_draw(f"speaker {recording.speaker}".encode())
+    if draw < validation:
+        return replace(recording, split="validation")
+    return replace(recording, split="test") if draw < validation + test else recording
 
 
 def stable_draw(data: bytes) -> float:

@@ -1,15 +1,11 @@
 """The corpora that `preprocess` supports, by name. A new one needs a file in this folder and a line here."""
 
-from collections.abc import Callable, Sequence
-
-from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
-from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.corpora.recording import Find
 
-# (root, the corpus's name in keys and in the manifest, patterns of paths to exclude) -> its recordings
-CORPORA: dict[str, Callable[[Location, str, Sequence[str]], Scan]] = {
-    "librispeech": librispeech.scan,
-    "maestro": maestro.scan,
-    "folder": folder.scan,
-    "synthetic": synthetic.scan,
+CORPORA: dict[str, Find] = {
+    "librispeech": librispeech.find,
+    "maestro": maestro.find,
+    "folder": folder.find,
+    "synthetic": synthetic.find,
 }

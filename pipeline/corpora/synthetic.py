@@ -7,7 +7,7 @@ that a language model can learn (recurring syllables, chord progressions) and no
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import soundfile
 from whisper_gpt.manifests.full_disk import naming_full_disk
 from whisper_gpt.manifests.location import Location, is_file, is_remote
 from whisper_gpt.pipeline.corpora import librispeech, maestro
-from whisper_gpt.pipeline.corpora.recording import Scan
+from whisper_gpt.pipeline.corpora.recording import Found, Notes, Scan, collect
 from whisper_gpt.pipeline.errors import PipelineError
 
 SPEECH_RATE = 16_000  # LibriSpeech's
@@ -34,8 +34,8 @@ class SyntheticSize:
     seed: int = 0
 
 
-def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ()) -> Scan:
-    """List the synthetic corpora in `root`, except matches of `exclude`.
+def find(root: Location, corpus: str, exclude: Sequence[str], notes: Notes) -> Iterator[Found]:
+    """Yield the recordings of the synthetic corpora in `root`, except matches of `exclude`.
 
     If `root` is missing or empty, they are generated first, at the default size. Raises `PipelineError` if it contains
     anything else.
@@ -44,11 +44,16 @@ def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ())
         if is_remote(root):
             raise PipelineError(f"{root}: synthetic audio can only be generated in a local folder")
         write(root, SyntheticSize())
-    scans = librispeech.scan(root, f"{corpus}-speech", exclude), maestro.scan(root, f"{corpus}-piano", exclude)
-    recordings = sorted((r for s in scans for r in s.recordings), key=lambda r: r.id)
-    absent = {path: split for s in scans for path, split in s.absent.items()}
-    warnings = list(dict.fromkeys(w for s in scans for w in s.warnings))
-    return Scan(corpus, recordings, warnings, absent)
+    speech, piano = Notes(), Notes()
+    yield from librispeech.find(root, f"{corpus}-speech", exclude, speech)
+    yield from maestro.find(root, f"{corpus}-piano", exclude, piano)
+    notes.absent |= speech.absent | piano.absent
+    notes.warnings += dict.fromkeys(speech.warnings + piano.warnings)
+
+
+def scan(root: Location, corpus: str = "synthetic", exclude: Sequence[str] = ()) -> Scan:
+    """Return everything that `find` yields, sorted by id."""
+    return collect(find, root, corpus, exclude)
 
 
 def write(root: Path, size: SyntheticSize) -> None:

@@ -6,26 +6,25 @@ additional parts: plan.parquet, plan-000001.parquet, …
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from whisper_gpt.manifests.location import Location, open_for_seeking
+from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.pipeline.audio import AudioInfo
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
-from whisper_gpt.pipeline.corpora.recording import SPLITS, Recording
+from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.shards.source import Source
-from whisper_gpt.pipeline.shards.tar import shard_name
 
 PLAN_FILE = "plan.parquet"
-_ROW_GROUP = 4096  # rows; one or two groups are read per shard
+ROW_GROUP = 4096  # rows; one or two groups are read per shard
 _SETTINGS_KEY = b"whisper_gpt_settings"
 # Approximate size of a sample's JSON, its tar headers and the padding.
 _SAMPLE_OVERHEAD_BYTES = 4_000
@@ -35,13 +34,16 @@ _UNSAID: dict[str, object] = {"speed": 1.0}
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Everything except the source itself that determines the bytes of a dataset."""
+    """Everything except the source itself that determines the bytes of a dataset.
+
+    Without `shard_mb` the plan chooses a size that suits the corpus.
+    """
 
     corpus: str
     codec: CodecFingerprint
     mel: MelConfig
     segment_frames: int
-    shard_mb: float
+    shard_mb: float | None
     splits: tuple[str, ...]
     speed: float = 1.0
 
@@ -59,49 +61,42 @@ class PlanSettings:
 
 
 @dataclass(frozen=True)
-class SourceChanges:
-    """Paths of sources that differ between a plan and a later listing.
+class PlanPart:
+    """A stored part of a dataset's plan: its file's location and SHA-256."""
 
-    `changed`: different size or content; `described`: different metadata in the corpus tables, or another split.
-    """
+    path: Location
+    sha256: str
 
-    added: list[str]
-    gone: list[str]
-    changed: list[str]
-    described: list[str]
+    @property
+    def name(self) -> str:
+        """The name of the part's file."""
+        return self.path.name
 
-    def in_words(self) -> list[str]:
-        """Describe each kind of change in a clause; return an empty list if nothing changed."""
-        kinds = (
-            ("new", self.added),
-            ("gone", self.gone),
-            ("changed", self.changed),
-            ("different in the corpus metadata or in another split", self.described),
-        )
-        return [f"{len(paths)} source files are {kind} (such as {min(paths)})" for kind, paths in kinds if paths]
+    def schema(self) -> pa.Schema:
+        """Read the columns' types and the settings. Raises `PipelineError` if the file is not a plan."""
+        try:
+            with open_for_seeking(self.path) as file:
+                schema = pq.read_schema(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise PipelineError(f"{self.path}: not a readable plan ({error}); remove the folder and rerun") from error
+        if not schema.equals(PLAN) or _SETTINGS_KEY not in (schema.metadata or {}):
+            raise PipelineError(f"{self.path}: written by another version of whisper-gpt; choose a new output folder")
+        return schema
 
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Read some columns of all rows; split and shard as dictionaries, as they have few values."""
+        with open_for_seeking(self.path) as file:
+            return pq.read_table(file, columns=list(columns), read_dictionary=["split", "shard"])
 
-def plan_table(
-    sources: Sequence[Source], settings: PlanSettings, first_shards: Mapping[str, int] | None = None
-) -> pa.Table:
-    """Assign every source to a shard; return the plan, one row per source, in the order of the shards.
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read some columns, or all, a few thousand rows at a time, in the order of the shards."""
+        with open_for_seeking(self.path) as file:
+            yield from pq.ParquetFile(file).iter_batches(ROW_GROUP, columns=columns)
 
-    Within a split the sources are ordered by a hash of their id, so that each shard is a random sample of the corpus,
-    and cut into shards of equal duration, as many as `shard_mb` requires. A source is never split between shards. A
-    source with an unreadable header is planned with the mean duration of the others: it fails, and is recorded, when
-    its shard is made. `first_shards` gives the first shard number of each split (default 0).
-    """
-    readable = [s.info.duration_s / settings.speed for s in sources if isinstance(s.info, AudioInfo)]
-    assumed_s = sum(readable) / len(readable) if readable else 0.0
-    rows = []
-    for split in SPLITS:
-        members = sorted((s for s in sources if s.recording.split == split), key=_shuffled_order)
-        seconds = [s.info.duration_s / settings.speed if isinstance(s.info, AudioInfo) else assumed_s for s in members]
-        first = (first_shards or {}).get(split, 0)
-        for source, planned_s, index in zip(members, seconds, _shard_of_each(seconds, settings), strict=True):
-            rows.append(_row(source, settings.corpus, planned_s, shard_name(split, first + index)))
-    metadata = {_SETTINGS_KEY: json.dumps(_stored(settings), sort_keys=True)}
-    return pa.Table.from_pylist(rows, schema=_PLAN.with_metadata(metadata))
+    def read_shard(self, shard: str) -> list[dict]:
+        """Read the rows of one shard; row groups without that shard are skipped."""
+        with open_for_seeking(self.path) as file:
+            return pq.read_table(file, filters=pc.field("shard") == shard).to_pylist()
 
 
 def part_name(index: int) -> str:
@@ -109,17 +104,27 @@ def part_name(index: int) -> str:
     return f"plan-{index:06d}.parquet" if index else PLAN_FILE
 
 
-def plan_bytes(plan: pa.Table) -> bytes:
-    """Return the plan as a Parquet file; equal plans give equal bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(plan, buffer, compression="zstd", row_group_size=_ROW_GROUP)
-    return buffer.getvalue()
+def plan_schema(settings: PlanSettings) -> pa.Schema:
+    """Return the schema of a plan's file, which holds the settings."""
+    return PLAN.with_metadata({_SETTINGS_KEY: json.dumps(_stored(settings), sort_keys=True)})
 
 
-def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
-    """Describe how `settings` differ from those of `plan`, one clause each; empty if they are equal."""
+def write_plan(path: Location, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write a plan's `rows` to a file, in one atomic step; equal rows and schemas give equal bytes."""
+    with publishing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for group in _row_groups(rows):
+            writer.write_table(group.replace_schema_metadata(schema.metadata), row_group_size=ROW_GROUP)
+
+
+def stored_shard_mb(schema: pa.Schema) -> float:
+    """Return the size of shards that a plan was made for."""
+    return json.loads(schema.metadata[_SETTINGS_KEY])["shard_mb"]
+
+
+def settings_differences(schema: pa.Schema, settings: PlanSettings) -> list[str]:
+    """Describe how `settings` differ from those in a plan's schema, one clause each; empty if they are equal."""
     before, now = (
-        _flat(json.loads(plan.schema.metadata[_SETTINGS_KEY])),
+        _flat(json.loads(schema.metadata[_SETTINGS_KEY])),
         _flat(json.loads(json.dumps(_stored(settings)))),
     )
     return [
@@ -129,41 +134,22 @@ def settings_differences(plan: pa.Table, settings: PlanSettings) -> list[str]:
     ]
 
 
-def source_changes(plan: pa.Table, sources: Sequence[Source]) -> SourceChanges:
-    """Compare a listing with the plan's parts, in their order: if a source was planned twice, its later row counts."""
-    columns = ["path", "content_id", *_DESCRIPTION]
-    rows = zip(*(plan[c].to_pylist() for c in columns), strict=True)
-    before = {path: (content, description) for path, content, *description in rows}
-    now = {s.recording.path: (s.content_id, [getattr(s.recording, c) for c in _DESCRIPTION]) for s in sources}
-    both = before.keys() & now.keys()
-    return SourceChanges(
-        added=sorted(now.keys() - before.keys()),
-        gone=sorted(before.keys() - now.keys()),
-        changed=sorted(path for path in both if before[path][0] != now[path][0]),
-        described=sorted(path for path in both if before[path][1] != now[path][1]),
+def next_shards(parts: Iterable[PlanPart]) -> dict[str, int]:
+    """Return, for each split in a plan, the number after its last shard's."""
+    shards = {shard for part in parts for shard in part.read(["shard"])["shard"].unique().to_pylist()}
+    numbers: dict[str, int] = {}
+    for shard in shards:
+        split, _, number = shard.rpartition("-")
+        numbers[split] = max(numbers.get(split, 0), int(number) + 1)
+    return numbers
+
+
+def source_columns(sources: Sequence[Source], corpus: str) -> pa.RecordBatch:
+    """Return a row of the plan per source, but for shard and planned seconds, which depend on all of them."""
+    columns = zip(*(_row(source, corpus) for source in sources), strict=True)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, SOURCES, strict=True)], schema=SOURCES
     )
-
-
-def next_shards(plan: pa.Table) -> dict[str, int]:
-    """Return, for each split in `plan`, the number after its last shard's."""
-    last = plan.group_by("split").aggregate([("shard", "max")]).to_pylist()
-    return {row["split"]: int(row["shard_max"].rpartition("-")[2]) + 1 for row in last}
-
-
-def read_plan(data: bytes, name: str) -> pa.Table:
-    """Read the plan in the Parquet file `data`. Raises `PipelineError` with the file's `name` if it is not a plan."""
-    try:
-        plan = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"{name}: not a readable plan ({error}); remove the folder and rerun") from error
-    if not plan.schema.equals(_PLAN) or _SETTINGS_KEY not in (plan.schema.metadata or {}):
-        raise PipelineError(f"{name}: written by another version of whisper-gpt; choose a new output folder")
-    return plan
-
-
-def read_shard_rows(file: BinaryIO, shard: str) -> list[dict]:
-    """Read the rows of one shard from a plan in an open Parquet file; row groups without that shard are skipped."""
-    return pq.read_table(file, filters=pc.field("shard") == shard).to_pylist()
 
 
 def recording_of(row: dict) -> Recording:
@@ -171,40 +157,26 @@ def recording_of(row: dict) -> Recording:
     return Recording(**{field.name: row[field.name] for field in fields(Recording)})
 
 
-def _shuffled_order(source: Source) -> bytes:
-    return hashlib.sha256(source.recording.id.encode()).digest()
+def _row_groups(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join batches of any size into tables of `ROW_GROUP` rows; the last may be shorter."""
+    waiting = PLAN.empty_table()
+    for batch in rows:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        while waiting.num_rows >= ROW_GROUP:
+            yield waiting.slice(0, ROW_GROUP)
+            waiting = waiting.slice(ROW_GROUP)
+    if waiting.num_rows:
+        yield waiting
 
 
-def _shard_of_each(seconds: Sequence[float], settings: PlanSettings) -> list[int]:
-    """Return each source's shard index: cut at equal durations, by the middle of each source, without empty shards."""
-    total = sum(seconds)
-    shards = max(1, round(settings.bytes_of(total) / (settings.shard_mb * 1e6)))
-    indices: list[int] = []
-    elapsed, last_cut = 0.0, -1
-    for duration in seconds:
-        cut = int((elapsed + duration / 2) / total * shards) if total else 0
-        indices.append((indices[-1] if indices else -1) + (cut != last_cut))
-        elapsed, last_cut = elapsed + duration, cut
-    return indices
-
-
-def _row(source: Source, corpus: str, planned_s: float, shard: str) -> dict:
+def _row(source: Source, corpus: str) -> tuple:
     info = source.info
-    header = (
-        {"sample_rate": info.sample_rate, "channels": info.channels, "frames": info.frames, "scan_error": ""}
-        if isinstance(info, AudioInfo)
-        else {"sample_rate": 0, "channels": 0, "frames": 0, "scan_error": str(info)}
-    )
-    return {
-        **asdict(source.recording),
-        "corpus": corpus,
-        "shard": shard,
-        "attempt": source.attempt,
-        "size_bytes": source.size_bytes,
-        "content_id": source.content_id,
-        "seconds": planned_s,
-        **header,
-    }
+    if isinstance(info, AudioInfo):
+        header = info.sample_rate, info.channels, info.frames, ""
+    else:
+        header = 0, 0, 0, str(info)
+    recording = (getattr(source.recording, field.name) for field in fields(Recording))
+    return *recording, corpus, source.attempt, source.size_bytes, source.content_id, *header
 
 
 def _stored(settings: PlanSettings) -> dict[str, object]:
@@ -219,10 +191,10 @@ def _flat(settings: dict) -> dict[str, object]:
     return flat
 
 
-_DESCRIPTION = [f.name for f in fields(Recording) if f.name != "path"]
-_PLAN = pa.schema(
+RECORDING = [pa.field(f.name, pa.int16() if f.type is int else pa.string(), nullable=False) for f in fields(Recording)]
+PLAN = pa.schema(
     [
-        *(pa.field(f.name, pa.int16() if f.type is int else pa.string(), nullable=False) for f in fields(Recording)),
+        *RECORDING,
         pa.field("corpus", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("attempt", pa.int16(), nullable=False),
@@ -235,3 +207,4 @@ _PLAN = pa.schema(
         pa.field("scan_error", pa.string(), nullable=False),
     ]
 )
+SOURCES = pa.schema([field for field in PLAN if field.name not in ("shard", "seconds")])

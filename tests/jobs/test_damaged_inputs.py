@@ -93,7 +93,7 @@ def planned_seconds(out: Path) -> dict[str, float]:
     from whisper_gpt.jobs.preprocessing.planning import read_parts
 
     (part,) = read_parts(out)
-    return dict(zip(part.rows["path"].to_pylist(), part.rows["seconds"].to_pylist(), strict=True))
+    return {row["path"]: row["seconds"] for row in part.read(["path", "seconds"]).to_pylist()}
 
 
 def peak_memory_mb(folder: Path, out: Path) -> int:

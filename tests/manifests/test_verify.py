@@ -13,11 +13,11 @@ import pytest
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.preprocessing.planning import read_parts
-from whisper_gpt.jobs.verify import planned
+from whisper_gpt.jobs.verify import check_shards, planned_shards
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import committed_shards, listed_shards, read_samples
-from whisper_gpt.manifests.verify import verify_dataset
+from whisper_gpt.manifests.verify import verify_whole
 
 SHARD = "train-000000"
 
@@ -29,8 +29,12 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 
 
 def problems(dataset: Path) -> list[str]:
-    shards = verify_dataset(dataset, read_info(dataset), planned(read_parts(dataset)))
-    return [f"{p.file}: {p.key}: {p.what}" for _, found in shards for p in found]
+    info, parts = read_info(dataset), read_parts(dataset)
+    checked = list(check_shards(dataset, info, planned_shards(parts), workers=0))
+    names = {shard.name for shard in planned_shards(parts)}
+    whole = verify_whole(dataset, info, [part.sha256 for part in parts], names, checked)
+    found = [problem for shard in checked for problem in shard.problems]
+    return [f"{p.file}: {p.key}: {p.what}" for p in [*found, *whole]]
 
 
 def flip_byte(path: Path, at: int) -> None:

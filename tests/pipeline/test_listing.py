@@ -12,12 +12,14 @@ import pytest
 import soundfile
 from upath import UPath
 
-from whisper_gpt.jobs.preprocessing.planning import refuse_foreign_folder, scan_corpus
+from whisper_gpt.jobs.preprocessing.planning import refuse_foreign_folder
+from whisper_gpt.jobs.preprocessing.scanning import Chosen, Survey, scan_corpus
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.location import Location, list_files, location
 from whisper_gpt.pipeline.audio import EXTENSIONS, AudioInfo, probe
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro
-from whisper_gpt.pipeline.corpora.recording import SPLITS, Scan
+from whisper_gpt.pipeline.corpora.recording import SPLITS
+from whisper_gpt.pipeline.corpora.registry import CORPORA
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.shards.source import Source, examine
 from whisper_gpt.pipeline.shards.source_reader import SourceReader
@@ -154,13 +156,13 @@ def test_excluded_files_are_not_scanned(tmp_path: Path, pattern: str) -> None:
     assert [r.path for r in folder.scan(tmp_path, exclude=(pattern,)).recordings] == ["a/good.wav"]
 
 
-def test_excluded_files_do_not_count_as_absent(synthetic_corpora: Path) -> None:
-    def scanned(corpus: str, *exclude: str) -> Scan:
-        return scan_corpus(corpus, corpus, synthetic_corpora, SPLITS, (0.0, 0.0), exclude)
+def test_excluded_files_do_not_count_as_absent(synthetic_corpora: Path, tmp_path: Path) -> None:
+    def scanned(corpus: str, *exclude: str) -> Survey:
+        return scan_corpus(CORPORA[corpus], corpus, synthetic_corpora, Chosen(SPLITS, exclude=exclude), tmp_path / "f")
 
     speech, piano = scanned("librispeech", "108-1108-*.flac"), scanned("maestro", "maestro-v3.0.0/2004")
-    assert len(speech.recordings) < len(scanned("librispeech").recordings) and speech.absent == {}
-    assert len(piano.recordings) < len(scanned("maestro").recordings) and piano.absent == {}
+    for corpus, without in ("librispeech", speech), ("maestro", piano):
+        assert sum(without.recordings.values()) < sum(scanned(corpus).recordings.values()) and without.absent == {}
 
 
 def add_byte_order_mark(tree: Path, pattern: str) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from whisper_gpt.pipeline.audio import probe
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
-from whisper_gpt.pipeline.corpora.recording import Recording, Scan
 from whisper_gpt.pipeline.errors import PipelineError
 
 
@@ -132,11 +131,6 @@ def test_odd_names_in_librispeech_get_safe_ids(tree: Path) -> None:
     file.rename(file.with_name(f"{file.stem} (1).flac"))
     odd = next(r for r in librispeech.scan(tree).recordings if "(1)" in r.path)
     assert odd.id.startswith("librispeech_dev-clean_") and "(" not in odd.id and " " not in odd.id
-
-
-def test_duplicate_ids_are_refused() -> None:
-    with pytest.raises(PipelineError, match=r"a\.wav and b\.wav"):
-        Scan("c", [Recording("x", "train", "a.wav"), Recording("x", "train", "b.wav")])
 
 
 def test_non_utf_8_file_names_are_refused(tmp_path: Path) -> None:

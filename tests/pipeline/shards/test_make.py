@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import hashes
+from tests.helpers import hashes, plan_of
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import committed_shards, read_samples
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -17,7 +17,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.shards.make import make_shard
-from whisper_gpt.pipeline.shards.plan import PlanSettings, plan_table
+from whisper_gpt.pipeline.shards.plan import PlanSettings
 from whisper_gpt.pipeline.shards.source import examine
 from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
 
@@ -27,7 +27,7 @@ def one_shard(source: Path, dataset: Path, recordings: list[Recording]) -> tuple
     if source.is_dir():
         (source / "notes.txt").touch()
     settings = PlanSettings("c", CodecFingerprint("c", "00", 24_000, 320, 8, 1024), MelConfig(), 100, 1.0, SPLITS)
-    rows = plan_table([examine(source, recording) for recording in recordings], settings).to_pylist()
+    rows = plan_of([examine(source, recording) for recording in recordings], settings).to_pylist()
     task = ShardTask("plan.parquet", "p", "train", "train-000000", sum(row["seconds"] for row in rows))
     return ShardJob(source, dataset, "f", 100), task, rows
 

@@ -10,23 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import plan_of
+from whisper_gpt.manifests.location import file_sha256
 from whisper_gpt.pipeline.audio import AudioInfo
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
 from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import AudioError, PipelineError
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.shards.plan import (
+    PlanPart,
     PlanSettings,
     next_shards,
     part_name,
-    plan_bytes,
-    plan_table,
-    read_plan,
-    read_shard_rows,
+    plan_schema,
     recording_of,
     settings_differences,
-    source_changes,
+    source_columns,
+    write_plan,
 )
+from whisper_gpt.pipeline.shards.plan_changes import SourceChanges, source_changes
+from whisper_gpt.pipeline.shards.plan_order import suited_shard_mb
 from whisper_gpt.pipeline.shards.source import Source
 
 SETTINGS = PlanSettings(
@@ -48,7 +51,7 @@ def source(name: str, seconds: float, split: str = "train") -> Source:
 @given(st.lists(st.tuples(st.floats(0.1, 500), st.sampled_from(["train", "validation", "test"])), max_size=60))
 def test_plan_covers_every_source_once_without_gaps(drawn: list[tuple[float, str]]) -> None:
     sources = [source(f"s{i}", seconds, split) for i, (seconds, split) in enumerate(drawn)]
-    plan = plan_table(sources, SETTINGS)
+    plan = plan_of(sources, SETTINGS)
     assert Counter(plan["id"].to_pylist()) == Counter(s.recording.id for s in sources)
     for split in ("train", "validation", "test"):
         shards = [row["shard"] for row in plan.to_pylist() if row["split"] == split]
@@ -59,11 +62,11 @@ def test_plan_covers_every_source_once_without_gaps(drawn: list[tuple[float, str
 @given(st.permutations(range(12)))
 def test_plan_is_independent_of_the_listing_order(order: list[int]) -> None:
     sources = [source(f"s{i}", 10 + i) for i in range(12)]
-    assert plan_table([sources[i] for i in order], SETTINGS).equals(plan_table(sources, SETTINGS))
+    assert plan_of([sources[i] for i in order], SETTINGS).equals(plan_of(sources, SETTINGS))
 
 
 def test_shards_are_balanced_and_have_the_requested_size() -> None:
-    plan = plan_table([source(f"s{i}", 5 + i % 20) for i in range(2000)], SETTINGS)
+    plan = plan_of([source(f"s{i}", 5 + i % 20) for i in range(2000)], SETTINGS)
     seconds: Counter[str] = Counter()
     for row in plan.to_pylist():
         seconds[row["shard"]] += row["seconds"]
@@ -73,63 +76,92 @@ def test_shards_are_balanced_and_have_the_requested_size() -> None:
 
 def test_unreadable_sources_are_planned_at_the_mean_length() -> None:
     broken = Source(Recording("bad", "train", "bad.wav"), 10, "", AudioError("scan", "no audio"))
-    rows = {row["id"]: row for row in plan_table([source("a", 4), source("b", 8), broken], SETTINGS).to_pylist()}
+    rows = {row["id"]: row for row in plan_of([source("a", 4), source("b", 8), broken], SETTINGS).to_pylist()}
     assert (rows["bad"]["seconds"], rows["bad"]["scan_error"]) == (6.0, "no audio")
 
 
-def test_plan_round_trip_is_deterministic() -> None:
-    plan = plan_table([source("a", 4), source("b", 8)], SETTINGS)
-    data = plan_bytes(plan)
-    assert data == plan_bytes(plan_table([source("b", 8), source("a", 4)], SETTINGS))
-    assert read_plan(data, "plan").equals(plan)
+def stored(plan: pa.Table, path: Path, settings: PlanSettings = SETTINGS) -> PlanPart:
+    write_plan(path, plan.to_batches(), plan_schema(settings))
+    return PlanPart(path, file_sha256(path))
+
+
+def test_plan_round_trip_is_deterministic(tmp_path: Path) -> None:
+    plan = plan_of([source("a", 4), source("b", 8)], SETTINGS)
+    part = stored(plan, tmp_path / "plan.parquet")
+    again = stored(plan_of([source("b", 8), source("a", 4)], SETTINGS), tmp_path / "again.parquet")
+    assert part.sha256 == again.sha256
+    assert pa.Table.from_batches(part.batches()).equals(plan)
+    assert part.read(["path", "seconds"]).equals(plan.select(["path", "seconds"]))
     assert recording_of(plan.to_pylist()[0]) in {source("a", 4).recording, source("b", 8).recording}
 
 
+def test_a_file_does_not_depend_on_the_batches_it_was_written_in(tmp_path: Path) -> None:
+    plan = plan_of([source(f"s{i}", 10) for i in range(9_000)], SETTINGS)
+    whole = stored(plan, tmp_path / "plan.parquet")
+    write_plan(tmp_path / "again.parquet", plan.to_batches(max_chunksize=700), plan_schema(SETTINGS))
+    assert file_sha256(tmp_path / "again.parquet") == whole.sha256
+    assert pq.ParquetFile(whole.path).num_row_groups == 3
+
+
 def test_changed_settings_are_named() -> None:
-    plan = plan_table([source("a", 4)], SETTINGS)
-    assert settings_differences(plan, SETTINGS) == []
-    assert settings_differences(read_plan(plan_bytes(plan), "plan"), SETTINGS) == []
-    assert settings_differences(plan, replace(SETTINGS, mel=MelConfig(bands=80))) == ["mel.bands was 64 and is now 80"]
+    schema = plan_schema(SETTINGS)
+    assert settings_differences(schema, SETTINGS) == []
+    assert settings_differences(schema, replace(SETTINGS, mel=MelConfig(bands=80))) == [
+        "mel.bands was 64 and is now 80"
+    ]
 
 
-def test_changed_sources_are_named() -> None:
+@pytest.mark.parametrize(("hours", "megabytes"), [(0.1, 8), (1000, 40), (100_000, 128)])
+def test_a_size_of_shards_is_chosen_that_suits_the_corpus(hours: float, megabytes: float, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, shard_mb=None)
+    table = pa.Table.from_batches([source_columns([source(f"s{i}", 36 * hours) for i in range(100)], "c")])
+    assert suited_shard_mb(table, settings, tmp_path) == pytest.approx(megabytes, rel=0.1)
+    assert suited_shard_mb(table, SETTINGS, tmp_path) == SETTINGS.shard_mb  # as asked for
+
+
+def changes(parts: list[pa.Table], sources: list[Source], scratch: Path) -> SourceChanges:
+    return source_changes(parts, pa.Table.from_batches([source_columns(sources, "synthetic")]), scratch)
+
+
+def test_changed_sources_are_named(tmp_path: Path) -> None:
     a, b, c = source("a", 4), source("b", 8), source("c", 1)
-    plan = plan_table([a, b], SETTINGS)
-    assert source_changes(plan, [b, a]).in_words() == []
-    (clause,) = source_changes(plan, [a, b, c]).in_words()
+    plan = plan_of([a, b], SETTINGS)
+    assert changes([plan], [b, a], tmp_path).in_words() == []
+    (clause,) = changes([plan], [a, b, c], tmp_path).in_words()
     assert "new" in clause and "c.wav" in clause
-    assert source_changes(plan, [a]).gone == ["b.wav"]
-    assert source_changes(plan, [replace(a, content_id="another"), b]).changed == ["a.wav"]
+    assert changes([plan], [a], tmp_path).gone == ["b.wav"]
+    assert changes([plan], [replace(a, size_bytes=999), b], tmp_path).changed == ["a.wav"]
     redescribed = replace(b, recording=replace(b.recording, text="another text"))
-    assert source_changes(plan, [a, redescribed]).described == ["b.wav"]
+    assert changes([plan], [a, redescribed], tmp_path).described == ["b.wav"]
 
 
-def test_further_parts_continue_numbering_and_override() -> None:
+def test_further_parts_continue_numbering_and_override(tmp_path: Path) -> None:
     a, b, new = source("a", 400), source("b", 400), source("n", 4)
-    first = plan_table([a, b], SETTINGS)
-    assert next_shards(first) == {"train": 2}
-    repaired = replace(a, content_id="repaired", attempt=2)
-    second = plan_table([repaired, new], SETTINGS, next_shards(first))
+    first = plan_of([a, b], SETTINGS)
+    part = stored(first, tmp_path / "plan.parquet")
+    assert next_shards([part]) == {"train": 2}
+    repaired = replace(a, size_bytes=2000, attempt=2)
+    second = plan_of([repaired, new], SETTINGS, next_shards([part]))
     assert min(second["shard"].to_pylist()) == "train-000002" and set(second["attempt"].to_pylist()) == {1, 2}
-    assert source_changes(pa.concat_tables([first, second]), [repaired, b, new]).in_words() == []
+    assert changes([first, second], [repaired, b, new], tmp_path).in_words() == []
+    assert changes([first, second], [a, b, new], tmp_path).changed == ["a.wav"]
     assert [part_name(i) for i in (0, 1)] == ["plan.parquet", "plan-000001.parquet"]
 
 
 def test_rows_of_one_shard_are_read(tmp_path: Path) -> None:
-    plan = plan_table([source(f"s{i}", 10) for i in range(500)], SETTINGS)
-    (tmp_path / "plan.parquet").write_bytes(plan_bytes(plan))
-    with (tmp_path / "plan.parquet").open("rb") as file:
-        rows = read_shard_rows(file, "train-000007")
+    plan = plan_of([source(f"s{i}", 10) for i in range(500)], SETTINGS)
+    rows = stored(plan, tmp_path / "plan.parquet").read_shard("train-000007")
     assert rows and rows == [row for row in plan.to_pylist() if row["shard"] == "train-000007"]
 
 
-def test_invalid_plan_files_are_refused() -> None:
-    with pytest.raises(PipelineError, match=r"OUT/plan\.parquet"):
-        read_plan(b"PAR1 no", "OUT/plan.parquet")
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table({"a": [1]}), buffer)
-    with pytest.raises(PipelineError, match=r"OUT/plan\.parquet: .*version"):
-        read_plan(buffer.getvalue().to_pybytes(), "OUT/plan.parquet")
+def test_invalid_plan_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.parquet"
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(PipelineError, match=r"plan\.parquet: not a readable plan"):
+        PlanPart(path, "").schema()
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(PipelineError, match=r"plan\.parquet: .*version"):
+        PlanPart(path, "").schema()
 
 
 def test_fingerprint_depends_only_on_codec_and_mel() -> None:
