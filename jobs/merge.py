@@ -195,7 +195,7 @@ def _shards_of(part: PlanPart) -> list[str]:
 
 def _copy_shard(shard: _Shard, out: Location) -> None:
     """Copy the tar, the failures, and last the fragment, with the shard's new name."""
-    record, rows = read_fragment(fragment_path(shard.dataset, shard.old_name))
+    record, samples = read_fragment(fragment_path(shard.dataset, shard.old_name))
     if record.samples:
         _link_or_copy(
             shard_path(shard.dataset, record.split, shard.old_name), shard_path(out, record.split, shard.name)
@@ -204,7 +204,9 @@ def _copy_shard(shard: _Shard, out: Location) -> None:
     if is_file(failures):
         publish_bytes(failures_path(out, shard.name), failures.read_bytes())
     record = replace(record, shard=shard.name, plan_sha256=shard.plan_sha256)
-    fragment = fragment_bytes([row | {"shard": shard.name} for row in rows], record)
+    names = pa.array([shard.name] * samples.num_rows, pa.string())
+    renamed = samples.set_column(samples.schema.get_field_index("shard"), samples.schema.field("shard"), names)
+    fragment = fragment_bytes(renamed, record)
     publish_bytes(fragment_path(out, shard.name), fragment)
 
 

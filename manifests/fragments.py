@@ -58,7 +58,7 @@ class ShardRecord:
     code_counts: np.ndarray
 
 
-def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
+def fragment_bytes(samples: pa.Table, record: ShardRecord) -> bytes:
     """Return the fragment of one shard as a Parquet file; equal input gives equal bytes."""
     plain = {k: v for k, v in vars(record).items() if k not in _SHAPES.values()}
     plain |= {name: vars(record)[array].shape for name, array in _SHAPES.items()}
@@ -68,7 +68,7 @@ def fragment_bytes(rows: Sequence[dict], record: ShardRecord) -> bytes:
         _SUMS_KEY: base64.b64encode(record.mel_sums.astype("<f8").tobytes()),
         _COUNTS_KEY: base64.b64encode(zlib.compress(record.code_counts.astype("<i8").tobytes(), 6)),
     }
-    return parquet_bytes(pa.Table.from_pylist(list(rows), schema=SAMPLES.with_metadata(metadata)))
+    return parquet_bytes(samples.cast(SAMPLES).replace_schema_metadata(metadata))
 
 
 def fragment_path(dataset: Location, shard: str) -> Location:
@@ -120,11 +120,11 @@ def read_record(path: Location) -> ShardRecord:
         raise _broken(path, error) from error
 
 
-def read_fragment(path: Location) -> tuple[ShardRecord, list[dict]]:
-    """Read a fragment's record and rows. Raises `ManifestError` if the file is not a complete fragment."""
+def read_fragment(path: Location) -> tuple[ShardRecord, pa.Table]:
+    """Read a fragment's record and samples. Raises `ManifestError` if the file is not a complete fragment."""
     record, data = read_record(path), path.read_bytes()
     try:
-        return record, pq.read_table(io.BytesIO(data), schema=SAMPLES).to_pylist()
+        return record, pq.read_table(io.BytesIO(data), schema=SAMPLES)
     except (pa.ArrowInvalid, OSError) as error:
         raise _broken(path, error) from error
 

@@ -71,10 +71,11 @@ def verify_shard(dataset: Location, info: DatasetInfo, planned: PlannedShard) ->
     if not is_file(fragment_path(dataset, shard)):
         return Checked(shard, [Problem(manifest, "", "missing: the shard is not finished")])
     try:
-        record, rows = read_fragment(fragment_path(dataset, shard))
+        record, samples = read_fragment(fragment_path(dataset, shard))
         failed = [row["source"] for row in read_failures(dataset, shard).to_pylist()]
     except ManifestError as error:
         return Checked(shard, [Problem(manifest, "", str(error))])
+    rows = samples.to_pylist()
     sources = _check_sources(manifest, planned, record, {row["source"] for row in rows}, failed)
     problems = [*sources, *_check_shard(dataset, info, record, rows)]
     return Checked(shard, problems, record.split, record.samples, record.frames)

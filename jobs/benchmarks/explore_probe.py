@@ -1,4 +1,4 @@
-"""Run the page of `explore` without a browser in a process of its own, for `bench manifest`: prints JSON."""
+"""Run the page of `explore` without a browser in a process of its own, for `bench scale`: prints JSON."""
 
 import json
 import resource

@@ -24,7 +24,10 @@ VERBS = {
     "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
     "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),
     "bench loader": ("jobs.benchmarks.loader_speed", "Time our data loader against others on the same samples."),
-    "bench manifest": ("jobs.benchmarks.manifest_scale", "Time inspect and query on a manifest of a million rows."),
+    "bench scale": (
+        "jobs.benchmarks.scale",
+        "Time planning, resuming, opening and querying of up to ten million samples.",
+    ),
     "bench train": ("jobs.benchmarks.train_speed", "Time training steps against a plain token-only loop."),
     "bench generate": ("jobs.benchmarks.generate_speed", "Time generation frame by frame against a plain loop."),
     "bench preprocess": ("jobs.benchmarks.preprocess_overhead", "Time preprocess against bare decoding and encoding."),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import soundfile
 import streamlit as st
 
@@ -40,8 +41,8 @@ def checkpoint(folder: str) -> tuple[LanguageModel, TrainingState]:
 @st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner=False)
 def manifest_row(address: str, shard: str, key: str) -> dict[str, Any]:
     """Return a sample's row of the manifest, with its places in the tar and its hashes."""
-    rows = read_fragment(fragment_path(dataset_at(address), shard))[1]
-    return next(row for row in rows if row["key"] == key)
+    _, samples = read_fragment(fragment_path(dataset_at(address), shard))
+    return samples.filter(pc.field("key") == key).to_pylist()[0]
 
 
 @st.cache_data(max_entries=_KEPT_SAMPLES, show_spinner=False)

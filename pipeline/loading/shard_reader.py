@@ -47,6 +47,11 @@ class ShardReader:
         self.shape = int(self._numbers[1][0]), int(self._numbers[2][0])  # K, M
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(self._map_shard)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the shards are in an object store."""
+        return is_remote(self._dataset)
+
     def samples_sha256(self) -> str:
         """Return a hash of what stream positions depend on: the samples' lengths and shards, in order."""
         return hashlib.sha256(self.frames.tobytes() + self.shard_of.tobytes()).hexdigest()

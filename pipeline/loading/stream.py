@@ -115,8 +115,26 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     there, on any number of ranks. In a mixture each dataset has its own epochs. Raises `ManifestError` if a folder is
     not a dataset, and `PipelineError` if the datasets cannot be mixed.
     """
-    weighted = [(datasets, 1.0)] if isinstance(datasets, Location | str) else list(datasets)
-    folders = [location(dataset) for dataset, _ in weighted]
+    tables, readers, codebook_size = open_split(datasets, split, config)
+    windows = WindowOrder(tables, [weight for _, weight in _weighted(datasets)], config)
+    remote = any(reader.is_remote for reader in readers)
+    order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if remote else windows
+    damage = Damage(config.max_damaged)
+    reader = BatchReader(list(zip(tables, readers, strict=True)), codebook_size, config.pack, damage)
+    read = Mapper(order, lambda batch: _read_or_error(reader, batch))
+    samples = [reader.samples_sha256() for reader in readers]
+    source = Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES)
+    return Stream(source, damage, samples, (datasets, split, config))
+
+
+def open_split(
+    datasets: Datasets, split: str, config: StreamConfig
+) -> tuple[list[WindowTable], list[ShardReader], int]:
+    """Return the windows and the reader of each dataset, and the size of their codebooks; nothing is read yet.
+
+    Raises as `stream` does.
+    """
+    folders = [location(dataset) for dataset, _ in _weighted(datasets)]
     infos = [read_info(folder) for folder in folders]
     for folder, info in zip(folders, infos, strict=True):
         require_like(infos[0], info, folders[0], folder)
@@ -128,14 +146,11 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
         for folder, info in zip(folders, infos, strict=True)
     ]
     tables = [cut_windows(reader.frames, reader.shard_of, config.context, config.pack) for reader in readers]
-    windows = WindowOrder(tables, [weight for _, weight in weighted], config)
-    order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if cache else windows
-    damage = Damage(config.max_damaged)
-    reader = BatchReader(list(zip(tables, readers, strict=True)), infos[0].codec["codebook_size"], config.pack, damage)
-    read = Mapper(order, lambda batch: _read_or_error(reader, batch))
-    samples = [reader.samples_sha256() for reader in readers]
-    source = Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES)
-    return Stream(source, damage, samples, (datasets, split, config))
+    return tables, readers, infos[0].codec["codebook_size"]
+
+
+def _weighted(datasets: Datasets) -> Sequence[tuple[Location | str, float]]:
+    return [(datasets, 1.0)] if isinstance(datasets, Location | str) else datasets
 
 
 def _stream_at(datasets: Datasets, split: str, config: StreamConfig, state: dict[str, Any]) -> Stream:

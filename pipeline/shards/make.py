@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from whisper_gpt.manifests.failures import failures_bytes, failures_path
 from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path
 from whisper_gpt.manifests.publish import publish_bytes, publishing
+from whisper_gpt.manifests.schema import SAMPLES
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.quantizer import code_counts
 from whisper_gpt.pipeline.corpora.recording import Recording
@@ -99,7 +101,8 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
         mel_sums=tally.mel_sums,
         code_counts=tally.code_counts,
     )
-    publish_bytes(fragment_path(job.dataset, task.shard), fragment_bytes(manifest_rows, record))
+    samples = pa.Table.from_pylist(manifest_rows, SAMPLES)
+    publish_bytes(fragment_path(job.dataset, task.shard), fragment_bytes(samples, record))
 
 
 def try_sources(job: ShardJob, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> None:

@@ -86,7 +86,8 @@ class PlanPart:
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Read some columns of all rows; split and shard as dictionaries, as they have few values."""
         with open_for_seeking(self.path) as file:
-            return pq.read_table(file, columns=list(columns), read_dictionary=["split", "shard"])
+            table = pq.read_table(file, columns=list(columns), read_dictionary=["split", "shard"])
+        return table.unify_dictionaries()  # each row group has its own
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read some columns, or all, a few thousand rows at a time, in the order of the shards."""

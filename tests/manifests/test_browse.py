@@ -8,16 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from whisper_gpt.jobs.benchmarks.manifest_scale import write_manifest
+from whisper_gpt.jobs.benchmarks import made_corpus
 from whisper_gpt.manifests.browse import COLUMNS, Browser, Filter
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.query import QueryError
 
 
+def write_manifest(folder: Path, samples: int) -> None:
+    made_corpus.plan(folder, "made", samples)
+    made_corpus.make_shards(folder)
+    made_corpus.finish(folder, "made")
+
+
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Browser, pa.Table]:
     folder = tmp_path_factory.mktemp("it's a [dataset]*")
-    write_manifest(folder, rows=300, shards=7)
+    write_manifest(folder, 300)
     return Browser(folder), read_samples(folder)
 
 
@@ -69,7 +75,7 @@ def test_other_statements_and_files_are_refused(manifest: tuple[Browser, pa.Tabl
 def test_a_manifest_that_does_not_fit_is_one_error_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_manifest(tmp_path / "set", rows=3000, shards=3)
+    write_manifest(tmp_path / "set", 3000)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     connect = duckdb.connect

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import plan_of
+from whisper_gpt.jobs.preprocessing.planning import shard_tasks
 from whisper_gpt.manifests.location import file_sha256
 from whisper_gpt.pipeline.audio import AudioInfo
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
@@ -101,6 +102,10 @@ def test_a_file_does_not_depend_on_the_batches_it_was_written_in(tmp_path: Path)
     write_plan(tmp_path / "again.parquet", plan.to_batches(max_chunksize=700), plan_schema(SETTINGS))
     assert file_sha256(tmp_path / "again.parquet") == whole.sha256
     assert pq.ParquetFile(whole.path).num_row_groups == 3
+    assert whole.read(["shard"])["shard"].cast(pa.string()).equals(plan["shard"])  # each group has its own dictionary
+    shards = sorted(set(plan["shard"].to_pylist()))
+    assert next_shards([whole]) == {"train": len(shards)}
+    assert [task.shard for task in shard_tasks([whole])] == shards
 
 
 def test_changed_settings_are_named() -> None:
