@@ -15,11 +15,10 @@ class Codes(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
     """The coarsest codes of each window, as the Trainer wants them; −100 marks what is not to be predicted."""
 
     def __init__(self, dataset: str):
-        self.batches = stream(dataset, "train", StreamConfig(context=CONTEXT, batch=1))
+        self.batches = stream(dataset, "train", StreamConfig(context=CONTEXT, batch=1, pad=True))
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for batch in self.batches:
-            batch = batch.padded(CONTEXT)
             codes = batch.codes[0, 0]
             yield {
                 "input_ids": codes,

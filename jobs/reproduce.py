@@ -60,8 +60,8 @@ class Config:
     """Frames per window."""
     batch: int = 8
     """Windows per step."""
-    precision: PrecisionChoice = "fp32"
-    """Autocast precision of training; auto: bf16 on devices that compute in bfloat16, else fp32."""
+    precision: PrecisionChoice = "auto"
+    """Autocast precision of training; auto: bf16 on a GPU that computes in bfloat16, else fp32."""
     device: Device = "cpu"
     """Device of each trial; with cuda it takes one GPU."""
     compile: bool = False

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whisper_gpt.model.attention import DocumentMask
 from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.checkpoint import Pretrained
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
+from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
 from whisper_gpt.model.sampling import Sampling, sample
 
@@ -124,7 +125,7 @@ class HybridLM(Pretrained):
         `forward` for `doc_ids`.
         """
         position = cache.position if cache else 0
-        attn_mask = None if doc_ids is None else packed_causal_mask(doc_ids)
+        attn_mask = None if doc_ids is None else DocumentMask(doc_ids)
         vectors = []  # each [B, n, …], with an RMS of 1
         if self.config.input_codebooks:
             vectors.append(norm(self.embed(tokens).sum(dim=1)))

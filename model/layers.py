@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whisper_gpt.model.attention import DocumentMask, attend
 from whisper_gpt.model.cache import LayerCache
 
 _EPS = torch.finfo(torch.float32).eps  # for bfloat16 too: its own epsilon would dominate small inputs
@@ -95,7 +96,7 @@ class Attention(nn.Module):
         rope: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
-        attn_mask: torch.Tensor | None = None,
+        attn_mask: DocumentMask | None = None,
     ) -> torch.Tensor:
         batch, frames, width = x.shape
         q, k, v = self.qkv(x).view(batch, frames, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each [B, H, T, hd]
@@ -105,8 +106,7 @@ class Attention(nn.Module):
         # Only an empty cache takes several inputs (a prompt). Then they come one at a time: no mask is needed.
         if frames > 1 and position > 0:
             raise ValueError(f"{frames} inputs at position {position}: a cache that is not empty takes one at a time")
-        causal = attn_mask is None and frames > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=causal)  # [B, H, T, hd]
+        y = attend(q, k, v, attn_mask)  # [B, H, T, hd]
         return self.project(y.transpose(1, 2).reshape(batch, frames, width))
 
 
@@ -136,7 +136,7 @@ class Block(nn.Module):
         rope: torch.Tensor,
         cache: LayerCache | None = None,
         position: int = 0,
-        attn_mask: torch.Tensor | None = None,
+        attn_mask: DocumentMask | None = None,
     ) -> torch.Tensor:
         x = x + self.attention(norm(x), rope, cache, position, attn_mask)
         return x + self.mlp(norm(x))
@@ -148,22 +148,16 @@ def run_blocks(
     x: torch.Tensor,
     caches: list[LayerCache] | None,
     position: int,
-    attn_mask: torch.Tensor | None = None,
+    attn_mask: DocumentMask | None = None,
 ) -> torch.Tensor:
     """Apply all `blocks` to `x` `[B, T, D]`, whose first frame is at `position`; return `[B, T, D]`, normalised.
 
-    `attn_mask` bool `[B, 1, T, T]` is True where a query (row) attends to a key; without it attention is causal.
+    Attention is causal and, with `attn_mask`, stays within the pieces of packed windows.
     """
     rope = rope_table(position, position + x.shape[1], x.shape[2] // heads, x.device)
     for index, block in enumerate(blocks):
         x = block(x, rope, caches[index] if caches else None, position, attn_mask)
     return norm(x)
-
-
-def packed_causal_mask(doc_ids: torch.Tensor) -> torch.Tensor:
-    """Return the block-diagonal causal mask of packed windows: from `doc_ids` `[B, T]` to bool `[B, 1, T, T]`."""
-    same = doc_ids[:, :, None] == doc_ids[:, None, :]
-    return torch.tril(same)[:, None]
 
 
 def initialise(module: nn.Module) -> None:

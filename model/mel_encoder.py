@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whisper_gpt.model.attention import DocumentMask
 from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, run_blocks
@@ -43,7 +44,7 @@ class MelEncoder(nn.Module):
         mel_mask: torch.Tensor,
         cache: Cache | None = None,
         doc_ids: torch.Tensor | None = None,
-        attn_mask: torch.Tensor | None = None,
+        attn_mask: DocumentMask | None = None,
     ) -> torch.Tensor:
         """`mel_mask` bool `[B, T]` is False where there is no mel: a learned vector replaces it.
 

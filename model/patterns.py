@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whisper_gpt.model.attention import DocumentMask
 from whisper_gpt.model.checkpoint import Pretrained
 from whisper_gpt.model.config import ModelConfig
-from whisper_gpt.model.layers import Block, initialise, norm, packed_causal_mask, run_blocks
+from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 
 
 class PatternLM(Pretrained):
@@ -77,5 +78,5 @@ class PatternLM(Pretrained):
 
     def _decode(self, x: torch.Tensor, docs: torch.Tensor | None) -> torch.Tensor:
         """Apply the decoder to `[B, P, D]`; with `docs` `[B, P]` to each piece on its own."""
-        attn_mask = None if docs is None else packed_causal_mask(docs)
+        attn_mask = None if docs is None else DocumentMask(docs)
         return run_blocks(self.blocks, self.config.heads, x, None, 0, attn_mask)

@@ -78,8 +78,8 @@ class Config:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights, such as 0.999; the average is then what is evaluated and
     saved. 0: no average."""
-    precision: PrecisionChoice = "fp32"
-    """Autocast precision; master weights stay in fp32. auto: bf16 on devices that compute in bfloat16, else fp32."""
+    precision: PrecisionChoice = "auto"
+    """Autocast precision; master weights stay in fp32. auto: bf16 on a GPU that computes in bfloat16, else fp32."""
     device: DeviceChoice = "auto"
     """Device to train on; auto takes a GPU if torch finds one."""
     compile: bool = False

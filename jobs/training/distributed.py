@@ -5,7 +5,6 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch import nn
 Precision = Literal["fp32", "bf16"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,10 @@ class Ranks:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Wrap `module` in DDP, which averages its gradients over all ranks; on one rank return it as it is."""
-        return module if self.world_size == 1 else nn.parallel.DistributedDataParallel(module)
+        if self.world_size == 1:
+            return module
+        # Buffers are constants; gradients that are views of the buckets need no copy.
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def grad_sync(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager[object]:
         """Sync gradients in backward if `now` (the last micro-batch), else accumulate locally (`no_sync`)."""
@@ -66,13 +67,10 @@ def single_process(device: DeviceChoice) -> Ranks:
 
 
 def choose_precision(choice: PrecisionChoice, device: torch.device) -> Precision:
-    """Return `choice`; "auto" becomes bf16 on GPUs and CPUs that compute in bfloat16 themselves, else fp32."""
+    """Return `choice`; "auto" becomes bf16 on GPUs that compute in bfloat16 themselves, else fp32."""
     if choice != "auto":
         return choice
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    flags = _CPU_INFO.read_text() if _CPU_INFO.is_file() else ""
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def seed_everything(seed: int, step: int, rank: int) -> None:

@@ -89,14 +89,11 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
 
 def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
     """Read the batches of one step, and take the step."""
-    config, ranks = session.config, session.ranks
-    seed_everything(config.seed, 1 + session.state.step, ranks.rank)  # 0 seeded the initial weights
+    config = session.config
+    seed_everything(config.seed, 1 + session.state.step, session.ranks.rank)  # 0 seeded the initial weights
     set_learning_rate(session.optimizers, rate)
     started = time.monotonic()
     batches = [next(session.training) for _ in range(config.accumulate)]
-    if config.compile:
-        # One shape: code compiled for several shapes depends on which comes first, and so on where a run was resumed.
-        batches = [batch.padded(config.context) for batch in batches]
     clock.waiting_s += time.monotonic() - started
     result = _take(session, batches, session.optimizers)
     if session.average is not None and result.healthy:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from whisper_gpt.jobs.training.config import Config
+from whisper_gpt.jobs.training.muon import StackedMuon
 from whisper_gpt.model.language_model import LanguageModel
 
 
@@ -28,9 +29,7 @@ def build_optimizers(model: LanguageModel, config: Config) -> list[torch.optim.O
     if muon:
         # Updates scaled to AdamW's RMS (Moonshot AI 2025), so that one learning rate serves both.
         optimizers.append(
-            torch.optim.Muon(
-                muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            StackedMuon(muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     return optimizers
 

@@ -128,7 +128,7 @@ def _has_samples(info: DatasetInfo, split: str) -> bool:
 
 def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str, mel_variant: str) -> Stream:
     """The stream of a split; other splits than train are neither shuffled nor packed."""
-    training = split == "train"
+    training, gpu = split == "train", ranks.device.type == "cuda"
     return stream(
         weighted,
         split,
@@ -144,6 +144,10 @@ def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], s
             max_damaged=config.max_damaged,
             cache_folder=config.cache,
             cache_gb=config.cache_gb,
+            # One shape: code compiled for several depends on which comes first, and so on where a run was resumed.
+            pad=training and (config.compile or gpu),
+            narrow=training,
+            pin=training and gpu,
         ),
     )
 

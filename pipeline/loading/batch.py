@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from whisper_gpt.pipeline.errors import PipelineError, ShardError
 from whisper_gpt.pipeline.loading.order import WindowTable
@@ -19,9 +18,10 @@ _log = logging.getLogger(__name__)
 class Batch:
     """Windows padded on the right to the same length.
 
-    From a stream: `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]`, `mask` bool `[B, T]` (False at padding and at
-    damaged samples), and for packed windows `doc_ids` int64 `[B, T]`, the index of a frame's piece in its window,
-    otherwise None. `keys` and `starts` list, for each window, the samples of its pieces and their first frames.
+    From a stream: `codes` int64 `[B, K, T]`, `mel` float32 `[B, T, M]` (int16 and float16 if it is narrow), `mask` bool
+    `[B, T]` (False at padding and at damaged samples), and for packed windows `doc_ids` int64 `[B, T]`, the index of a
+    frame's piece in its window, otherwise None. `keys` and `starts` list, for each window, the samples of its pieces
+    and their first frames.
     """
 
     codes: torch.Tensor
@@ -31,25 +31,27 @@ class Batch:
     keys: list[tuple[str, ...]]
     starts: list[tuple[int, ...]]
 
-    def padded(self, frames: int) -> "Batch":
-        """Return a copy with every window padded on the right to `frames` frames, at least the present length."""
-        missing = frames - self.codes.shape[-1]
+    def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
+        """Return a copy on `device`, with the coarsest `codebooks` or all of them, as int64 and float32.
+
+        The copy runs beside other work of a GPU if the batch is in pinned memory.
+        """
         return replace(
             self,
-            codes=F.pad(self.codes, (0, missing)),
-            mel=F.pad(self.mel, (0, 0, 0, missing)),
-            mask=F.pad(self.mask, (0, missing)),
-            doc_ids=None if self.doc_ids is None else F.pad(self.doc_ids, (0, missing)),
+            codes=self.codes.to(device, non_blocking=True)[:, :codebooks].long(),
+            mel=self.mel.to(device, non_blocking=True).float(),
+            mask=self.mask.to(device, non_blocking=True),
+            doc_ids=None if self.doc_ids is None else self.doc_ids.to(device, non_blocking=True),
         )
 
-    def to(self, device: torch.device, codebooks: int | None = None) -> "Batch":
-        """Return a copy on `device`, with the coarsest `codebooks` or all of them."""
+    def pinned(self) -> "Batch":
+        """Return a copy in pinned memory."""
         return replace(
             self,
-            codes=self.codes[:, :codebooks].to(device),
-            mel=self.mel.to(device),
-            mask=self.mask.to(device),
-            doc_ids=None if self.doc_ids is None else self.doc_ids.to(device),
+            codes=self.codes.pin_memory(),
+            mel=self.mel.pin_memory(),
+            mask=self.mask.pin_memory(),
+            doc_ids=None if self.doc_ids is None else self.doc_ids.pin_memory(),
         )
 
 
@@ -72,7 +74,10 @@ class Damage:
 
 
 class BatchReader:
-    """Reads windows from the shards of datasets, each with its `WindowTable` and `ShardReader`."""
+    """Reads windows from the shards of datasets, each with its `WindowTable` and `ShardReader`.
+
+    Batches are padded to `frames`, or without it to their longest window.
+    """
 
     def __init__(
         self,
@@ -80,11 +85,13 @@ class BatchReader:
         codebook_size: int,
         packed: bool,
         damage: Damage,
+        frames: int | None = None,
     ):
         self._datasets = datasets
         self._codebook_size = codebook_size
         self._packed = packed
         self._damage = damage
+        self._frames = frames
 
     def read(self, windows: Sequence[tuple[int, int, int]]) -> Batch:
         """Read `windows`, each given as dataset index, window index in its table and offset of the cuts.
@@ -94,7 +101,7 @@ class BatchReader:
         """
         pieces_per_window = [self._datasets[dataset][0].pieces(window, offset) for dataset, window, offset in windows]
         lengths = [sum(piece.frames for piece in pieces) for pieces in pieces_per_window]
-        count, longest = len(windows), max(lengths)
+        count, longest = len(windows), self._frames or max(lengths)
         n_codebooks, bands = self._datasets[0][1].shape
         codes = np.empty((count, n_codebooks, longest), np.int16)  # zeroed below where no piece is written
         mel = np.empty((count, longest, bands), np.float16)

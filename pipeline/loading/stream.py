@@ -53,6 +53,9 @@ class StreamConfig:
     max_damaged: int = 0
     cache_folder: Path | None = None  # for remote shards; None: `default_cache_folder()`
     cache_gb: float = 20.0
+    pad: bool = False  # batches have `context` frames, however short their windows: one shape for compiled code
+    narrow: bool = False  # codes stay int16 and mel float16, as stored; `Batch.to` widens them on the device
+    pin: bool = False  # batches are in pinned memory, for copies to a GPU
 
 
 class Stream(BaseNode[Batch]):
@@ -101,6 +104,8 @@ class Stream(BaseNode[Batch]):
         item = next(self._source)
         if isinstance(item, Exception):
             raise item
+        if self._opened_with[2].narrow:
+            return item
         # Converted here, not in the thread: it then hands over half as many bytes, and has more time to read ahead.
         return replace(item, codes=item.codes.long(), mel=item.mel.float())
 
@@ -119,9 +124,9 @@ def stream(datasets: Datasets, split: str, config: StreamConfig) -> Stream:
     windows = WindowOrder(tables, [weight for _, weight in _weighted(datasets)], config)
     remote = any(reader.is_remote for reader in readers)
     order = FetchAhead(windows, lambda dataset, shard: readers[dataset].fetch(shard)) if remote else windows
-    damage = Damage(config.max_damaged)
-    reader = BatchReader(list(zip(tables, readers, strict=True)), codebook_size, config.pack, damage)
-    read = Mapper(order, lambda batch: _read_or_error(reader, batch))
+    damage, full = Damage(config.max_damaged), config.context if config.pad else None
+    reader = BatchReader(list(zip(tables, readers, strict=True)), codebook_size, config.pack, damage, full)
+    read = Mapper(order, lambda windows: _read_or_error(reader, windows, config.pin))
     samples = [reader.samples_sha256() for reader in readers]
     source = Prefetcher(read, prefetch_factor=_PREFETCHED_BATCHES)
     return Stream(source, damage, samples, (datasets, split, config))
@@ -298,8 +303,9 @@ def _cache(config: StreamConfig) -> ShardCache:
     return ShardCache(config.cache_folder or default_cache_folder(), round(config.cache_gb * 1e9))
 
 
-def _read_or_error(reader: BatchReader, windows: list[Window]) -> Batch | Exception:
+def _read_or_error(reader: BatchReader, windows: list[Window], pin: bool) -> Batch | Exception:
     try:
-        return reader.read(windows)
+        batch = reader.read(windows)
+        return batch.pinned() if pin else batch
     except Exception as error:  # includes those of an object store's client
         return error

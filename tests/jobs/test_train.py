@@ -171,6 +171,7 @@ def test_evaluate_without_a_training_split_has_no_baselines(
     copy = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     for fragment in (copy / "manifest").glob("train-*"):
         fragment.unlink()
+    shutil.rmtree(copy / "index")
     assert cli.main(["evaluate", str(copy), str(runs["gpt-4m"])]) == 1
     assert "the manifest of train holds 0 of the" in capsys.readouterr().err
     info = json.loads((copy / "dataset.json").read_text())

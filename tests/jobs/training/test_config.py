@@ -50,10 +50,10 @@ def test_incompatible_sizes_are_refused() -> None:
         chosen_model("gpt-4m", heads=3)
 
 
-def test_auto_precision_depends_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_CPU_INFO", tmp_path / "cpuinfo")
-    cpu = torch.device("cpu")
-    assert distributed.choose_precision("auto", cpu) == "fp32"
-    (tmp_path / "cpuinfo").write_text("flags : fpu avx512f avx512_bf16\n")
-    assert distributed.choose_precision("auto", cpu) == "bf16"
-    assert distributed.choose_precision("fp32", cpu) == "fp32"
+def test_auto_precision_is_bf16_on_gpus_that_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert distributed.choose_precision("auto", cpu) == "fp32"  # the same numbers on every CPU
+    for computed, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, computed=computed: computed)
+        assert distributed.choose_precision("auto", gpu) == precision
+    assert distributed.choose_precision("bf16", cpu) == "bf16"

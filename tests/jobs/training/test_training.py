@@ -258,6 +258,7 @@ def test_resume_with_other_optimizer_or_samples_is_refused(
     fragment = sorted((copy / "manifest").glob("train-*"))[0]
     rows = pq.read_table(fragment)
     pq.write_table(rows.slice(0, rows.num_rows - 1), fragment)
+    shutil.rmtree(copy / "index")
     info = json.loads((copy / "dataset.json").read_text())
     info["splits"]["train"]["samples"] -= 1
     (copy / "dataset.json").write_text(json.dumps(info))

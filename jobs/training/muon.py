@@ -1,0 +1,60 @@
+"""Muon (Jordan et al. 2024) over stacked matrices: one batched product instead of one per matrix."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from whisper_gpt.model.compilation import compiled_if
+
+
+class StackedMuon(torch.optim.Muon):
+    """torch's Muon with all matrices of one shape updated together; its state is the same, so checkpoints fit both.
+
+    On a GPU a step is a few kernels, which torch generates, instead of some thirty per matrix.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update all matrices that have a gradient."""
+        if closure is not None:
+            raise ValueError("a closure is not supported")
+        for group in self.param_groups:
+            stacks: dict[tuple, list[torch.Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    stacks[tuple(matrix.shape)].append(matrix)
+            for (rows, columns), matrices in stacks.items():
+                self._update(group, matrices, 0.2 * max(rows, columns) ** 0.5)
+
+    def _update(self, group: dict[str, Any], matrices: list[torch.Tensor], scale: float) -> None:
+        """Update matrices of one shape; `scale` is the RMS of AdamW's updates in units of Muon's (Liu et al. 2025)."""
+        states = [self.state[matrix] for matrix in matrices]
+        for state, matrix in zip(states, matrices, strict=True):
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [state["momentum_buffer"] for state in states]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
+        direction = compiled_if(matrices[0].is_cuda, orthogonalised)
+        directions = direction(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, list(directions.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * scale)
+
+
+def orthogonalised(
+    matrices: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Return bfloat16 `[N, R, C]`: `matrices` `[N, R, C]` with singular values of about 1, by Newton–Schulz steps."""
+    a, b, c = coefficients
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
