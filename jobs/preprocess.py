@@ -50,6 +50,9 @@ class Config(DatasetOptions):
 
     ray_address: str | None = None
     """Address of a Ray cluster, as HOST:PORT or auto; by default $RAY_ADDRESS, else Ray is started on this machine."""
+    workers_per_gpu: int = 1
+    """With --device cuda, number of workers that share a GPU, each with a core of its own: while one decodes, resamples
+    and computes the mel, the others encode."""
     max_failed: float = 0.01
     """Largest share of the planned seconds that may fail; above it the exit code is 3."""
 
@@ -58,13 +61,16 @@ def run(config: Config) -> int:
     """Scan, plan, make the missing shards, describe the dataset; return exit code 0 or 3."""
     check(config)
     require(0 <= config.max_failed <= 1, f"--max-failed {config.max_failed}: must be a share, 0 to 1")
+    require(config.workers_per_gpu >= 1, f"--workers-per-gpu {config.workers_per_gpu}: must be at least 1")
     console, dataset = status_console(), location(config.out)
     refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
     root, wait_for_settings = source_root(config), begin_settings(config)
     with contextlib.ExitStack() as stack:
         corpus = survey(config, root, stack.enter_context(scratch_folder()), console)
-        ray = None if config.workers == 0 else cluster(config.ray_address, config.workers, config.device)
+        ray = None
+        if config.workers != 0:
+            ray = cluster(config.ray_address, config.workers, config.device, config.workers_per_gpu)
         # Start Ray while the codec's fingerprint is computed, unless the dataset is finished and hardly needs it.
         workers = stack.enter_context(ray) if ray and not is_file(dataset / FILE_NAME) else None
         settings = wait_for_settings()
@@ -88,7 +94,9 @@ def run(config: Config) -> int:
                     if workers is None:
                         shards = local_worker.make_shards(queue, setup, log, stopped)
                     else:
-                        shards = ray_workers.make_shards(queue, setup, workers, log, stopped)
+                        shards = ray_workers.make_shards(
+                            queue, setup, workers, log, stopped, 1 / config.workers_per_gpu
+                        )
                     finished_s = inner.enter_context(contextlib.closing(shards))
                     for seconds in finished_s:
                         require_held()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -96,12 +96,16 @@ def measure(config: Config, precision: Precision, console: Console) -> list[Row]
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-")))
         loops: dict[tuple[str, bool], Callable[[], tuple[float, float | None]]] = {}
-        tokens = _tokens(config)
+        tokens = token_file(config.dataset, config.context)
         for compiled in (False, True) if config.compile else (False,):
-            loops[_PLAIN, compiled] = _plain(config, tokens, precision, compiled)
+            shape = replace(PRESETS["gpt-4m"], vocab=int(tokens.max()) + 1, context=config.context)
+            device = single_process(config.device).device
+            step = plain_loop(shape, tokens, config.batch, precision, device, compiled)
+            loops[_PLAIN, compiled] = rival_loop(step, config.steps, config.batch * config.context)
             for model in ("gpt-4m", "hybrid-4m"):
                 out = folder / f"{model}-{compiled}"
-                loops[model, compiled] = _ours(config, model, precision, compiled, out, stack)
+                options = our_options(config, model, precision, compiled, out)
+                loops[model, compiled] = our_loop(options, config.steps, stack)
         rounds: dict[tuple[str, bool], list[tuple[float, float | None]]] = {key: [] for key in loops}
         for key, loop in loops.items():  # warm-up and compilation
             console.print(f"{precision}: {key[0]}{', compiled' * key[1]}: {loop()[0]:,.0f} tokens/s in the warm-up")
@@ -131,16 +135,9 @@ class TimedMonitor(Monitor):
         self.ends.append((time.perf_counter(), result.tokens, clock.wait_share))
 
 
-def _ours(
-    config: Config,
-    model: Literal["gpt-4m", "hybrid-4m"],
-    precision: Precision,
-    compiled: bool,
-    out: Path,
-    stack: contextlib.ExitStack,
-) -> Callable[[], tuple[float, float | None]]:
-    """Return a function that runs a round of our loop and returns tokens per second and the share of waiting."""
-    options = TrainConfig(
+def our_options(config: Config, model: str, precision: Precision, compiled: bool, out: Path) -> TrainConfig:
+    """Return the options of `train` for a run that is measured: nothing but steps."""
+    return TrainConfig(
         datasets=(UPath(config.dataset),),
         out=out,
         model=model,
@@ -156,12 +153,16 @@ def _ours(
         eval_every=10**9,
         save_every=10**9,
     )
-    session = open_session(options, single_process(config.device), False, lambda _: None)
+
+
+def our_loop(options: TrainConfig, steps: int, stack: contextlib.ExitStack) -> Callable[[], tuple[float, float | None]]:
+    """Return a function that runs a round of our loop and returns tokens per second and the share of waiting."""
+    session = open_session(options, single_process(options.device), False, lambda _: None)
     timed = stack.enter_context(quiet_monitor(session))
 
     def run_round() -> tuple[float, float | None]:
         timed.ends.clear()
-        train(session, timed, lambda: len(timed.ends) >= _WARM_UP + config.steps - 1)
+        train(session, timed, lambda: len(timed.ends) >= _WARM_UP + steps - 1)
         counted = timed.ends[_WARM_UP:]
         tokens = sum(tokens for _, tokens, _ in counted)
         return tokens / (counted[-1][0] - timed.ends[_WARM_UP - 1][0]), counted[-1][2]
@@ -176,24 +177,21 @@ def quiet_monitor(session: Session) -> Iterator[TimedMonitor]:
         yield TimedMonitor(session, Console(quiet=True), writer, lambda *_: None)
 
 
-def _plain(
-    config: Config, tokens: np.ndarray, precision: Precision, compiled: bool
-) -> Callable[[], tuple[float, float | None]]:
-    shape = replace(PRESETS["gpt-4m"], vocab=int(tokens.max()) + 1, context=config.context)
-    step = plain_loop(shape, tokens, config.batch, precision, single_process(config.device).device, compiled)
+def rival_loop(step: Callable[[], float], steps: int, tokens: int) -> Callable[[], tuple[float, float | None]]:
+    """Return a function that runs a round of `step`, of that many tokens, and returns tokens per second."""
 
     def run_round() -> tuple[float, float | None]:
         for _ in range(_WARM_UP):
             step()
         begun = time.perf_counter()
-        for _ in range(config.steps):
+        for _ in range(steps):
             step()
-        return config.steps * config.batch * config.context / (time.perf_counter() - begun), None
+        return steps * tokens / (time.perf_counter() - begun), None
 
     return run_round
 
 
-def _tokens(config: Config) -> np.ndarray:
+def token_file(dataset: Path, context: int) -> np.ndarray:
     """Return the coarsest codes of the training split, concatenated, uint16 `[N]`, like nanoGPT's token files."""
-    windows = whole_split(config.dataset, "train", config.context, 64)
+    windows = whole_split(dataset, "train", context, 64)
     return np.concatenate([batch.codes[:, 0][batch.mask].numpy().astype(np.uint16) for batch in windows])

@@ -16,8 +16,11 @@ _POLL_S = 0.5
 
 
 @contextmanager
-def cluster(address: str | None, workers: int | None, device: Device = "cpu") -> Iterator[int]:
-    """Use Ray for the length of a block; yield the number of workers: `workers`, or else one per core or GPU.
+def cluster(
+    address: str | None, workers: int | None, device: Device = "cpu", workers_per_gpu: int = 1
+) -> Iterator[int]:
+    """Use Ray for the length of a block; yield the number of workers: `workers`, or else one per core, or for CUDA as
+    many as share the GPUs.
 
     Connects to the cluster at `address` (or `$RAY_ADDRESS`, as under `ray job submit`), else starts Ray here.
     An existing connection of this process is used, and left open. Raises `JobError` if no cluster answers.
@@ -26,13 +29,21 @@ def cluster(address: str | None, workers: int | None, device: Device = "cpu") ->
     if started_here:
         _start(address or os.environ.get("RAY_ADDRESS"), workers)
     try:
-        slots = int(ray.cluster_resources().get("GPU" if device == "cuda" else "CPU", 0))
-        if device == "cuda" and slots == 0:
-            raise JobError("--device cuda: Ray finds no GPU; use --device cpu, or machines with GPUs")
-        yield workers or max(1, slots)
+        slots = worker_slots(device, workers_per_gpu)
+        yield workers or slots
     finally:
         if started_here:
             ray.shutdown()
+
+
+def worker_slots(device: Device, workers_per_gpu: int) -> int:
+    """Return how many workers the connected cluster has room for. Raises `JobError` for CUDA if it has no GPU."""
+    resources = ray.cluster_resources()
+    if device == "cpu":
+        return max(1, int(resources.get("CPU", 0)))
+    if not (gpus := int(resources.get("GPU", 0))):
+        raise JobError("--device cuda: Ray finds no GPU; use --device cpu, or machines with GPUs")
+    return gpus * workers_per_gpu
 
 
 def refuse_dead_address(address: str | None) -> None:

@@ -24,6 +24,10 @@ VERBS = {
     "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
     "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),
     "bench loader": ("jobs.benchmarks.loader_speed", "Time our data loader against others on the same samples."),
+    "bench gpu": (
+        "jobs.benchmarks.gpu",
+        "Time encoding, training, generating and loading on a GPU, within minutes.",
+    ),
     "bench scale": (
         "jobs.benchmarks.scale",
         "Time planning, resuming, opening and querying of up to ten million samples.",

@@ -54,7 +54,7 @@ class DatasetOptions:
     """Precision of the codec's network. bf16 is faster on a CPU with AMX, but many codes differ, so it has its own
     fingerprint."""
     device: Device = "cpu"
-    """Device that workers encode on; with cuda each takes one GPU."""
+    """Device that workers encode on."""
     mels: int = 64
     """Number of mel bands."""
     mel_window: int = 1024
@@ -83,8 +83,8 @@ class DatasetOptions:
     """Shares of the training speakers that are moved to the validation and the test split, each speaker as a whole: for
     a corpus without such splits, such as LibriSpeech's train-* alone."""
     workers: int | None = None
-    """Number of workers, each on one core (with --device cuda, one GPU); by default all of the cluster. 0 works in this
-    process, without Ray."""
+    """Number of workers, each on one core (with --device cuda, with a GPU too); by default as many as the cluster has
+    room for. 0 works in this process, without Ray."""
     require_complete: bool = False
     """Refuse a corpus with missing files that its own metadata lists."""
     extend: bool = False

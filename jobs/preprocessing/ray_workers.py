@@ -69,14 +69,20 @@ WorkerActor = ray.remote(num_cpus=1)(ShardWorker)
 
 
 def make_shards(
-    queue: ShardQueue, setup: WorkerSetup, workers: int, log: RunLog, stopped: Callable[[], bool]
+    queue: ShardQueue,
+    setup: WorkerSetup,
+    workers: int,
+    log: RunLog,
+    stopped: Callable[[], bool],
+    gpu_share: float = 1.0,
 ) -> Generator[float, None, None]:
-    """Do all the work of `queue` on up to `workers` actors, with one task in flight on each.
+    """Do all the work of `queue` on up to `workers` actors, with one task in flight on each; for CUDA each takes that
+    share of a GPU.
 
     Yields the seconds of audio that are done; negative if a worker died and its part of a shard is lost. Raises
     `JobError` if workers keep dying at start-up, `KeyboardInterrupt` once `stopped`.
     """
-    worker_class = WorkerActor.options(num_gpus=int(setup.device == "cuda"))
+    worker_class = WorkerActor.options(num_gpus=gpu_share if setup.device == "cuda" else 0)
     idle: list[Any] = []
     running: dict[Any, _Running] = {}  # by the stream of what the worker yields
     startup_deaths = 0
