@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 from rich.progress import track
 from tyro.conf import Positional
 from upath import UPath
@@ -16,7 +15,7 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.preprocessing.planning import ABSENT_FILE, read_parts, refuse_foreign_folder
-from whisper_gpt.manifests.database import database
+from whisper_gpt.manifests.database import attach, database
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.failures import failures_path
@@ -125,7 +124,7 @@ def _refuse_shared_sources(members: Sequence[Member]) -> None:
         connection = stack.enter_context(database(scratch))
         for number, member in enumerate(members):
             files = [stack.enter_context(local_copy(part.path.parent, part.name)) for part in member.parts]
-            connection.register(f"plan{number}", pads.dataset(files))
+            attach(connection, f"plan{number}", files)
         for i, j in combinations(range(len(members)), 2):
             ((count, example),) = connection.execute(
                 f"SELECT count(*), min(id) FROM (SELECT id FROM plan{i} INTERSECT SELECT id FROM plan{j})"

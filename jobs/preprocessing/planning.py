@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from whisper_gpt.jobs.common.errors import JobError
@@ -152,7 +151,7 @@ def _changes(parts: Sequence[PlanPart], survey: Survey) -> SourceChanges:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         files = [stack.enter_context(local_copy(part.path.parent, part.name)) for part in parts]
-        return source_changes([pads.dataset(file) for file in files], survey.rows(), scratch)
+        return source_changes([[file] for file in files], [survey.found], scratch)
 
 
 def _publish(
@@ -165,7 +164,6 @@ def _publish(
         with pq.ParquetWriter(examined, SOURCES, compression="zstd") as writer:
             for group in batched(sources, ROW_GROUP):
                 writer.write_batch(source_columns(group, settings.corpus))
-        table = pads.dataset(examined)
-        settings = replace(settings, shard_mb=suited_shard_mb(table, settings, scratch))
-        write_plan(path, planned(table, settings, scratch, next_shards(before)), plan_schema(settings))
+        settings = replace(settings, shard_mb=suited_shard_mb([examined], settings, scratch))
+        write_plan(path, planned([examined], settings, scratch, next_shards(before)), plan_schema(settings))
     return PlanPart(path, file_sha256(path))

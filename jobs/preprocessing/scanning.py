@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.manifests.database import database
+from whisper_gpt.manifests.database import attach, database
 from whisper_gpt.manifests.iteration import batched, map_ahead
 from whisper_gpt.manifests.location import Location, is_excluded
 from whisper_gpt.pipeline.corpora.recording import Find, Found, Notes, Recording, held_out, with_speed
@@ -44,10 +43,6 @@ class Survey:
     recordings: dict[str, int]
     warnings: list[str]
     absent: dict[str, str]
-
-    def rows(self) -> pads.Dataset:
-        """Return the recordings as a table that is not read yet."""
-        return pads.dataset(self.found, _FOUND)
 
     def recordings_at(self, paths: set[str] | None = None) -> Iterator[Found]:
         """Yield the recordings, all or those at `paths`."""
@@ -111,7 +106,7 @@ def _found_rows(found: Sequence[Found]) -> pa.RecordBatch:
 
 def _refuse_equal_ids(found: Path) -> None:
     with database(found.parent) as connection:
-        connection.register("found", pads.dataset(found, _FOUND))
+        attach(connection, "found", [found])
         equal = connection.execute(
             "SELECT id, min(path), max(path) FROM found GROUP BY id HAVING count(*) > 1 LIMIT 1"
         ).fetchone()

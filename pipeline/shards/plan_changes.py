@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.dataset as pads
-
-from whisper_gpt.manifests.database import database
+from whisper_gpt.manifests.database import Rows, attach, database
 from whisper_gpt.pipeline.corpora.recording import Recording
 
 _DESCRIPTION = [field.name for field in fields(Recording) if field.name != "path"]
@@ -37,15 +34,13 @@ class SourceChanges:
         return [f"{len(paths)} source files are {kind} (such as {min(paths)})" for kind, paths in kinds if paths]
 
 
-def source_changes(
-    parts: Sequence[pa.Table | pads.Dataset], found: pa.Table | pads.Dataset, scratch: Path
-) -> SourceChanges:
+def source_changes(parts: Sequence[Rows], found: Rows, scratch: Path) -> SourceChanges:
     """Compare `found` recordings and their sizes with a plan's parts, in their order: if a source was planned twice,
     its later row counts. Folder `scratch` takes what does not fit into memory."""
     with database(scratch) as connection:
-        connection.register("found", found)
+        attach(connection, "found", found)
         for i, part in enumerate(parts):
-            connection.register(f"part{i}", part)
+            attach(connection, f"part{i}", part)
         plan = " UNION ALL ".join(
             f"SELECT * FROM part{i}" + "".join(f" ANTI JOIN part{j} USING (path)" for j in range(i + 1, len(parts)))
             for i in range(len(parts))

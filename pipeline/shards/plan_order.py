@@ -8,9 +8,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as pads
 
-from whisper_gpt.manifests.database import database
+from whisper_gpt.manifests.database import Rows, attach, database
 from whisper_gpt.pipeline.corpora.recording import SPLITS
 from whisper_gpt.pipeline.shards.plan import PLAN, ROW_GROUP, PlanSettings
 from whisper_gpt.pipeline.shards.tar import shard_name
@@ -29,19 +28,19 @@ class _Split:
     unreadable: int
 
 
-def suited_shard_mb(sources: pa.Table | pads.Dataset, settings: PlanSettings, scratch: Path) -> float:
+def suited_shard_mb(sources: Rows, settings: PlanSettings, scratch: Path) -> float:
     """Return the size of shards in MB that suits a corpus, if the settings leave it open."""
     if settings.shard_mb is not None:
         return settings.shard_mb
     with database(scratch) as connection:
-        connection.register("sources", sources)
+        attach(connection, "sources", sources)
         splits = _totals(connection, settings.speed)
     seconds = sum(split.seconds + split.unreadable * _mean_s(splits) for split in splits.values())
     return float(min(_MOST_MB, max(_LEAST_MB, round(settings.bytes_of(seconds) / _SHARDS / 1e6))))
 
 
 def planned(
-    sources: pa.Table | pads.Dataset,
+    sources: Rows,
     settings: PlanSettings,
     scratch: Path,
     first_shards: Mapping[str, int] | None = None,
@@ -55,7 +54,7 @@ def planned(
     (default 0). Folder `scratch` takes what does not fit into memory.
     """
     with database(scratch) as connection:
-        connection.register("sources", sources)
+        attach(connection, "sources", sources)
         splits = _totals(connection, settings.speed)
         assumed_s = _mean_s(splits)
         for split in SPLITS:
