@@ -1,13 +1,14 @@
-"""Preprocessing as a submitted job on a Ray cluster of two nodes, one of which is lost."""
+"""Preprocessing as a submitted job on a Ray cluster that loses nodes, its driver, and a node's network for a minute."""
 
 import contextlib
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -15,6 +16,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from tests.helpers import hashes
 from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.pipeline.corpora import synthetic
 
 pytestmark = pytest.mark.slow
 
@@ -27,42 +29,63 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head node with the dashboard and no cores for shards, and two nodes of one core each."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A head node with the dashboard and no cores for shards, and two nodes of one core each, or as many as asked."""
     ports = {name: free_port() for name in ("dashboard_port", "dashboard_agent_listen_port", "gcs_server_port")}
     head = {"num_cpus": 0, "include_dashboard": True, **ports}
     health_checks = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}  # tolerate a busy machine
     cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": health_checks})
-    for _ in range(2):
+    for _ in range(getattr(request, "param", 2)):
         cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
 
 
-def submit_and_lose_a_node(cluster: Cluster, source: Path, corpus: str, out: Path, *options: str) -> None:
-    """Run the command by `ray job submit`, remove a node once half of the shards exist, and require success."""
-    command = [
-        sys.executable,
-        "-m",
-        "whisper_gpt.jobs.cli",
-        "preprocess",
-        corpus,
-        str(source),
-        "--out",
-        str(out),
-        *OPTIONS,
-    ]
+def command(source: Path, corpus: str, out: Path, *options: str) -> str:
+    verb = [sys.executable, "-m", "whisper_gpt.jobs.cli", "preprocess", corpus, str(source)]
+    return shlex.join([*verb, "--out", str(out), *OPTIONS, *options])
+
+
+def submit_and_disturb(
+    cluster: Cluster, entrypoint: str, out: Path, disturbances: Sequence[tuple[float, Callable[[], None]]]
+) -> None:
+    """Run the command by `ray job submit`; each disturbance comes once that share of the shards exists. A job that a
+    disturbance ends is submitted again. Require success."""
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
-    job_id, lost = submit(job, shlex.join([*command, *options])), False
+    job_id, left, disturbed = submit(job, entrypoint), list(disturbances), False
     deadline = time.monotonic() + 600
-    while not (status := job.get_job_status(job_id)).is_terminal() and time.monotonic() < deadline:
+    while (status := job.get_job_status(job_id)) != JobStatus.SUCCEEDED and time.monotonic() < deadline:
+        if status.is_terminal():
+            assert disturbed, job.get_job_logs(job_id)
+            job_id, disturbed = submit(job, entrypoint), False
         planned = planned_shards(out)
-        if not lost and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned // 2:
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-            lost = True
+        if left and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned * left[0][0]:
+            left.pop(0)[1]()
+            disturbed = True
         time.sleep(0.1)
-    logs = job.get_job_logs(job_id)
-    assert status == JobStatus.SUCCEEDED and lost, logs
+    assert status == JobStatus.SUCCEEDED and not left, job.get_job_logs(job_id)
+
+
+def lose_a_node(cluster: Cluster) -> None:
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+
+
+def kill_the_driver(out: Path) -> None:
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if str(out) in arguments and "preprocess" in arguments:
+            process.kill()
+
+
+def freeze_a_node(cluster: Cluster, seconds: float) -> None:
+    """Stop all processes of a node for a while, as if its network were gone."""
+    raylet = psutil.Process(next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process.pid)
+    processes = [raylet, *raylet.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    time.sleep(seconds)
+    for process in processes:
+        process.resume()
 
 
 def submit(job: JobSubmissionClient, command: str) -> str:
@@ -86,14 +109,31 @@ def test_submitted_job_survives_the_loss_of_a_node(
     ray_cluster: None, cluster: Cluster, synthetic_corpora: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = ["--shard-mb=0.4", "--segment-s=5", "--workers=2"]
-    submit_and_lose_a_node(cluster, synthetic_corpora, "synthetic", out, *options)
+    entrypoint = command(synthetic_corpora, "synthetic", out, "--shard-mb=0.4", "--segment-s=5", "--workers=2")
+    submit_and_disturb(cluster, entrypoint, out, [(0.5, lambda: lose_a_node(cluster))])
     assert hashes(out) == hashes(dataset)
+
+
+@pytest.mark.parametrize("cluster", [4], indirect=True)
+def test_four_nodes_survive_every_kind_of_loss(cluster: Cluster, tmp_path: Path) -> None:
+    source, out, alone = tmp_path / "source", tmp_path / "out", tmp_path / "alone"
+    synthetic.write(source, synthetic.SyntheticSize(utterances=200, pieces=20))
+    entrypoint = command(source, "synthetic", out, "--shard-mb=0.4", "--workers=4")
+    disturbances = [
+        (0.1, lambda: kill_the_driver(out)),
+        (0.3, lambda: lose_a_node(cluster)),
+        (0.5, lambda: freeze_a_node(cluster, 60)),
+    ]
+    submit_and_disturb(cluster, entrypoint, out, disturbances)
+    arguments = ["preprocess", "synthetic", str(source), "--out", str(alone), *OPTIONS]
+    assert cli.main([*arguments, "--shard-mb=0.4", "--workers=0"]) == 0
+    assert hashes(out) == hashes(alone)
 
 
 def test_submitted_job_on_real_speech_survives_node_loss(cluster: Cluster, real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    submit_and_lose_a_node(cluster, real_data / "LibriSpeech", "librispeech", out, "--shard-mb=1", "--workers=2")
+    entrypoint = command(real_data / "LibriSpeech", "librispeech", out, "--shard-mb=1", "--workers=2")
+    submit_and_disturb(cluster, entrypoint, out, [(0.5, lambda: lose_a_node(cluster))])
     assert cli.main(["verify", str(out)]) == 0
     flac = list((real_data / "LibriSpeech").rglob("*.flac"))
     assert len(set(read_samples(out)["source"].to_pylist())) == len(flac)
