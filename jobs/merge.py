@@ -19,13 +19,13 @@ from whisper_gpt.manifests.database import attach, database
 from whisper_gpt.manifests.dataset_info import FILE_NAME, DatasetInfo, info_bytes, read_info
 from whisper_gpt.manifests.describe import describe
 from whisper_gpt.manifests.failures import failures_path
-from whisper_gpt.manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment
+from whisper_gpt.manifests.fragments import committed_shards, fragment_bytes, fragment_path, read_fragment, split_of
 from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location, file_sha256, is_file, is_remote, local_copy, location
 from whisper_gpt.manifests.publish import linked, publish_bytes, publishing
 from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.shards.plan import PlanPart, part_name, write_plan
-from whisper_gpt.pipeline.shards.tar import shard_name, shard_path, split_of
+from whisper_gpt.pipeline.shards.tar import shard_name, shard_path
 
 
 @dataclass(frozen=True)

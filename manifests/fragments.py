@@ -71,6 +71,11 @@ def fragment_bytes(samples: pa.Table, record: ShardRecord) -> bytes:
     return parquet_bytes(samples.cast(SAMPLES).replace_schema_metadata(metadata))
 
 
+def split_of(shard: str) -> str:
+    """Return the split in a shard's name."""
+    return shard.rpartition("-")[0]
+
+
 def fragment_path(dataset: Location, shard: str) -> Location:
     """Return the path of a shard's fragment."""
     return dataset / MANIFEST_FOLDER / f"{shard}.parquet"
@@ -126,6 +131,16 @@ def read_fragment(path: Location) -> tuple[ShardRecord, pa.Table]:
     try:
         return record, pq.read_table(io.BytesIO(data), schema=SAMPLES)
     except (pa.ArrowInvalid, OSError) as error:
+        raise _broken(path, error) from error
+
+
+def read_columns(path: Location, columns: Sequence[str]) -> pa.Table:
+    """Read some columns of a fragment, without its metadata. Raises `ManifestError` if it is not a fragment."""
+    try:
+        with open_for_seeking(path) as file:
+            table = pq.read_table(file, columns=list(columns))
+        return table.cast(pa.schema([SAMPLES.field(name) for name in columns]))
+    except (pa.ArrowInvalid, OSError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
 
 

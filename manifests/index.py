@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from whisper_gpt.manifests.dataset_info import DatasetInfo
 from whisper_gpt.manifests.errors import ManifestError
-from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined
+from whisper_gpt.manifests.fragments import fragment_path, listed_shards, read_columns, split_of
+from whisper_gpt.manifests.iteration import map_ahead
 from whisper_gpt.manifests.location import Location, is_file, is_remote
 from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.manifests.schema import SAMPLES
@@ -25,6 +26,7 @@ COLUMNS = (
 )
 _HASH_KEY = b"whisper_gpt_shards_sha256"
 _BATCH_ROWS = 1 << 16
+_READERS = 8
 _SCHEMA = pa.schema([SAMPLES.field(name) for name in COLUMNS])
 _ADVICE = "remove it and rerun preprocess"
 
@@ -88,20 +90,21 @@ def _splits(info: DatasetInfo) -> Sequence[str]:
 
 
 def _batches(dataset: Location, split: str) -> Iterator[pa.Table]:
-    """Yield a split's rows in tables of about `_BATCH_ROWS`. Raises `ManifestError` if a fragment cannot be read."""
-    waiting: list[pa.RecordBatch] = []
+    """Yield a split's rows in tables of about `_BATCH_ROWS`. Raises `ManifestError` if a fragment cannot be read.
+
+    Not by Arrow's scanner of many files, which reads far ahead of a slower caller: gigabytes for millions of rows.
+    """
+    shards = sorted(shard for shard in listed_shards(dataset) if split_of(shard) == split)
+    waiting: list[pa.Table] = []
     rows = 0
-    try:
-        for batch in joined(dataset, MANIFEST_FOLDER, f"{split}-*.parquet", SAMPLES).to_batches(columns=list(COLUMNS)):
-            waiting.append(batch)
-            rows += batch.num_rows
-            if rows >= _BATCH_ROWS:
-                yield pa.Table.from_batches(waiting, _SCHEMA).combine_chunks()
-                waiting, rows = [], 0
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"a file of the dataset cannot be read ({error}); see whisper-gpt verify") from error
+    for table in map_ahead(lambda shard: read_columns(fragment_path(dataset, shard), COLUMNS), shards, _READERS):
+        waiting.append(table)
+        rows += table.num_rows
+        if rows >= _BATCH_ROWS:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting, rows = [], 0
     if rows:
-        yield pa.Table.from_batches(waiting, _SCHEMA).combine_chunks()
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def _current(path: Location, info: DatasetInfo) -> pa.ipc.RecordBatchFileReader | None:

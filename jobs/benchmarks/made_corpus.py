@@ -14,7 +14,7 @@ from whisper_gpt.jobs.preprocessing.planning import read_parts, settle_plan
 from whisper_gpt.jobs.preprocessing.scanning import Chosen, scan_corpus
 from whisper_gpt.manifests.dataset_info import FILE_NAME, info_bytes
 from whisper_gpt.manifests.describe import describe
-from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path
+from whisper_gpt.manifests.fragments import ShardRecord, fragment_bytes, fragment_path, split_of
 from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -26,7 +26,6 @@ from whisper_gpt.pipeline.corpora.recording import SPLITS, Found, Notes, Recordi
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.shards.plan import PlanPart, PlanSettings
 from whisper_gpt.pipeline.shards.source import Source
-from whisper_gpt.pipeline.shards.tar import split_of
 
 _RATE = 16_000
 _WORDS = "AND HE SAID THAT THE HOUSE ON THE HILL WAS NOT WHAT IT HAD BEEN WHEN THEY WERE YOUNG "

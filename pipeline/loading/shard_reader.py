@@ -7,12 +7,12 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from whisper_gpt.manifests.fragments import fragment_path, read_record
+from whisper_gpt.manifests.fragments import fragment_path, read_record, split_of
 from whisper_gpt.manifests.location import Location, is_remote
 from whisper_gpt.pipeline.errors import PipelineError, ShardError
 from whisper_gpt.pipeline.loading.shard_cache import ShardCache
 from whisper_gpt.pipeline.shards.sample import npy_view
-from whisper_gpt.pipeline.shards.tar import shard_path, split_of
+from whisper_gpt.pipeline.shards.tar import shard_path
 
 _NUMBERS = ("frames", "codebooks", "mel_bands", "codes_offset", "codes_size")
 _OPEN_SHARDS = 64

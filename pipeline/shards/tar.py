@@ -84,11 +84,6 @@ def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
 
 
-def split_of(shard: str) -> str:
-    """Return the split in a shard's name."""
-    return shard.rpartition("-")[0]
-
-
 def shard_path(dataset: Location, split: str, shard: str) -> Location:
     """Return the path of a shard in a dataset."""
     return dataset / split / f"{shard}.tar"
