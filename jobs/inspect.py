@@ -18,11 +18,10 @@ from whisper_gpt.jobs.common.errors import USERS_ERRORS
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.figures import Example
-from whisper_gpt.manifests.fragments import MANIFEST_FOLDER, joined
+from whisper_gpt.manifests.fragments import take_samples
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.report import Shown, page
-from whisper_gpt.manifests.schema import SAMPLES
 from whisper_gpt.manifests.statistics import Group, Histogram
 from whisper_gpt.manifests.summary import Summary, summarise
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
@@ -84,7 +83,7 @@ def _examples(config: Config, dataset: Location, summary: Summary) -> list[Shown
         return []
     frames_per_s = summary.codec["sample_rate"] / summary.codec["hop_samples"]
     rows = [i * total // _EXAMPLES for i in range(min(_EXAMPLES, total))]
-    chosen = joined(dataset, MANIFEST_FOLDER, "*.parquet", SAMPLES).take(rows)
+    chosen = take_samples(dataset, rows)
     reader, codec = ShardReader(dataset, chosen), _codec(config, dataset)
     examples = []
     for row, values in enumerate(chosen.to_pylist()):

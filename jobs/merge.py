@@ -154,11 +154,11 @@ def _speakers(member: Member, training: bool) -> set[tuple[str, str]]:
     return {(row["corpus"], row["speaker"]) for row in rows if row["speaker"] and (row["split"] == "train") == training}
 
 
-def _renamed(part: PlanPart, names: dict[str, str]) -> Iterator[pa.RecordBatch]:
+def _renamed(part: PlanPart, names: dict[str, str]) -> Iterator[pa.Table]:
     """Yield the rows of a part of a plan with the new shard names."""
-    for batch in part.batches():
-        shards = pa.array([names[shard] for shard in batch["shard"].to_pylist()], pa.string())
-        yield batch.set_column(batch.schema.get_field_index("shard"), batch.schema.field("shard"), shards)
+    for table in part.tables():
+        shards = pa.array([names[shard] for shard in table["shard"].to_pylist()], pa.string())
+        yield table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), shards)
 
 
 def _publish_plan(out: Location, members: Sequence[Member]) -> list[str]:

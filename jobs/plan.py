@@ -33,7 +33,7 @@ from whisper_gpt.jobs.preprocessing.planning import (
 from whisper_gpt.jobs.preprocessing.scanning import examine_all
 from whisper_gpt.manifests.fragments import committed_shards
 from whisper_gpt.manifests.location import location
-from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.manifests.scratch import remove_stale_scratch, scratch_folder
 from whisper_gpt.pipeline.corpora.recording import SPLITS
 from whisper_gpt.pipeline.shards.plan import PlanPart, PlanSettings
 
@@ -53,6 +53,7 @@ def run(config: Config) -> int:
     check(config)
     dataset = location(config.out)
     refuse_foreign_folder(dataset)
+    remove_stale_scratch()
     root, wait_for_settings = source_root(config), begin_settings(config)
     with scratch_folder() as scratch:
         corpus = survey(config, root, scratch, status_console())

@@ -38,7 +38,7 @@ from whisper_gpt.manifests.fragments import committed_shards, listed_shards
 from whisper_gpt.manifests.index import publish_indexes
 from whisper_gpt.manifests.location import Location, is_file, location
 from whisper_gpt.manifests.publish import publish_bytes
-from whisper_gpt.manifests.scratch import scratch_folder
+from whisper_gpt.manifests.scratch import remove_stale_scratch, scratch_folder
 from whisper_gpt.pipeline.shards.plan import PlanSettings
 
 EXIT_TOO_MANY_FAILED = 3
@@ -62,9 +62,12 @@ def run(config: Config) -> int:
     check(config)
     require(0 <= config.max_failed <= 1, f"--max-failed {config.max_failed}: must be a share, 0 to 1")
     require(config.workers_per_gpu >= 1, f"--workers-per-gpu {config.workers_per_gpu}: must be at least 1")
+    shared = config.workers_per_gpu == 1 or (config.device == "cuda" and config.workers != 0)
+    require(shared, "--workers-per-gpu: is for --device cuda and workers of Ray")
     console, dataset = status_console(), location(config.out)
     refuse_dead_address(config.ray_address)
     refuse_foreign_folder(dataset)
+    remove_stale_scratch()
     root, wait_for_settings = source_root(config), begin_settings(config)
     with contextlib.ExitStack() as stack:
         corpus = survey(config, root, stack.enter_context(scratch_folder()), console)

@@ -35,6 +35,7 @@ class Config:
 def run(config: Config) -> int:
     """Print each problem on its own line; return exit code 0, or 1 if there is one."""
     require(config.workers >= 0, f"--workers {config.workers}: must not be negative")
+    require(config.workers > 0 or not config.ray_address, "--ray-address: is for workers; pass --workers, too")
     refuse_dead_address(config.ray_address)
     dataset = location(config.dataset)
     info, parts = read_info(dataset), read_parts(dataset)
@@ -60,7 +61,7 @@ def run(config: Config) -> int:
 def planned_shards(parts: Iterable[PlanPart]) -> Iterator[PlannedShard]:
     """Yield the shards that the parts of a plan list, with their sources, reading a few thousand rows at a time."""
     for part in parts:
-        rows = (row for batch in part.batches(["shard", "path"]) for row in batch.to_pylist())
+        rows = (row for table in part.tables(["shard", "path"]) for row in table.to_pylist())
         for shard, members in groupby(rows, key=lambda row: row["shard"]):
             yield PlannedShard(shard, {row["path"] for row in members}, part.sha256)
 

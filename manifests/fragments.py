@@ -5,6 +5,7 @@ statistics of a whole dataset without reading a single tar.
 """
 
 import base64
+import contextlib
 import fnmatch
 import io
 import json
@@ -159,6 +160,12 @@ def read_samples(dataset: Location, split: str | None = None, columns: Sequence[
     return read_table(joined(dataset, MANIFEST_FOLDER, pattern, SAMPLES), columns)
 
 
+def take_samples(dataset: Location, rows: Sequence[int]) -> pa.Table:
+    """Read some rows of the manifest by their numbers. Raises `ManifestError` if a fragment cannot be read."""
+    with _naming_damage():
+        return joined(dataset, MANIFEST_FOLDER, "*.parquet", SAMPLES).take(list(rows))
+
+
 def joined(dataset: Location, folder: str, pattern: str, schema: pa.Schema) -> pads.Dataset:
     """Return the Parquet files of `folder` that match `pattern`, sorted by name, as one table that is not read yet."""
     names = fnmatch.filter(list_files(dataset / folder), pattern)
@@ -170,10 +177,8 @@ def joined(dataset: Location, folder: str, pattern: str, schema: pa.Schema) -> p
 
 def read_table(data: pads.Dataset, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the rows of `joined` files. Raises `ManifestError` if a file cannot be read."""
-    try:
+    with _naming_damage():
         return data.to_table(columns=list(columns or data.schema.names))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ManifestError(f"a file of the dataset cannot be read ({error}); see whisper-gpt verify") from error
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -181,6 +186,14 @@ def parquet_bytes(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _naming_damage() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ManifestError(f"a file of the dataset cannot be read ({error}); see whisper-gpt verify") from error
 
 
 def _footer(path: Location) -> bytes:

@@ -1,10 +1,11 @@
-"""The index of a split: what a loader needs of the manifest, in one Arrow file that all ranks of a machine map.
+"""The index of a split: what a loader needs of the manifest, in one Arrow file that is mapped into memory.
 
 It is derived from the fragments and holds the hash of the shards that it was made from. A reader uses it only if
 `dataset.json` has the same hash, and reads the fragments otherwise: the result is the same, but with a million samples
 or more it takes longer and more memory.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from whisper_gpt.manifests.dataset_info import DatasetInfo
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.fragments import fragment_path, listed_shards, read_columns, split_of
 from whisper_gpt.manifests.iteration import map_ahead
-from whisper_gpt.manifests.location import Location, is_file, is_remote
+from whisper_gpt.manifests.location import Location, is_file, is_remote, open_for_seeking
 from whisper_gpt.manifests.publish import publishing
 from whisper_gpt.manifests.schema import SAMPLES
 from whisper_gpt.manifests.splits import read_split, require_samples
@@ -40,8 +41,9 @@ def publish_indexes(dataset: Location, info: DatasetInfo) -> None:
     """Write the index of every split that has samples, unless it is up to date; a few batches are in memory at once."""
     for split in _splits(info):
         path = index_path(dataset, split)
-        if _current(path, info) is not None:
-            continue
+        with contextlib.suppress(ManifestError):  # a damaged one is replaced
+            if _is_current(path, info):
+                continue
         schema = _SCHEMA.with_metadata({_HASH_KEY: info.shards_sha256})
         with publishing(path) as file, pa.ipc.new_file(file, schema) as writer:
             for batch in _batches(dataset, split):
@@ -51,14 +53,13 @@ def publish_indexes(dataset: Location, info: DatasetInfo) -> None:
 def read_index(dataset: Location, info: DatasetInfo, split: str) -> pa.Table:
     """Return `COLUMNS` of a split's manifest rows, in the order of the shards: memory-mapped if the index is local.
 
-    Raises `ManifestError` if the dataset has no such split, or if rows are missing.
+    Raises `ManifestError` if the dataset has no such split, if rows are missing, or if the index is damaged.
     """
     require_samples(dataset, info, split)
     path = index_path(dataset, split)
-    reader = _current(path, info)
-    if reader is None:
+    if not _is_current(path, info):
         return read_split(dataset, info, split, COLUMNS)
-    table = reader.read_all()
+    table = _read(path)
     if table.num_rows != info.splits[split].samples:
         raise ManifestError(f"{path}: {table.num_rows} rows, not {info.splits[split].samples}; {_ADVICE}")
     return table
@@ -69,8 +70,8 @@ def wrong_indexes(dataset: Location, info: DatasetInfo) -> Iterator[tuple[str, s
     for split in _splits(info):
         name = f"{INDEX_FOLDER}/{split}.arrow"
         try:
-            reader = _current(index_path(dataset, split), info)
-            if reader is not None and not _is_equal(reader.read_all(), _batches(dataset, split)):
+            path = index_path(dataset, split)
+            if _is_current(path, info) and not _is_equal(_read(path), _batches(dataset, split)):
                 yield name, f"differs from the manifest; {_ADVICE}"
         except ManifestError as error:
             yield name, str(error)
@@ -107,17 +108,27 @@ def _batches(dataset: Location, split: str) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _current(path: Location, info: DatasetInfo) -> pa.ipc.RecordBatchFileReader | None:
-    """Open an index; return None if there is none, or if it was made from other shards than those of `info`.
-
-    Raises `ManifestError` if the file is damaged.
-    """
+def _is_current(path: Location, info: DatasetInfo) -> bool:
+    """Return whether there is an index that was made from the shards of `info`. Raises `ManifestError` if the file is
+    damaged."""
     if not info.shards_sha256 or not is_file(path):  # datasets of earlier versions have no hash
-        return None
-    try:
+        return False
+    with _named(path), open_for_seeking(path) as file, pa.ipc.open_file(file) as reader:
+        return (reader.schema.metadata or {}).get(_HASH_KEY, b"").decode() == info.shards_sha256
+
+
+def _read(path: Location) -> pa.Table:
+    """Read an index, mapped if it is local. Raises `ManifestError` if it is damaged."""
+    with _named(path):
         source = pa.BufferReader(path.read_bytes()) if is_remote(path) else pa.memory_map(str(Path(path)))
-        reader = pa.ipc.open_file(source)
+        table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)  # a wrong offset of a string would end the process
+        return table
+
+
+@contextlib.contextmanager
+def _named(path: Location) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise ManifestError(f"{path}: not a complete index ({error}); {_ADVICE}") from error
-    made_from = (reader.schema.metadata or {}).get(_HASH_KEY, b"").decode()
-    return reader if made_from == info.shards_sha256 else None

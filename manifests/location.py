@@ -31,14 +31,10 @@ _SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycl
 
 
 @dataclass
-class Listing:
-    """The content of a folder or prefix. `files` maps relative paths (forward slashes, sorted) to sizes in bytes.
+class Skipped:
+    """What `walk` leaves out: `unreadable`, folders without read permission, and `irregular`, what is neither file nor
+    folder (pipes, sockets, devices)."""
 
-    A dangling or circular link has size 0. `unreadable`: folders without read permission; `irregular`: what is neither
-    file nor folder (pipes, sockets, devices).
-    """
-
-    files: dict[str, int] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     irregular: list[str] = field(default_factory=list)
 
@@ -84,29 +80,24 @@ def is_system_name(name: str) -> bool:
 
 
 def list_files(root: Location) -> dict[str, int]:
-    """Return the `Listing.files` of `root`. Raises `ManifestError` if a folder cannot be read."""
-    listing = list_below(root)
-    if listing.unreadable:
-        raise ManifestError(f"{root}/{listing.unreadable[0]}: cannot be read; make it readable, or move it away")
-    return listing.files
+    """Return path and size of the files below `root`, sorted, as `walk` yields them. Raises `ManifestError` if a folder
+    cannot be read."""
+    skipped = Skipped()
+    files = dict(sorted(walk(root, (), skipped)))
+    if skipped.unreadable:
+        raise ManifestError(f"{root}/{skipped.unreadable[0]}: cannot be read; make it readable, or move it away")
+    return files
 
 
-def list_below(root: Location, exclude: Sequence[str] = ()) -> Listing:
-    """List everything below `root`, except hidden files, system files and matches of `exclude`.
+def walk(root: Location, exclude: Sequence[str], skipped: Skipped) -> Iterator[tuple[str, int]]:
+    """Yield path and size in bytes of each file below `root`, except hidden files, system files and matches of
+    `exclude`; the files of a folder come one after another.
 
-    A pattern in `exclude` is compared with the name and with the path from `root`, where * matches slashes too. Links
-    to folders are followed, but each folder is listed once. If `root` does not exist, the listing is empty. Raises
-    `ManifestError` if a folder cannot be read for a reason other than its permissions.
+    Paths are relative, with forward slashes. A pattern in `exclude` is compared with the name and with the path, where
+    * matches slashes too. Links to folders are followed, but each folder is listed once; a dangling or circular link
+    has size 0. If `root` does not exist, nothing is yielded. Raises `ManifestError` if a folder cannot be read for a
+    reason other than its permissions.
     """
-
-    listing = Listing()
-    listing.files = dict(sorted(walk(root, exclude, listing)))
-    return listing
-
-
-def walk(root: Location, exclude: Sequence[str], listing: Listing) -> Iterator[tuple[str, int]]:
-    """Yield path and size of each file as `list_below` lists it, folder by folder: the files of a folder come one after
-    another. What is skipped is added to `listing.unreadable` and `listing.irregular`."""
 
     def is_skipped(path: str) -> bool:
         name = path.rpartition("/")[2]
@@ -119,7 +110,7 @@ def walk(root: Location, exclude: Sequence[str], listing: Listing) -> Iterator[t
             if not any(map(is_skipped, _with_parents(full[prefix:]))):
                 yield full[prefix:], found[full]["size"]
     elif root.is_dir():
-        yield from _walk(str(root), "", is_skipped, {os.path.realpath(root)}, listing)
+        yield from _walk(str(root), "", is_skipped, {os.path.realpath(root)}, skipped)
 
 
 def is_excluded(path: str, exclude: Sequence[str]) -> bool:
@@ -141,7 +132,7 @@ def local_copy(root: Location, path: str) -> Iterator[Path]:
 
 
 def open_below(root: Location, path: str) -> BinaryIO:
-    """Open the file that `list_below` lists as `path`; works for any file name."""
+    """Open the file that `walk` yields as `path`; works for any file name."""
     if is_remote(root):
         return root.fs.open(_key(root, path), "rb", block_size=_REMOTE_BLOCK)
     return (Path(root) / path).open("rb")
@@ -185,7 +176,7 @@ def _kind(path: UPath) -> str:
 
 
 def _walk(
-    root: str, below: str, is_skipped: Callable[[str], bool], seen: set[str], listing: Listing
+    root: str, below: str, is_skipped: Callable[[str], bool], seen: set[str], skipped: Skipped
 ) -> Iterator[tuple[str, int]]:
     """Yield the files of the folder `below` of `root`, then those of its folders; `seen` holds the real paths of listed
     folders."""
@@ -194,7 +185,7 @@ def _walk(
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         if below and error.errno in (errno.EACCES, errno.EPERM):
-            listing.unreadable.append(below)
+            skipped.unreadable.append(below)
             return
         raise ManifestError(f"{root}/{below}: {error.strerror}; make it readable, or move it away") from error
     folders: list[tuple[str, str]] = []
@@ -212,8 +203,8 @@ def _walk(
         elif stat.S_ISDIR(status.st_mode):
             folders.append((path, entry.path))
         else:
-            listing.irregular.append(path)
+            skipped.irregular.append(path)
     for path, full in folders:
         if (real := os.path.realpath(full)) not in seen:
             seen.add(real)
-            yield from _walk(root, path, is_skipped, seen, listing)
+            yield from _walk(root, path, is_skipped, seen, skipped)

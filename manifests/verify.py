@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import duckdb
 import numpy as np
 
 from whisper_gpt.manifests.database import database
@@ -93,7 +92,9 @@ def verify_whole(
     if plans_sha256 != info.plans_sha256:
         yield Problem("plan.parquet", "", "the hashes of the plan's parts are not those in dataset.json")
     totals: dict[str, list[int]] = {}
+    unreadable = False
     for found in checked:
+        unreadable = unreadable or not found.split
         if found.split:
             samples, frames, shards = totals.get(found.split, (0, 0, 0))
             totals[found.split] = [samples + found.samples, frames + found.frames, shards + bool(found.samples)]
@@ -102,7 +103,8 @@ def verify_whole(
         if declared.get(split) != totals.get(split):
             mismatch = f"{declared.get(split)}, but the manifest has {totals.get(split)}"
             yield Problem("dataset.json", "", f"{split}: samples, frames, shards are {mismatch}")
-    yield from _check_keys(dataset)
+    if not unreadable:  # those problems come first
+        yield from _check_keys(dataset)
     for file, what in wrong_indexes(dataset, info):
         yield Problem(file, "", what)
     for name in list_files(dataset):
@@ -111,15 +113,12 @@ def verify_whole(
 
 
 def _check_keys(dataset: Location) -> Iterator[Problem]:
-    """Check that no key occurs twice; fragments that cannot be read have been reported already."""
+    """Check that no key occurs twice. All fragments must be readable."""
     with scratch_folder() as scratch, database(scratch) as connection:
         connection.register("samples", joined(dataset, MANIFEST_FOLDER, "*.parquet", SAMPLES))
-        try:
-            twice = connection.execute("SELECT key FROM samples GROUP BY key HAVING count(*) > 1 ORDER BY key")
-            for (key,) in twice.fetchall():
-                yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
-        except duckdb.Error:
-            return
+        twice = connection.execute("SELECT key FROM samples GROUP BY key HAVING count(*) > 1 ORDER BY key")
+        for (key,) in twice.fetchall():
+            yield Problem(MANIFEST_FOLDER, key, "the key is not unique")
 
 
 def _check_sources(

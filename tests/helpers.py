@@ -12,8 +12,8 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
 from whisper_gpt.manifests.location import Location, file_sha256, list_files
 from whisper_gpt.manifests.scratch import scratch_folder
-from whisper_gpt.pipeline.shards.plan import PLAN, SOURCES, PlanSettings, source_columns
-from whisper_gpt.pipeline.shards.plan_order import planned
+from whisper_gpt.pipeline.shards.plan import PLAN, PlanSettings
+from whisper_gpt.pipeline.shards.plan_order import Sorter
 from whisper_gpt.pipeline.shards.source import Source
 
 FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
@@ -32,9 +32,11 @@ def plan_of(
     sources: Sequence[Source], settings: PlanSettings, first_shards: Mapping[str, int] | None = None
 ) -> pa.Table:
     """Return the plan of `sources`, as `preprocess` would write it."""
-    table = pa.Table.from_batches([source_columns(sources, settings.corpus)] if sources else [], SOURCES)
     with scratch_folder() as scratch:
-        return pa.Table.from_batches(planned(table, settings, scratch, first_shards), PLAN)
+        sorter = Sorter(scratch, settings.corpus)
+        for source in sources:
+            sorter.add(source)
+        return pa.concat_tables([PLAN.empty_table(), *sorter.planned(settings, first_shards)])
 
 
 def train_context_64(dataset: Path, out: Path, *options: str) -> int:

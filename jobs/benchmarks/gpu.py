@@ -1,4 +1,4 @@
-"""Measure everything that a GPU does here, in order of worth, within a time limit; figures are saved as they come."""
+"""Measure everything that a GPU does here, the most important first, within a time limit."""
 
 import json
 import platform
@@ -31,9 +31,9 @@ class Config:
     out: Path
     """Folder to write gpu.json and gpu.md to, which grow with every figure."""
     minutes: float = 20.0
-    """Time for everything; an item may take what is left, but at most half of all."""
+    """Time for all measurements together; none may take more than half of it."""
     size: float = 1.0
-    """Share of the full batches and steps: a small one tries it out."""
+    """Share of the full batches and steps, 0 to 1; a small share is enough to see whether everything runs."""
     dataset: Path | None = None
     """Folder of a dataset made by preprocess, to train on; by default one of synthetic audio is made."""
     device: DeviceChoice = "auto"
@@ -63,6 +63,7 @@ def run(config: Config) -> int:
     )
     device, console = single_process(config.device).device, status_console()
     report, end = Report(_machine(device)), time.monotonic() + 60 * config.minutes
+    _save(config.out, report)
     with tempfile.TemporaryDirectory(prefix="whisper-gpt-bench-") as folder:
         dataset = config.dataset or _made(Path(folder))
         for item in ITEMS:
@@ -122,9 +123,11 @@ def _made(folder: Path) -> Path:
     options = ["--out", str(folder / "set"), "--codec", "encodec_24khz_small", "--workers", "0", "--mel-of", "both"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     if done.returncode:
-        raise JobError(f"preprocess failed: {done.stderr.strip().splitlines()[-1]}")
+        raise JobError(f"preprocess failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
     return folder / "set"
 
 
-def _rounded(value: float) -> str:
+def _rounded(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

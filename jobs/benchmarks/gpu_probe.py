@@ -70,9 +70,9 @@ def train(device: torch.device, size: float, dataset: Path) -> None:
     config = TrainSpeed(dataset, device=_choice(device), batch=batch, steps=steps)
     precision, compiled = choose_precision("auto", device), device.type == "cuda"
     how = f"{precision}{', compiled' * compiled}"
-    step = plain_loop(
-        PRESETS["gpt-4m"], token_file(dataset, config.context), batch, precision, device, compiled=compiled
-    )
+    tokens = token_file(dataset, config.context)
+    shape = replace(PRESETS["gpt-4m"], vocab=int(tokens.max()) + 1, context=config.context)
+    step = plain_loop(shape, tokens, batch, precision, device, compiled)
     plain, _ = _best(rival_loop(step, steps, batch * config.context))
     figure(f"plain loop of gpt-4m, {how}", plain, "tokens/s")
     for name, shape in MODELS.items():
@@ -170,7 +170,7 @@ def _unless_too_large(what: str) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError:
-        figure(f"{what}: out of memory", float("nan"), "")
+        print(json.dumps({"what": what, "value": None, "unit": "out of memory"}), flush=True)
         torch.cuda.empty_cache()
 
 

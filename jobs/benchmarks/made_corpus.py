@@ -74,16 +74,16 @@ def make_shards(dataset: Path) -> None:
     random = np.random.default_rng(0)
     counts = random.integers(0, 50, (_CODEC.codebooks, _CODEC.codebook_size))
     for part in read_parts(dataset):
-        waiting: dict[str, list[pa.RecordBatch]] = {}
-        for batch in part.batches():
-            names = batch["shard"].to_pylist()
+        waiting: dict[str, list[pa.Table]] = {}
+        for table in part.tables():
+            names = table["shard"].to_pylist()
             starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
             for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
                 for shard in [shard for shard in waiting if shard != names[start]]:
-                    _make_shard(dataset, part, shard, pa.Table.from_batches(waiting.pop(shard)), counts, random)
-                waiting.setdefault(names[start], []).append(batch.slice(start, end - start))
+                    _make_shard(dataset, part, shard, pa.concat_tables(waiting.pop(shard)), counts, random)
+                waiting.setdefault(names[start], []).append(table.slice(start, end - start))
         for shard, rows in waiting.items():
-            _make_shard(dataset, part, shard, pa.Table.from_batches(rows), counts, random)
+            _make_shard(dataset, part, shard, pa.concat_tables(rows), counts, random)
 
 
 def finish(dataset: Location, corpus: str) -> None:

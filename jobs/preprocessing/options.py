@@ -73,7 +73,7 @@ class DatasetOptions:
     perturbation."""
     shard_mb: float | None = None
     """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading. By default the plan
-    chooses it: a thousand shards, of 8 to 128 MB."""
+    chooses it: about a thousand shards, of 8 to 128 MB, each of several recordings."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Splits to make."""
     exclude: tuple[str, ...] = ()
@@ -191,6 +191,6 @@ def _warnings(found: Survey, options: DatasetOptions) -> list[str]:
     if found.absent:
         listed = options.out / ABSENT_FILE
         warnings.append(f"{len(found.absent)} files in the corpus metadata are missing (listed in {listed})")
-    if empty := [split for split in options.splits if split not in found.recordings]:
+    if empty := [split for split in options.splits if split not in found.per_split]:
         warnings.append(f"no recordings in the splits {', '.join(empty)}")
     return warnings

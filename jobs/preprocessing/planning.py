@@ -5,14 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
-import pyarrow.parquet as pq
-
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
-from whisper_gpt.jobs.preprocessing.scanning import Survey
+from whisper_gpt.jobs.preprocessing.scanning import Survey, recordings_in
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.failures import open_failures
-from whisper_gpt.manifests.iteration import batched
 from whisper_gpt.manifests.location import (
     Location,
     file_sha256,
@@ -26,20 +23,17 @@ from whisper_gpt.manifests.scratch import scratch_folder
 from whisper_gpt.pipeline.corpora.recording import Found
 from whisper_gpt.pipeline.shards.plan import (
     PLAN_FILE,
-    ROW_GROUP,
-    SOURCES,
     PlanPart,
     PlanSettings,
     next_shards,
     part_name,
     plan_schema,
     settings_differences,
-    source_columns,
     stored_shard_mb,
     write_plan,
 )
-from whisper_gpt.pipeline.shards.plan_changes import SourceChanges, source_changes
-from whisper_gpt.pipeline.shards.plan_order import planned, suited_shard_mb
+from whisper_gpt.pipeline.shards.plan_changes import SourceChanges, source_changes, write_chosen
+from whisper_gpt.pipeline.shards.plan_order import Sorter, suited_shard_mb
 from whisper_gpt.pipeline.shards.source import Source
 from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
 
@@ -84,33 +78,33 @@ def settle_plan(
     """
     parts = read_parts(dataset)
     if not parts:
-        return [_publish(dataset, [], examine(survey.recordings_at()), settings)]
+        return [_publish(dataset, [], examine(survey.recordings()), settings)]
     if settings.shard_mb is None:
         settings = replace(settings, shard_mb=stored_shard_mb(parts[-1].schema()))
     if differences := [words for part in parts for words in settings_differences(part.schema(), settings)]:
         raise JobError(f"{dataset} holds another dataset: {'; '.join(differences)}. Write to another --out")
     failed = {row["source"]: row["attempts"] for row in open_failures(dataset).to_pylist()}
-    changes = _changes(parts, survey)
-    # Failed sources may have been repaired or removed since.
-    changed, gone = ([path for path in paths if path not in failed] for paths in (changes.changed, changes.gone))
-    changes = replace(changes, changed=changed, gone=gone)
-    new: set[str] = set()
-    if extend:
-        new, changes = set(changes.added), replace(changes, added=[], gone=[])
-    if words := changes.in_words():
-        advice = " --extend adds what is new, or write" if changes.added else " Write"
-        raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
     retried = set(failed) if retry_failed and _is_described(dataset, parts) else set()
-    if not new | retried:
-        return parts
-    sources = examine(survey.recordings_at(new | retried))
-    chosen = (
-        replace(source, attempt=failed[path] + 1) if (path := source.recording.path) in retried else source
-        for source in sources
-    )
-    if (first := next(chosen, None)) is None:  # all that failed is gone
-        return parts
-    return [*parts, _publish(dataset, parts, chain([first], chosen), settings)]
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder())
+        planned = [[stack.enter_context(local_copy(part.path.parent, part.name))] for part in parts]
+        kinds = source_changes(planned, [survey.found], scratch, list(failed)).kinds
+        new = extend and "added" in kinds
+        refused = SourceChanges({k: change for k, change in kinds.items() if not (extend and k in ("added", "gone"))})
+        if words := refused.in_words():
+            advice = " --extend adds what is new, or write" if "added" in kinds else " Write"
+            raise JobError(f"{dataset} was planned from another source: {'; '.join(words)}.{advice} to another --out")
+        if not new and not retried:
+            return parts
+        file = scratch / "chosen.parquet"
+        write_chosen(planned, [survey.found], scratch, file, new, sorted(retried))
+        sources = (
+            replace(source, attempt=failed[path] + 1) if (path := source.recording.path) in retried else source
+            for source in examine(recordings_in(file))
+        )
+        if (first := next(sources, None)) is None:  # all that failed is gone
+            return parts
+        return [*parts, _publish(dataset, parts, chain([first], sources), settings)]
 
 
 def publish_absent(dataset: Location, absent: dict[str, str]) -> None:
@@ -147,23 +141,15 @@ def _is_described(dataset: Location, parts: Sequence[PlanPart]) -> bool:
     return described == [part.sha256 for part in parts]
 
 
-def _changes(parts: Sequence[PlanPart], survey: Survey) -> SourceChanges:
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(scratch_folder())
-        files = [stack.enter_context(local_copy(part.path.parent, part.name)) for part in parts]
-        return source_changes([[file] for file in files], [survey.found], scratch)
-
-
 def _publish(
     dataset: Location, before: Sequence[PlanPart], sources: Iterator[Source], settings: PlanSettings
 ) -> PlanPart:
     """Plan `sources` as the next part after those `before`."""
     path = dataset / part_name(len(before))
     with scratch_folder() as scratch:
-        examined = scratch / "sources.parquet"
-        with pq.ParquetWriter(examined, SOURCES, compression="zstd") as writer:
-            for group in batched(sources, ROW_GROUP):
-                writer.write_batch(source_columns(group, settings.corpus))
-        settings = replace(settings, shard_mb=suited_shard_mb([examined], settings, scratch))
-        write_plan(path, planned([examined], settings, scratch, next_shards(before)), plan_schema(settings))
+        sorter = Sorter(scratch, settings.corpus)
+        for source in sources:
+            sorter.add(source)
+        settings = replace(settings, shard_mb=suited_shard_mb(sorter.totals, settings))
+        write_plan(path, sorter.planned(settings, next_shards(before)), plan_schema(settings))
     return PlanPart(path, file_sha256(path))

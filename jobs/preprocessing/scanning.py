@@ -40,23 +40,28 @@ class Survey:
     """What a scan found: the recordings with their sizes in the Parquet file `found`, and their number per split."""
 
     found: Path
-    recordings: dict[str, int]
+    per_split: dict[str, int]
     warnings: list[str]
     absent: dict[str, str]
 
-    def recordings_at(self, paths: set[str] | None = None) -> Iterator[Found]:
-        """Yield the recordings, all or those at `paths`."""
-        for batch in pq.ParquetFile(self.found).iter_batches(_ROWS):
-            for row in batch.to_pylist():
-                if paths is None or row["path"] in paths:
-                    size = row.pop("size_bytes")
-                    yield Found(Recording(**row), size)
+    def recordings(self) -> Iterator[Found]:
+        """Yield the recordings."""
+        return recordings_in(self.found)
+
+
+def recordings_in(file: Path) -> Iterator[Found]:
+    """Yield the recordings in a Parquet file, reading a few thousand at a time."""
+    for batch in pq.ParquetFile(file).iter_batches(_ROWS):
+        for row in batch.to_pylist():
+            size = row.pop("size_bytes")
+            yield Found(Recording(**row), size)
 
 
 def scan_corpus(find: Find, name: str, root: Location, chosen: Chosen, file: Path) -> Survey:
     """Write the `chosen` recordings below `root` to the Parquet file `file`.
 
-    Raises `JobError` if there are none, if two have the same id, or if speakers are to be held out and none is known.
+    Raises `JobError` if there are none, if two have the same id or file, or if speakers are to be held out and none is
+    known.
     """
     notes = Notes()
     in_all, kept, speakers = Counter[str](), Counter[str](), False
@@ -80,7 +85,7 @@ def scan_corpus(find: Find, name: str, root: Location, chosen: Chosen, file: Pat
         raise JobError(
             f"{root}: no recording in the splits {', '.join(chosen.splits)}, {in_all.total()} in others; see --splits"
         )
-    _refuse_equal_ids(file)
+    _refuse_repetition(file)
     absent = {
         path: split
         for path, split in notes.absent.items()
@@ -104,11 +109,15 @@ def _found_rows(found: Sequence[Found]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=_FOUND)
 
 
-def _refuse_equal_ids(found: Path) -> None:
+def _refuse_repetition(found: Path) -> None:
+    """Raise `JobError` if two recordings have the same id, which begins their samples' keys, or the same file."""
     with database(found.parent) as connection:
         attach(connection, "found", [found])
-        equal = connection.execute(
-            "SELECT id, min(path), max(path) FROM found GROUP BY id HAVING count(*) > 1 LIMIT 1"
-        ).fetchone()
-    if equal:
-        raise JobError(f"{equal[1]} and {equal[2]} have the same id {equal[0]}; rename one of them")
+        for name in ("id", "path"):
+            twice = connection.execute(
+                f"SELECT {name}, min(path), max(path) FROM found GROUP BY {name} HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+            ).fetchone()
+            if twice and name == "id":
+                raise JobError(f"{twice[1]} and {twice[2]} have the same id {twice[0]}; rename one of them")
+            if twice:
+                raise JobError(f"{twice[0]}: the corpus lists this file twice; remove one of the two")

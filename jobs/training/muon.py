@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) over stacked matrices: one batched product instead of one per matrix."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,10 +10,15 @@ from whisper_gpt.model.compilation import compiled_if
 
 
 class StackedMuon(torch.optim.Muon):
-    """torch's Muon with all matrices of one shape updated together; its state is the same, so checkpoints fit both.
+    """torch's Muon with Nesterov momentum and updates of AdamW's RMS, with all matrices of one shape updated together.
+
+    Its state is torch's, so checkpoints fit both.
 
     On a GPU a step is a few kernels, which torch generates, instead of some thirty per matrix.
     """
+
+    def __init__(self, matrices: Iterable[torch.Tensor], lr: float, weight_decay: float):
+        super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -28,9 +28,7 @@ def build_optimizers(model: LanguageModel, config: Config) -> list[torch.optim.O
     ]
     if muon:
         # Updates scaled to AdamW's RMS (Moonshot AI 2025), so that one learning rate serves both.
-        optimizers.append(
-            StackedMuon(muon, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(StackedMuon(muon, lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimizers
 
 

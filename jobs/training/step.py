@@ -42,7 +42,7 @@ def train_step(
     ranks, at the learning rate that is set in `optimizers`.
 
     The gradient norm is clipped to `clip`; a loss of `max_nats` per token or more is out of bounds. Only the first
-    `codebooks`, those that the model reads or predicts, are copied to the device.
+    `codebooks` are those that the model reads or predicts.
     """
     batch_sums = []
     for index, batch in enumerate(batches):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from whisper_gpt.manifests.location import Listing, Location, walk
+from whisper_gpt.manifests.location import Location, Skipped, walk
 from whisper_gpt.pipeline.audio import EXTENSIONS
 from whisper_gpt.pipeline.corpora.recording import Notes
 
@@ -22,15 +22,15 @@ def list_source(root: Location, exclude: Sequence[str], notes: Notes) -> Iterato
     At the end it adds warnings to `notes`. Raises `ManifestError` if a folder cannot be read for a reason other than
     its permissions.
     """
-    listing, unread = Listing(), Counter[str]()
-    for path, size in walk(root, exclude, listing):
+    skipped, unread = Skipped(), Counter[str]()
+    for path, size in walk(root, exclude, skipped):
         if (extension := PurePosixPath(path).suffix.lower()) in _UNREAD:
             unread[extension] += 1
         yield path, size
     if unread:
         notes.warnings.append(f"left out: {in_words(unread)}, which libsndfile cannot read; convert them to FLAC")
-    skipped = (listing.unreadable, "folders without read permission"), (listing.irregular, "pipes or devices")
-    for paths, kind in skipped:
+    kinds = (skipped.unreadable, "folders without read permission"), (skipped.irregular, "pipes or devices")
+    for paths, kind in kinds:
         if paths:
             first = paths[0].encode(errors="backslashreplace").decode()
             notes.warnings.append(f"left out: {len(paths)} {kind}, such as {first}")

@@ -55,7 +55,11 @@ class StreamConfig:
     cache_gb: float = 20.0
     pad: bool = False  # batches have `context` frames, however short their windows: one shape for compiled code
     narrow: bool = False  # codes stay int16 and mel float16, as stored; `Batch.to` widens them on the device
-    pin: bool = False  # batches are in pinned memory, for copies to a GPU
+    pin: bool = False  # narrow batches are in pinned memory, for copies to a GPU
+
+    def __post_init__(self) -> None:
+        if self.pin and not self.narrow:
+            raise PipelineError("only narrow batches are pinned: pass narrow, and widen them on the GPU by Batch.to")
 
 
 class Stream(BaseNode[Batch]):

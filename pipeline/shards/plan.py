@@ -89,10 +89,11 @@ class PlanPart:
             table = pq.read_table(file, columns=list(columns), read_dictionary=["split", "shard"])
         return table.unify_dictionaries()  # each row group has its own
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Read some columns, or all, a few thousand rows at a time, in the order of the shards."""
         with open_for_seeking(self.path) as file:
-            yield from pq.ParquetFile(file).iter_batches(ROW_GROUP, columns=columns)
+            for batch in pq.ParquetFile(file).iter_batches(ROW_GROUP, columns=columns):
+                yield pa.Table.from_batches([batch])
 
     def read_shard(self, shard: str) -> list[dict]:
         """Read the rows of one shard; row groups without that shard are skipped."""
@@ -110,7 +111,7 @@ def plan_schema(settings: PlanSettings) -> pa.Schema:
     return PLAN.with_metadata({_SETTINGS_KEY: json.dumps(_stored(settings), sort_keys=True)})
 
 
-def write_plan(path: Location, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+def write_plan(path: Location, rows: Iterable[pa.Table], schema: pa.Schema) -> None:
     """Write a plan's `rows` to a file, in one atomic step; equal rows and schemas give equal bytes."""
     with publishing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _row_groups(rows):
@@ -158,16 +159,17 @@ def recording_of(row: dict) -> Recording:
     return Recording(**{field.name: row[field.name] for field in fields(Recording)})
 
 
-def _row_groups(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Join batches of any size into tables of `ROW_GROUP` rows; the last may be shorter."""
+def _row_groups(rows: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables of any size into tables of `ROW_GROUP` rows in one piece, on which the pages of a file depend; the
+    last may be shorter."""
     waiting = PLAN.empty_table()
-    for batch in rows:
-        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+    for table in rows:
+        waiting = pa.concat_tables([waiting, table])
         while waiting.num_rows >= ROW_GROUP:
-            yield waiting.slice(0, ROW_GROUP)
+            yield waiting.slice(0, ROW_GROUP).combine_chunks()
             waiting = waiting.slice(ROW_GROUP)
     if waiting.num_rows:
-        yield waiting
+        yield waiting.combine_chunks()
 
 
 def _row(source: Source, corpus: str) -> tuple:

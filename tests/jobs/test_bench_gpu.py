@@ -35,7 +35,7 @@ def test_training_is_measured_beside_a_plain_loop(
 
 
 def test_what_there_is_no_time_for_is_said_and_the_rest_is_kept(tmp_path: Path, dataset: Path) -> None:
-    assert gpu.run(Config(tmp_path, minutes=0.5, size=0.002, dataset=dataset, device="cpu")) in (0, 1)
+    assert gpu.run(Config(tmp_path, minutes=0.5, size=0.002, dataset=dataset, device="cpu")) == 1
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["items"].keys() == gpu_probe.ITEMS.keys()
     assert "not begun: no time left" in report["items"].values()

@@ -47,37 +47,38 @@ def command(source: Path, corpus: str, out: Path, *options: str) -> str:
 
 
 def submit_and_disturb(
-    cluster: Cluster, entrypoint: str, out: Path, disturbances: Sequence[tuple[float, Callable[[], None]]]
+    cluster: Cluster, entrypoint: str, out: Path, disturbances: Sequence[tuple[float, Callable[[], bool]]]
 ) -> None:
-    """Run the command by `ray job submit`; each disturbance comes once that share of the shards exists. A job that a
-    disturbance ends is submitted again. Require success."""
+    """Run the command by `ray job submit`; each disturbance comes once that share of the shards exists, and returns
+    whether it ends the job, which is then submitted again. Require success."""
     job = JobSubmissionClient(f"http://{cluster.webui_url}")
-    job_id, left, disturbed = submit(job, entrypoint), list(disturbances), False
+    job_id, left, ended = submit(job, entrypoint), list(disturbances), False
     deadline = time.monotonic() + 600
     while (status := job.get_job_status(job_id)) != JobStatus.SUCCEEDED and time.monotonic() < deadline:
         if status.is_terminal():
-            assert disturbed, job.get_job_logs(job_id)
-            job_id, disturbed = submit(job, entrypoint), False
+            assert ended, job.get_job_logs(job_id)
+            job_id, ended = submit(job, entrypoint), False
         planned = planned_shards(out)
         if left and planned and len(list((out / "manifest").glob("*.parquet"))) >= planned * left[0][0]:
-            left.pop(0)[1]()
-            disturbed = True
+            ended = left.pop(0)[1]() or ended
         time.sleep(0.1)
     assert status == JobStatus.SUCCEEDED and not left, job.get_job_logs(job_id)
 
 
-def lose_a_node(cluster: Cluster) -> None:
+def lose_a_node(cluster: Cluster) -> bool:
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    return False
 
 
-def kill_the_driver(out: Path) -> None:
+def kill_the_driver(out: Path) -> bool:
     for process in psutil.process_iter(["cmdline"]):
         arguments = process.info["cmdline"] or []
         if str(out) in arguments and "preprocess" in arguments:
             process.kill()
+    return True
 
 
-def freeze_a_node(cluster: Cluster, seconds: float) -> None:
+def freeze_a_node(cluster: Cluster, seconds: float) -> bool:
     """Stop all processes of a node for a while, as if its network were gone."""
     raylet = psutil.Process(next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process.pid)
     processes = [raylet, *raylet.children(recursive=True)]
@@ -86,6 +87,7 @@ def freeze_a_node(cluster: Cluster, seconds: float) -> None:
     time.sleep(seconds)
     for process in processes:
         process.resume()
+    return False
 
 
 def submit(job: JobSubmissionClient, command: str) -> str:

@@ -13,7 +13,7 @@ from whisper_gpt.jobs import verify
 from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.errors import ManifestError
 from whisper_gpt.manifests.fragments import fragment_path, read_samples
-from whisper_gpt.manifests.index import COLUMNS, index_path, publish_indexes, read_index
+from whisper_gpt.manifests.index import COLUMNS, index_path, publish_indexes, read_index, wrong_indexes
 from whisper_gpt.manifests.publish import publishing
 
 
@@ -56,6 +56,29 @@ def test_an_index_that_is_up_to_date_is_not_written_again(copy: Path) -> None:
     publish_indexes(copy, info)
     assert index_path(copy, "train").stat().st_mtime_ns == before
     index_path(copy, "train").unlink()
+    publish_indexes(copy, info)
+    assert rows_of(read_index(copy, info, "train")) == rows_of(read_samples(copy, "train", COLUMNS))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 0.6])
+def test_an_index_with_wrong_bytes_is_an_error_in_the_loader_and_in_verify(copy: Path, start: float) -> None:
+    info, path = read_info(copy), index_path(copy, "train")
+    expected, data = rows_of(read_index(copy, info, "train")), bytearray(path.read_bytes())
+    begin = round(start * len(data))
+    for at in range(begin, min(begin + 40, len(data))):
+        data[at] ^= 0x7F
+    path.unlink()
+    path.write_bytes(data)
+    wrong = [what for _, what in wrong_indexes(copy, info)]
+    try:
+        assert rows_of(read_index(copy, info, "train")) == expected or wrong
+    except ManifestError as error:
+        assert "train.arrow" in str(error) and wrong
+
+
+def test_preprocess_replaces_a_damaged_index(copy: Path) -> None:
+    info, path = read_info(copy), index_path(copy, "train")
+    path.write_bytes(path.read_bytes()[:100])
     publish_indexes(copy, info)
     assert rows_of(read_index(copy, info, "train")) == rows_of(read_samples(copy, "train", COLUMNS))
 

@@ -25,16 +25,15 @@ SPEECH = [Recording(f"c_{i}", "train", f"{i}.wav", speaker=str(i // 10), text="A
 
 def test_recordings_and_sizes_survive_the_file(tmp_path: Path) -> None:
     survey = scan_corpus(finding(*SPEECH), "c", tmp_path, Chosen(SPLITS), tmp_path / "found.parquet")
-    assert list(survey.recordings_at()) == [Found(recording, 100 + i) for i, recording in enumerate(SPEECH)]
-    assert [found.recording.id for found in survey.recordings_at({"7.wav", "4999.wav"})] == ["c_7", "c_4999"]
-    assert survey.recordings == {"train": 5_000}
+    assert list(survey.recordings()) == [Found(recording, 100 + i) for i, recording in enumerate(SPEECH)]
+    assert survey.per_split == {"train": 5_000}
     assert survey.warnings == ["a warning"] and survey.absent == {"gone.wav": "train"}
 
 
 def test_only_the_chosen_splits_are_kept_after_holding_out(tmp_path: Path) -> None:
     chosen = Chosen(("test",), hold_out=(0.1, 0.3), speed=1.1)
     survey = scan_corpus(finding(*SPEECH), "c", tmp_path, chosen, tmp_path / "found.parquet")
-    kept = [found.recording for found in survey.recordings_at()]
+    kept = [found.recording for found in survey.recordings()]
     assert {recording.split for recording in kept} == {"test"} and 0.25 < len(kept) / len(SPEECH) < 0.35
     assert len({recording.speaker for recording in kept}) * 10 == len(kept)  # speakers are held out whole
     assert all('"speed": 1.1' in recording.extra for recording in kept) and survey.absent == {}
@@ -44,6 +43,7 @@ def test_only_the_chosen_splits_are_kept_after_holding_out(tmp_path: Path) -> No
     ("chosen", "recordings", "message"),
     [
         (Chosen(SPLITS), [Recording("x", "train", "a.wav"), Recording("x", "train", "b.wav")], r"a\.wav and b\.wav"),
+        (Chosen(SPLITS), [Recording("x", "train", "a.wav"), Recording("y", "train", "a.wav")], "lists this file twice"),
         (Chosen(("test",)), SPEECH[:3], "no recording in the splits test, 3 in others"),
         (Chosen(SPLITS, hold_out=(0.1, 0.1)), [Recording("x", "train", "a.wav")], "--hold-out: no training recording"),
     ],

@@ -7,7 +7,7 @@ import torch
 from whisper_gpt.jobs.training.muon import StackedMuon
 
 SHAPES = [(48, 16), (16, 16), (64, 16), (16, 64)] * 3
-OPTIONS = {"lr": 4e-3, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+OPTIONS = {"lr": 4e-3, "weight_decay": 0.1}
 
 
 def matrices() -> list[torch.nn.Parameter]:
@@ -24,8 +24,12 @@ def give_gradients(step: int, *parameters: list[torch.nn.Parameter]) -> None:
 
 
 def test_updates_are_those_of_torch_and_states_can_be_exchanged(tmp_path: Path) -> None:
+    def optimizers() -> tuple[torch.optim.Muon, StackedMuon]:
+        of_torch = torch.optim.Muon(separate, adjust_lr_fn="match_rms_adamw", **OPTIONS)
+        return of_torch, StackedMuon(stacked, **OPTIONS)
+
     separate, stacked = matrices(), matrices()
-    one, other = torch.optim.Muon(separate, **OPTIONS), StackedMuon(stacked, **OPTIONS)
+    one, other = optimizers()
     for step in range(4):
         give_gradients(step, separate, stacked)
         one.step()
@@ -33,7 +37,10 @@ def test_updates_are_those_of_torch_and_states_can_be_exchanged(tmp_path: Path) 
         if step == 1:  # as resumed from a checkpoint that the other wrote
             torch.save((one.state_dict(), other.state_dict()), tmp_path / "states")
             first, second = torch.load(tmp_path / "states", weights_only=True)
-            one, other = torch.optim.Muon(separate, **OPTIONS), StackedMuon(stacked, **OPTIONS)
+            one, other = (
+                torch.optim.Muon(separate, adjust_lr_fn="match_rms_adamw", **OPTIONS),
+                StackedMuon(stacked, **OPTIONS),
+            )
             one.load_state_dict(second)
             other.load_state_dict(first)
     for a, b in zip(separate, stacked, strict=True):

@@ -274,3 +274,25 @@ def test_more_damage_than_allowed_is_an_error(damaged_dataset: tuple[Path, list[
     node = stream(copy, "train", StreamConfig(90, 4, shuffle=False, max_damaged=1))
     with pytest.raises(PipelineError, match=rf"{keys[1]} cannot be read .* \(and 1 damaged samples before it\)"):
         take(node, 100)
+
+
+def test_a_narrow_stream_is_widened_on_the_device(dataset: Path) -> None:
+    options = {"context": 64, "batch": 4, "pack": True}
+    narrow = next(stream(dataset, "train", StreamConfig(**options, narrow=True)))
+    wide = next(stream(dataset, "train", StreamConfig(**options)))
+    assert narrow.codes.dtype == torch.int16 and narrow.mel.dtype == torch.float16
+    for codebooks in (None, 1):
+        widened = narrow.to(torch.device("cpu"), codebooks)
+        assert widened.codes.dtype == torch.int64 and widened.mel.dtype == torch.float32
+        assert torch.equal(widened.codes, wide.codes[:, :codebooks]) and torch.equal(widened.mel, wide.mel)
+    with pytest.raises(PipelineError, match="only narrow batches are pinned"):
+        StreamConfig(**options, pin=True)
+
+
+def test_batches_are_padded_to_the_context(dataset: Path) -> None:
+    short = next(stream(dataset, "train", StreamConfig(context=5_000, batch=2)))
+    padded = next(stream(dataset, "train", StreamConfig(context=5_000, batch=2, pad=True)))
+    frames = short.codes.shape[-1]
+    assert frames < 5_000 and padded.codes.shape[-1] == padded.mel.shape[1] == padded.mask.shape[1] == 5_000
+    assert torch.equal(padded.codes[..., :frames], short.codes) and not padded.codes[..., frames:].any()
+    assert torch.equal(padded.mask[:, :frames], short.mask) and not padded.mask[:, frames:].any()

@@ -1,6 +1,8 @@
 """The plan is a pure function of listing and settings, balanced and complete; differences are described in words."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +31,8 @@ from whisper_gpt.pipeline.shards.plan import (
     source_columns,
     write_plan,
 )
-from whisper_gpt.pipeline.shards.plan_changes import SourceChanges, source_changes
-from whisper_gpt.pipeline.shards.plan_order import suited_shard_mb
+from whisper_gpt.pipeline.shards.plan_changes import Change, source_changes, write_chosen
+from whisper_gpt.pipeline.shards.plan_order import Totals, suited_shard_mb
 from whisper_gpt.pipeline.shards.source import Source
 
 SETTINGS = PlanSettings(
@@ -82,7 +84,7 @@ def test_unreadable_sources_are_planned_at_the_mean_length() -> None:
 
 
 def stored(plan: pa.Table, path: Path, settings: PlanSettings = SETTINGS) -> PlanPart:
-    write_plan(path, plan.to_batches(), plan_schema(settings))
+    write_plan(path, [plan], plan_schema(settings))
     return PlanPart(path, file_sha256(path))
 
 
@@ -91,21 +93,32 @@ def test_plan_round_trip_is_deterministic(tmp_path: Path) -> None:
     part = stored(plan, tmp_path / "plan.parquet")
     again = stored(plan_of([source("b", 8), source("a", 4)], SETTINGS), tmp_path / "again.parquet")
     assert part.sha256 == again.sha256
-    assert pa.Table.from_batches(part.batches()).equals(plan)
+    assert pa.concat_tables(part.tables()).equals(plan)
     assert part.read(["path", "seconds"]).equals(plan.select(["path", "seconds"]))
     assert recording_of(plan.to_pylist()[0]) in {source("a", 4).recording, source("b", 8).recording}
 
 
-def test_a_file_does_not_depend_on_the_batches_it_was_written_in(tmp_path: Path) -> None:
-    plan = plan_of([source(f"s{i}", 10) for i in range(9_000)], SETTINGS)
+def test_a_file_does_not_depend_on_the_tables_it_was_written_from(tmp_path: Path) -> None:
+    def spoken(i: int) -> Source:  # columns of more than a page
+        recording = Recording(f"s{i}", "train", f"s{i}.wav", text=hashlib.sha256(str(i).encode()).hexdigest() * 6)
+        return replace(source(f"s{i}", 10), recording=recording)
+
+    plan = plan_of([spoken(i) for i in range(9_000)], SETTINGS)
     whole = stored(plan, tmp_path / "plan.parquet")
-    write_plan(tmp_path / "again.parquet", plan.to_batches(max_chunksize=700), plan_schema(SETTINGS))
-    assert file_sha256(tmp_path / "again.parquet") == whole.sha256
+    for size in (333, 700, 4096):
+        slices = [plan.slice(begin, size) for begin in range(0, len(plan), size)]
+        write_plan(tmp_path / "again.parquet", slices, plan_schema(SETTINGS))
+        assert file_sha256(tmp_path / "again.parquet") == whole.sha256
     assert pq.ParquetFile(whole.path).num_row_groups == 3
     assert whole.read(["shard"])["shard"].cast(pa.string()).equals(plan["shard"])  # each group has its own dictionary
     shards = sorted(set(plan["shard"].to_pylist()))
     assert next_shards([whole]) == {"train": len(shards)}
     assert [task.shard for task in shard_tasks([whole])] == shards
+
+
+def test_sources_are_ordered_by_the_hash_of_their_id() -> None:
+    ids = plan_of([source(f"s{i}", 1) for i in range(3_000)], SETTINGS)["id"].to_pylist()
+    assert ids == sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 def test_changed_settings_are_named() -> None:
@@ -116,28 +129,43 @@ def test_changed_settings_are_named() -> None:
     ]
 
 
-@pytest.mark.parametrize(("hours", "megabytes"), [(0.1, 8), (1000, 40), (100_000, 128)])
-def test_a_size_of_shards_is_chosen_that_suits_the_corpus(hours: float, megabytes: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sources", "seconds", "megabytes"),
+    [
+        (100, 3.6, 8),  # a few minutes
+        (300_000, 12, 39),  # LibriSpeech: a thousandth
+        (1_276, 560, 49),  # MAESTRO: eight recordings
+        (40, 560, 8),  # of a small corpus not, so that it has shards for several workers
+        (30_000_000, 12, 128),
+    ],
+)
+def test_a_size_of_shards_is_chosen_that_suits_the_corpus(sources: int, seconds: float, megabytes: float) -> None:
     settings = replace(SETTINGS, shard_mb=None)
-    table = pa.Table.from_batches([source_columns([source(f"s{i}", 36 * hours) for i in range(100)], "c")])
-    assert suited_shard_mb(table, settings, tmp_path) == pytest.approx(megabytes, rel=0.1)
-    assert suited_shard_mb(table, SETTINGS, tmp_path) == SETTINGS.shard_mb  # as asked for
+    samples = {"train": Counter({16_000: round(sources * seconds * 16_000)})}
+    totals = Totals(samples, Counter(train=sources), Counter())
+    assert suited_shard_mb(totals, settings) == pytest.approx(megabytes, rel=0.05)
+    assert suited_shard_mb(totals, SETTINGS) == SETTINGS.shard_mb  # as asked for
 
 
-def changes(parts: list[pa.Table], sources: list[Source], scratch: Path) -> SourceChanges:
-    return source_changes(parts, pa.Table.from_batches([source_columns(sources, "synthetic")]), scratch)
+def listed(sources: Sequence[Source]) -> pa.Table:
+    return pa.Table.from_batches([source_columns(sources, "synthetic")])
+
+
+def changes(parts: list[pa.Table], sources: list[Source], scratch: Path, *failed: str) -> dict[str, Change]:
+    return source_changes(parts, listed(sources), scratch, failed).kinds
 
 
 def test_changed_sources_are_named(tmp_path: Path) -> None:
     a, b, c = source("a", 4), source("b", 8), source("c", 1)
     plan = plan_of([a, b], SETTINGS)
-    assert changes([plan], [b, a], tmp_path).in_words() == []
-    (clause,) = changes([plan], [a, b, c], tmp_path).in_words()
+    assert changes([plan], [b, a], tmp_path) == {}
+    (clause,) = source_changes([plan], listed([a, b, c]), tmp_path).in_words()
     assert "new" in clause and "c.wav" in clause
-    assert changes([plan], [a], tmp_path).gone == ["b.wav"]
-    assert changes([plan], [replace(a, size_bytes=999), b], tmp_path).changed == ["a.wav"]
+    assert changes([plan], [a], tmp_path) == {"gone": Change(1, "b.wav")}
+    assert changes([plan], [replace(a, size_bytes=999), b], tmp_path) == {"changed": Change(1, "a.wav")}
     redescribed = replace(b, recording=replace(b.recording, text="another text"))
-    assert changes([plan], [a, redescribed], tmp_path).described == ["b.wav"]
+    assert changes([plan], [a, redescribed], tmp_path) == {"described": Change(1, "b.wav")}
+    assert changes([plan], [replace(a, size_bytes=999)], tmp_path, "a.wav", "b.wav") == {}  # failed before
 
 
 def test_further_parts_continue_numbering_and_override(tmp_path: Path) -> None:
@@ -148,9 +176,27 @@ def test_further_parts_continue_numbering_and_override(tmp_path: Path) -> None:
     repaired = replace(a, size_bytes=2000, attempt=2)
     second = plan_of([repaired, new], SETTINGS, next_shards([part]))
     assert min(second["shard"].to_pylist()) == "train-000002" and set(second["attempt"].to_pylist()) == {1, 2}
-    assert changes([first, second], [repaired, b, new], tmp_path).in_words() == []
-    assert changes([first, second], [a, b, new], tmp_path).changed == ["a.wav"]
+    assert changes([first, second], [repaired, b, new], tmp_path) == {}
+    assert changes([first, second], [a, b, new], tmp_path) == {"changed": Change(1, "a.wav")}
+    third = plan_of([replace(b, size_bytes=3000)], SETTINGS)
+    assert changes([first, second, third], [repaired, replace(b, size_bytes=3000), new], tmp_path) == {}
     assert [part_name(i) for i in (0, 1)] == ["plan.parquet", "plan-000001.parquet"]
+
+
+@pytest.mark.parametrize("folder", ["o[1]", "k*", "what?", "split=test", "path=x", "it's"])
+def test_the_path_of_a_plan_is_not_a_pattern(folder: str, tmp_path: Path) -> None:
+    a, b = source("a", 4), source("b", 8)
+    plan, other, chosen = (tmp_path / name / "plan.parquet" for name in (folder, "o1", folder))
+    for path, sources in (plan, [a]), (other, [b]), (tmp_path / "kk" / "plan.parquet", [b]):
+        stored(plan_of(sources, SETTINGS), path)
+    found = tmp_path / folder / "found.parquet"
+    pq.write_table(listed([a, b]), found)
+    assert source_changes([[plan]], [found], tmp_path).kinds == {"added": Change(1, "b.wav")}
+    chosen = tmp_path / folder / "chosen.parquet"
+    write_chosen([[plan]], [found], tmp_path, chosen, True, [])
+    assert pq.ParquetFile(chosen).read(["path"]).to_pylist() == [{"path": "b.wav"}]
+    write_chosen([[plan]], [found], tmp_path, chosen, False, ["a.wav"])
+    assert pq.ParquetFile(chosen).read(["path"]).to_pylist() == [{"path": "a.wav"}]
 
 
 def test_rows_of_one_shard_are_read(tmp_path: Path) -> None:
