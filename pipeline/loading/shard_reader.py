@@ -33,8 +33,8 @@ class ShardReader:
         self._cache = cache
         self._keys = rows["key"]
         # Rows are grouped by shard: a row begins a shard if its name is not that of the row before.
-        encoded = rows["shard"].combine_chunks().dictionary_encode()
-        firsts = np.flatnonzero(np.diff(encoded.indices.to_numpy(), prepend=-1))
+        indices = [chunk.indices.to_numpy() for chunk in rows["shard"].dictionary_encode().chunks]
+        firsts = np.flatnonzero(np.diff(np.concatenate(indices), prepend=-1))
         lengths = np.diff(firsts, append=rows.num_rows)
         self.shard_of = np.repeat(np.arange(len(firsts), dtype=np.int32), lengths)  # int32 [N]
         self._shards: list[str] = rows["shard"].take(pa.array(firsts)).to_pylist()
