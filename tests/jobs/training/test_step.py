@@ -87,7 +87,9 @@ def ranks_step(rank: int, shape: str, meeting: str) -> tuple[StepResult, dict[st
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     try:
         rank_windows = windows(SHAPES[shape])[3 * rank : 3 * rank + 3]
-        return step(SHAPES[shape], [rank_windows[0], joined(rank_windows[1:])], Ranks(rank, 2, torch.device("cpu")))
+        result = step(SHAPES[shape], [rank_windows[0], joined(rank_windows[1:])], Ranks(rank, 2, torch.device("cpu")))
+        dist.barrier()  # gloo aborts a process whose peer closes the connection while it still uses it
+        return result
     finally:
         dist.destroy_process_group()
 
@@ -98,7 +100,8 @@ def test_uneven_ranks_equal_one_large_batch(shape: str, tmp_path: Path) -> None:
     meeting = str(tmp_path / "meeting")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     second_rank = subprocess.Popen(
-        [sys.executable, "-c", f"import test_step; test_step.ranks_step(1, {shape!r}, {meeting!r})"], env=environment
+        [sys.executable, "-c", f"import os, test_step; test_step.ranks_step(1, {shape!r}, {meeting!r}); os._exit(0)"],
+        env=environment,
     )
     first_rank_result = ranks_step(0, shape, meeting)
     assert second_rank.wait(60) == 0
