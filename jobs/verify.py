@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import ray
 from rich.progress import track
@@ -76,16 +76,12 @@ def check_shards(
     with cluster(address, workers), stop_signals() as stopped:
         check = ray.remote(verify_shard)
         shared = ray.put(info)
-        running = set()
-        for shard in shards:
-            running.add(check.remote(dataset, shared, shard))
-            if len(running) > 2 * workers:
-                done = first_ready(running, stopped)
-                running.remove(done)
-                yield ray.get(done)
+        tasks = (check.remote(dataset, shared, shard) for shard in shards)
+        running = set(islice(tasks, 2 * workers))
         while running:
             done = first_ready(running, stopped)
             running.remove(done)
+            running.update(islice(tasks, 1))
             yield ray.get(done)
 
 

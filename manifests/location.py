@@ -91,7 +91,7 @@ def list_files(root: Location) -> dict[str, int]:
 
 def walk(root: Location, exclude: Sequence[str], skipped: Skipped) -> Iterator[tuple[str, int]]:
     """Yield path and size in bytes of each file below `root`, except hidden files, system files and matches of
-    `exclude`; the files of a folder come one after another.
+    `exclude`, one folder after another.
 
     Paths are relative, with forward slashes. A pattern in `exclude` is compared with the name and with the path, where
     * matches slashes too. Links to folders are followed, but each folder is listed once; a dangling or circular link

@@ -102,10 +102,15 @@ def decode_speed(codec: Codec, clips: np.ndarray, rounds: int) -> DecodeSpeed:
 @torch.no_grad()
 def stock_codes(codec: Codec, wav: np.ndarray) -> np.ndarray:
     """Encode `wav` `[N]` to codes `[K, T]` by the package's encoder and quantizer in one pass, with our edge policy."""
-    padded = np.pad(wav, (PREROLL_FRAMES * codec.hop, -len(wav) % codec.hop))
-    latents = codec.net.encoder(torch.from_numpy(padded)[None, None])
-    codes = codec.net.quantizer.vq.encode(latents, n_q=codec.codebooks)
-    return codes[:, 0, PREROLL_FRAMES:].to(torch.int16).numpy()
+    padded = np.pad(wav, (0, -len(wav) % codec.hop))
+    return whole_codes(codec, torch.from_numpy(padded)[None])[:, 0].to(torch.int16).numpy()
+
+
+@torch.no_grad()
+def whole_codes(codec: Codec, clips: torch.Tensor) -> torch.Tensor:
+    """Encode `clips` `[B, N]`, N a whole number of frames, to codes `[K, B, T]` as `stock_codes` does."""
+    padded = torch.nn.functional.pad(clips, (PREROLL_FRAMES * codec.hop, 0))
+    return codec.net.quantizer.vq.encode(codec.net.encoder(padded[:, None]), n_q=codec.codebooks)[..., PREROLL_FRAMES:]
 
 
 @torch.no_grad()

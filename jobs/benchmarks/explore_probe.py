@@ -8,6 +8,7 @@ import time
 import psutil
 from streamlit.testing.v1 import AppTest
 
+from whisper_gpt.jobs.benchmarks.timing import peak_mb
 from whisper_gpt.jobs.exploring.settings import Settings
 
 
@@ -30,9 +31,8 @@ def main(dataset: str, condition: str) -> None:
     page.text_input(f"sql {dataset}").input(condition).run()
     filter_s = time.monotonic() - begun
     assert not page.exception and not page.error and len(page.dataframe) == 1
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    result = {"first_s": first_s, "page_s": page_s, "filter_s": filter_s, "mb": peak_mb}
+    megabytes = peak_mb(resource.getrusage(resource.RUSAGE_SELF))
+    result = {"first_s": first_s, "page_s": page_s, "filter_s": filter_s, "mb": megabytes}
     print(json.dumps(result))
 
 

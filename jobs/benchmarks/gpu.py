@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from whisper_gpt.jobs.benchmarks.gpu_probe import ITEMS
+from whisper_gpt.jobs.benchmarks.timing import last_line
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
@@ -102,8 +103,8 @@ def _measure(
             code, in_time = process.wait(), timer.is_alive()
             timer.cancel()
         errors.seek(0)
-        last = (errors.read().strip().splitlines() or [""])[-1]
-    report.items[item] = "done" if code == 0 else f"failed: {last}" if in_time else f"stopped after {limit_s:.0f} s"
+        failed = f"failed: {last_line(errors.read())}" if in_time else f"stopped after {limit_s:.0f} s"
+    report.items[item] = failed if code else "done"
 
 
 def _save(out: Path, report: Report) -> None:
@@ -123,7 +124,7 @@ def _made(folder: Path) -> Path:
     options = ["--out", str(folder / "set"), "--codec", "encodec_24khz_small", "--workers", "0", "--mel-of", "both"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     if done.returncode:
-        raise JobError(f"preprocess failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
+        raise JobError(f"preprocess failed: {last_line(done.stderr)}")
     return folder / "set"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, benchmarked_codec
+from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE, benchmarked_codec, whole_codes
 from whisper_gpt.jobs.benchmarks.nanogpt import plain_loop
 from whisper_gpt.jobs.benchmarks.train_speed import Config as TrainSpeed
 from whisper_gpt.jobs.benchmarks.train_speed import our_loop, our_options, rival_loop, token_file
@@ -24,7 +24,7 @@ from whisper_gpt.model.cost import peak_flops, training_flops
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.language_model import build_model
 from whisper_gpt.model.sampling import Sampling
-from whisper_gpt.pipeline.codec.causal import PREROLL_FRAMES, Codec
+from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.frames import FRAME_RATE, HOP_SAMPLES
@@ -50,7 +50,7 @@ def encode(device: torch.device, size: float, dataset: Path) -> None:
     figure("codes that are the CPU's", float((codec.encode(clip) == on_cpu).mean()), "share")
     for batch in _up_to(size):
         clips = clip.expand(batch, -1).to(device)
-        for name, encoded in (("ours", codec.encode), ("package", partial(_package_codes, codec))):
+        for name, encoded in (("ours", codec.encode), ("package", partial(whole_codes, codec))):
             with _unless_too_large(f"{name}, {batch} at once"):
                 seconds = _seconds(partial(encoded, clips), device)
                 figure(f"{name}, {batch} at once", batch * _CLIP_FRAMES / FRAME_RATE / seconds, "× real time")
@@ -125,12 +125,6 @@ ITEMS = {"encode": encode, "decode": decode, "train": train, "generate": generat
 def _codec(device: torch.device) -> Codec:
     codec = benchmarked_codec(OFFICIAL_SHAPE, codebooks=8)
     return Codec(codec.name, codec.weights_sha256, codec.codebooks, codec.net.to(device))
-
-
-@torch.no_grad()
-def _package_codes(codec: Codec, clips: torch.Tensor) -> torch.Tensor:
-    padded = torch.nn.functional.pad(clips, (PREROLL_FRAMES * codec.hop, 0))
-    return codec.net.quantizer.vq.encode(codec.net.encoder(padded[:, None]), n_q=codec.codebooks)
 
 
 def _up_to(size: float) -> Iterator[int]:

@@ -19,7 +19,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from whisper_gpt.jobs.benchmarks.codec_speed import OFFICIAL_SHAPE
-from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
+from whisper_gpt.jobs.benchmarks.timing import Timing, last_line, timing_of
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.event_log import EVENTS_FILE, LOGS_FOLDER
 from whisper_gpt.jobs.common.progress import status_console
@@ -132,7 +132,7 @@ def _timed_preprocess(config: Config, weights: Path, workers: int, out: Path) ->
     begun = time.monotonic()
     done = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise JobError(f"preprocess failed: {done.stderr.strip().splitlines()[-1]}")
+        raise JobError(f"preprocess failed: {last_line(done.stderr)}")
     return time.monotonic() - begun
 
 

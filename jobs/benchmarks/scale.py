@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from whisper_gpt.jobs.benchmarks.timing import last_line, peak_mb
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import status_console
 
@@ -29,7 +30,7 @@ class Config:
     """Options of `whisper-gpt bench scale`."""
 
     samples: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    """Numbers of samples to measure; ten million take 30 GB of disk space and most of an hour."""
+    """Numbers of samples to measure; ten million take half an hour."""
     folder: Path | None = None
     """Where to write the made datasets; by default the system's folder for temporary files."""
     json: bool = False
@@ -78,7 +79,7 @@ def _probe(module: str, *arguments: str) -> dict[str, float]:
     command = [sys.executable, "-m", f"whisper_gpt.jobs.benchmarks.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise JobError(f"{' '.join(arguments)}: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
+        raise JobError(f"{' '.join(arguments)}: {last_line(done.stderr)}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -89,8 +90,7 @@ def _verb(*arguments: str) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise JobError(f"whisper-gpt {arguments[0]} failed")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"s": time.monotonic() - begun, "mb": usage.ru_maxrss * unit / 1e6}
+    return {"s": time.monotonic() - begun, "mb": peak_mb(usage)}
 
 
 def _table(results: list[dict]) -> Table:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from whisper_gpt.jobs.benchmarks import made_corpus
+from whisper_gpt.jobs.benchmarks.timing import peak_mb
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.preprocessing.planning import shard_tasks
 from whisper_gpt.manifests.fragments import committed_shards
@@ -51,9 +52,7 @@ def main(step: str, dataset: str, corpus: str, count: str) -> None:
     """Run a step and print what it took, without the start of Python and its imports."""
     begun = time.monotonic()
     STEPS[step](Path(dataset), corpus, int(count))
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    print(json.dumps({"s": time.monotonic() - begun, "mb": peak_mb}))
+    print(json.dumps({"s": time.monotonic() - begun, "mb": peak_mb(resource.getrusage(resource.RUSAGE_SELF))}))
 
 
 if __name__ == "__main__":

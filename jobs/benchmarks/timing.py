@@ -1,6 +1,8 @@
-"""Time rivals in alternation, so that a disturbance of the machine affects all of them."""
+"""Time rivals in alternation, so that a disturbance affects all of them; read the memory and the error of a process."""
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,3 +37,13 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[
 def timing_of(values: Sequence[float]) -> Timing:
     """Return the median, minimum and maximum of `values`."""
     return Timing(statistics.median(values), min(values), max(values))
+
+
+def peak_mb(usage: resource.struct_rusage) -> float:
+    """Return the peak memory of a process in MB."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def last_line(stderr: str) -> str:
+    """Return the last line that a failed process printed."""
+    return (stderr.strip().splitlines() or ["killed"])[-1]

@@ -53,7 +53,7 @@ class Notes:
 
 
 # (root, the corpus's name in keys and in the manifest, patterns of paths to exclude, notes) -> its recordings, in any
-# order: one after another, as a corpus may have more than fit into memory.
+# order. An iterator, because the recordings of a large corpus do not fit into memory.
 Find = Callable[[Location, str, Sequence[str], Notes], Iterator[Found]]
 
 

@@ -49,7 +49,7 @@ class Totals:
         return self._readable_s(split, speed) + self.unreadable[split] * self.mean_s(speed)
 
     def _readable_s(self, split: str, speed: float) -> float:
-        # From whole numbers, so that it does not depend on the order of the sources.
+        # Samples are summed as integers, so that the order of the sources does not matter.
         return fsum(samples / rate / speed for rate, samples in sorted(self.samples.get(split, {}).items()))
 
 
@@ -58,7 +58,7 @@ class Sorter:
 
     def __init__(self, scratch: Path, corpus: str):
         self._scratch, self._corpus = scratch, corpus
-        self._waiting: dict[tuple[str, int], list[Source]] = defaultdict(list)
+        self._waiting: dict[tuple[str, int], list[tuple[bytes, Source]]] = defaultdict(list)
         self._writers: dict[tuple[str, int], pa.ipc.RecordBatchStreamWriter] = {}
         self._files = contextlib.ExitStack()
         self.totals = Totals({split: Counter() for split in SPLITS}, Counter(), Counter())
@@ -71,8 +71,9 @@ class Sorter:
             totals.readable[split] += 1
         else:
             totals.unreadable[split] += 1
-        bucket = split, _hash(source)[0] * _BUCKETS // 256
-        self._waiting[bucket].append(source)
+        digest = hashlib.sha256(source.recording.id.encode()).digest()
+        bucket = split, digest[0] * _BUCKETS // 256
+        self._waiting[bucket].append((digest, source))
         if len(self._waiting[bucket]) == _WAITING:
             self._write(bucket)
 
@@ -88,6 +89,7 @@ class Sorter:
             self._write(bucket)
         self._files.close()
         speed = settings.speed
+        assumed_s = self.totals.mean_s(speed)
         for split in SPLITS:
             total_s = self.totals.seconds(split, speed)
             cut = _Cut(total_s, _shards(total_s, settings), (first_shards or {}).get(split, 0))
@@ -95,17 +97,16 @@ class Sorter:
                 if (split, number) not in self._writers:
                     continue
                 rows = self._read((split, number))
-                seconds = _seconds(rows, speed, self.totals.mean_s(speed))
+                seconds = _seconds(rows, speed, assumed_s)
                 cut, numbers = cut.after(seconds)
                 yield _with_shards(rows, seconds, [shard_name(split, number) for number in numbers])
 
     def _write(self, bucket: tuple[str, int]) -> None:
-        if not (sources := self._waiting.pop(bucket, [])):
-            return
+        digests, sources = zip(*self._waiting.pop(bucket), strict=True)
         if bucket not in self._writers:
             writer = pa.ipc.new_stream(str(self._path(bucket)), _HASHED)
             self._writers[bucket] = self._files.enter_context(writer)
-        hashes = pa.array([_hash(source) for source in sources], _HASH.type)
+        hashes = pa.array(digests, _HASH.type)
         columns = source_columns(sources, self._corpus).columns
         self._writers[bucket].write_batch(pa.RecordBatch.from_arrays([*columns, hashes], schema=_HASHED))
 
@@ -150,10 +151,6 @@ class _Cut:
         numbers = self.next_shard - 1 + np.cumsum(np.diff(cuts, prepend=self.last_cut) != 0)
         after = replace(self, next_shard=int(numbers[-1]) + 1, elapsed_s=float(ends[-1]), last_cut=int(cuts[-1]))
         return after, numbers.tolist()
-
-
-def _hash(source: Source) -> bytes:
-    return hashlib.sha256(source.recording.id.encode()).digest()
 
 
 def _shards(seconds: float, settings: PlanSettings) -> int:

@@ -1,4 +1,4 @@
-"""The index of a split: equal to the fragments, used only if it is theirs, and made anew when they change."""
+"""The index of a split equals the fragments, is ignored if it was made from others, and is rewritten if they change."""
 
 import json
 import shutil

@@ -135,7 +135,7 @@ def test_changed_settings_are_named() -> None:
         (100, 3.6, 8),  # a few minutes
         (300_000, 12, 39),  # LibriSpeech: a thousandth
         (1_276, 560, 49),  # MAESTRO: eight recordings
-        (40, 560, 8),  # of a small corpus not, so that it has shards for several workers
+        (40, 560, 8),  # a small corpus: larger shards would be too few for several workers
         (30_000_000, 12, 128),
     ],
 )
