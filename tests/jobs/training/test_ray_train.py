@@ -56,6 +56,7 @@ def make_uneven(dataset: Path, folder: Path) -> Path:
     info = json.loads((copy / "dataset.json").read_text())
     info["splits"]["train"]["samples"] = read_samples(copy, "train").num_rows
     (copy / "dataset.json").write_text(json.dumps(info))
+    shutil.rmtree(copy / "index")  # it tells of the samples removed
     return copy
 
 
