@@ -40,7 +40,7 @@ from whisper_gpt.manifests.dataset_info import FILE_NAME, read_info
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import is_file, is_remote, location
 from whisper_gpt.model.hybrid import HybridLM, Prediction
-from whisper_gpt.pipeline.audio import probe_file, read_mono, resampled
+from whisper_gpt.pipeline.audio import probe_file, read_mono
 from whisper_gpt.pipeline.audit import (
     REPLACEMENTS,
     Finding,
@@ -59,6 +59,8 @@ from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE, frame_count
+from whisper_gpt.pipeline.resampling import resampled
+from whisper_gpt.pipeline.treatment import Resampler, treatment_of
 
 _SYNTHETIC_FRAMES = 160  # a little more than two chunks of the codec's stream
 _CORPORA_RATES = {16_000, 44_100, 48_000}  # LibriSpeech's and MAESTRO's
@@ -123,7 +125,7 @@ def run(config: Config) -> int:
     wav, stages = _stages(config)
     tracked = track(stages, "auditing", console=status_console(), transient=True)
     audits = [_audit(stage, wav[: stage.samples]) for stage in tracked]
-    sources = [_audit_source(rate, stages) for rate in _source_rates(config)]
+    sources = [_audit_source(rate, _resampler(config), stages) for rate in _source_rates(config)]
     if config.json:
         resampler = [_source_json(source) for source in sources]
         print(json.dumps({"stages": [asdict(audit) for audit in audits], "resampler": resampler}, indent=1))
@@ -164,9 +166,16 @@ def _source_rates(config: Config) -> list[int]:
     return sorted(rates - {SAMPLE_RATE})
 
 
-def _audit_source(rate: int, stages: list[_Stage]) -> _SourceAudit:
+def _resampler(config: Config) -> Resampler:
+    """Return the resampler that the dataset was made with; the usual one if the target is no dataset."""
+    dataset = location(config.target)
+    extras = read_samples(dataset, columns=["extra"])["extra"] if is_file(dataset / FILE_NAME) else []
+    return treatment_of(extras[0].as_py() if len(extras) else "").resampler
+
+
+def _audit_source(rate: int, resampler: Resampler, stages: list[_Stage]) -> _SourceAudit:
     def resample(wav: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(resampled([wav], rate)))
+        return np.concatenate(list(resampled([wav], rate, resampler=resampler)))
 
     ahead = {
         stage.name: frames_ahead(stage.run, resample, rate, stage.samples // HOP_SAMPLES, stage.frames_back)

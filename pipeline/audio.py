@@ -2,19 +2,21 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from whisper_gpt.pipeline.chained_audio import MP3_SLACK, Stream, find_streams, skip_tag
 from whisper_gpt.pipeline.declared_length import SLACK_BYTES, declared_bytes
+from whisper_gpt.pipeline.degradation import degraded
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
+from whisper_gpt.pipeline.resampling import resampled
+from whisper_gpt.pipeline.treatment import USUAL, Treatment
 
 # What libsndfile reads, except for extensions that mostly mean something else (.mat, .htk, .xi).
 EXTENSIONS = (
@@ -93,33 +95,22 @@ def probe_file(file: BinaryIO) -> AudioInfo:
     return AudioInfo(info.samplerate, info.channels, info.frames, info.format)
 
 
-def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE, speed: float = 1.0) -> Iterator[np.ndarray]:
-    """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once (soxr HQ).
+def stream_mono(path: Path, sample_rate: int = SAMPLE_RATE, treatment: Treatment = USUAL) -> Iterator[np.ndarray]:
+    """Yield the whole of `path` as float32 blocks `[n]`, downmixed to mono and resampled once.
 
-    `speed` plays it that many times as fast, with pitch and formants raised as much.
+    `treatment` may play it faster, with pitch and formants raised as much, take another resampler, and degrade it.
 
     Memory does not grow with the file. Streams chained in one file are read in sequence. Raises `AudioError`
     (stage `decode` or `resample`) if the file is damaged, if a sample is not finite, and if the decoded samples are not
     those that the file declares and contains.
     """
     info = probe(path)
-    yield from resampled(_decoded_blocks(path, info), info.sample_rate * speed, sample_rate)
+    source_rate = info.sample_rate * treatment.speed
 
+    def blocks() -> Iterator[np.ndarray]:
+        return resampled(_decoded_blocks(path, info), source_rate, sample_rate, treatment.resampler)
 
-def resampled(blocks: Iterable[np.ndarray], source_rate: float, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """Yield the mono `blocks` `[n]` of one recording, resampled (soxr HQ, linear phase).
-
-    The output does not depend on the sizes of the blocks. Raises `AudioError` (stage `resample`) if soxr fails.
-    """
-    if source_rate == sample_rate:
-        yield from (block for block in blocks if len(block))
-        return
-    resampler = soxr.ResampleStream(source_rate, sample_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        if len(out := _resample(resampler, block, last=False)):
-            yield out
-    if len(tail := _resample(resampler, np.zeros(0, np.float32), last=True)):
-        yield tail
+    yield from degraded(blocks, treatment.degradation)
 
 
 def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -127,13 +118,13 @@ def read_mono(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.float32), *stream_mono(path, sample_rate)])
 
 
-def read_part(path: Path, first: int, samples: int, speed: float = 1.0) -> np.ndarray:
+def read_part(path: Path, first: int, samples: int, treatment: Treatment = USUAL) -> np.ndarray:
     """Read `samples` samples from `first` on, of the signal that `stream_mono` gives at 24 kHz, and nothing after them.
 
     Fewer are returned if the signal ends before.
     """
     kept, position = [np.zeros(0, np.float32)], 0
-    for block in stream_mono(path, speed=speed):
+    for block in stream_mono(path, treatment=treatment):
         kept.append(block[max(0, first - position) : max(0, first + samples - position)])
         position += len(block)
         if position >= first + samples:
@@ -227,13 +218,6 @@ def _mp3_declares_its_length(file: BinaryIO) -> bool:
     file.seek(skip_tag(file, 0))  # a tag may lie before the audio
     frame = file.read(4096)
     return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-def _resample(resampler: soxr.ResampleStream, block: np.ndarray, last: bool) -> np.ndarray:
-    try:
-        return resampler.resample_chunk(np.ascontiguousarray(block), last=last)
-    except (RuntimeError, ValueError) as error:
-        raise AudioError("resample", str(error)) from error
 
 
 def _reason(path: Path, error: Exception) -> str:

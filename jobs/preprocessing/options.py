@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +24,7 @@ from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 from whisper_gpt.pipeline.shards.plan import PlanSettings
 from whisper_gpt.pipeline.shards.task import Device, ShardJob, WorkerSetup
+from whisper_gpt.pipeline.treatment import Degradation, Resampler, Treatment
 
 _DECODED_CODEBOOKS = (1, 2)  # decoded for --mel-of both, in addition to all codebooks
 _LEAKY = "centred-2048"
@@ -71,6 +72,12 @@ class DatasetOptions:
     speed: float = 1.0
     """Play the audio this many times as fast, pitch and formants included: 0.9 and 1.1 are the usual copies for speed
     perturbation."""
+    resampler: Resampler = "linear-phase"
+    """Filter of the resampler to 24 kHz: linear-phase (soxr HQ), which looks some milliseconds ahead, at −80 dB; or
+    minimum-phase, which is strictly causal."""
+    degradation: Degradation = "none"
+    """Degrade the audio, to test robustness or to train for it: pink noise at 20, 10 or 0 dB (noise-20, …), a room that
+    reverberates for half a second, a telephone's band, an MP3 of 32 kbps, or clipping."""
     shard_mb: float | None = None
     """Approximate size of a shard in MB; a shard is the unit of work, of retries and of reading. By default the plan
     chooses it: about a thousand shards, of 8 to 128 MB, each of several recordings."""
@@ -123,7 +130,7 @@ def check(options: DatasetOptions) -> None:
 
 def survey(options: DatasetOptions, root: Location, folder: Path, console: Console) -> Survey:
     """Scan the corpus into a file in `folder`, and print warnings. Raises `JobError` if there are no recordings."""
-    chosen = Chosen(options.splits, options.hold_out, options.exclude, options.speed)
+    chosen = Chosen(options.splits, options.hold_out, options.exclude, _treatment(options))
     found = scan_corpus(CORPORA[options.corpus], options.corpus_name, root, chosen, folder / "found.parquet")
     if found.absent and options.require_complete:
         raise JobError(f"{len(found.absent)} files of the corpus are missing, such as {min(found.absent)}; complete it")
@@ -145,7 +152,7 @@ def begin_settings(options: DatasetOptions) -> Callable[[], PlanSettings]:
 
 def worker_setup(options: DatasetOptions, root: Location, settings: PlanSettings) -> WorkerSetup:
     """Return what workers need to make the dataset's shards."""
-    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames, settings.speed)
+    job = ShardJob(root, location(options.out), settings.fingerprint, settings.segment_frames, settings.treatment)
     included = options.codec in INCLUDED  # each node has it in its own installation
     weights = None if included else weights_file(options.codec, options.codec_weights)
     return WorkerSetup(job, settings.codec, weights, settings.mel, options.device)
@@ -182,8 +189,12 @@ def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSett
         segment_frames=max(1, round(options.segment_s * SAMPLE_RATE / HOP_SAMPLES)),
         shard_mb=options.shard_mb,
         splits=tuple(options.splits),
-        speed=options.speed,
+        **asdict(_treatment(options)),
     )
+
+
+def _treatment(options: DatasetOptions) -> Treatment:
+    return Treatment(options.speed, options.resampler, options.degradation)
 
 
 def _warnings(found: Survey, options: DatasetOptions) -> list[str]:

@@ -12,9 +12,10 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.manifests.database import attach, database
 from whisper_gpt.manifests.iteration import batched, map_ahead
 from whisper_gpt.manifests.location import Location, is_excluded
-from whisper_gpt.pipeline.corpora.recording import Find, Found, Notes, Recording, held_out, with_speed
+from whisper_gpt.pipeline.corpora.recording import Find, Found, Notes, Recording, held_out
 from whisper_gpt.pipeline.shards.plan import RECORDING
 from whisper_gpt.pipeline.shards.source import Source, examine
+from whisper_gpt.pipeline.treatment import USUAL, Treatment, noted
 
 _ROWS = 4096
 _READERS = 32
@@ -25,14 +26,14 @@ _FOUND = pa.schema([*RECORDING, pa.field("size_bytes", pa.int64(), nullable=Fals
 class Chosen:
     """Which recordings of a corpus become a dataset, and how.
 
-    `hold_out` are the shares of training speakers moved to validation and test. A speed other than 1 is noted in each
+    `hold_out` are the shares of training speakers moved to validation and test. An unusual treatment is noted in each
     recording's `extra`.
     """
 
     splits: tuple[str, ...]
     hold_out: tuple[float, float] = (0.0, 0.0)
     exclude: Sequence[str] = ()
-    speed: float = 1.0
+    treatment: Treatment = USUAL
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def scan_corpus(find: Find, name: str, root: Location, chosen: Chosen, file: Pat
             in_all[recording.split] += 1
             if recording.split in chosen.splits:
                 kept[recording.split] += 1
-                yield Found(with_speed(recording, chosen.speed), size)
+                yield Found(replace(recording, extra=noted(recording.extra, chosen.treatment)), size)
 
     with pq.ParquetWriter(file, _FOUND, compression="zstd") as writer:
         for group in batched(choose(), _ROWS):

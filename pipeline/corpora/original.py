@@ -7,8 +7,8 @@ import numpy as np
 
 from whisper_gpt.manifests.location import Location, local_copy
 from whisper_gpt.pipeline.audio import read_part
-from whisper_gpt.pipeline.corpora.recording import speed_of
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
+from whisper_gpt.pipeline.treatment import treatment_of
 
 
 def read_original(corpus: Location, row: Mapping[str, Any], samples: int) -> np.ndarray:
@@ -17,4 +17,4 @@ def read_original(corpus: Location, row: Mapping[str, Any], samples: int) -> np.
     Raises `AudioError` if its file is damaged, or, in a folder, missing.
     """
     with local_copy(corpus, row["source"]) as file:
-        return read_part(file, round(row["start_s"] * SAMPLE_RATE), samples, speed_of(row["extra"]))
+        return read_part(file, round(row["start_s"] * SAMPLE_RATE), samples, treatment_of(row["extra"]))

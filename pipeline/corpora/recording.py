@@ -1,7 +1,6 @@
 """What scanning a corpus finds: recordings, warnings, and files that are missing."""
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,20 +70,6 @@ def collect(find: Find, root: Location, corpus: str, exclude: Sequence[str]) -> 
     notes = Notes()
     recordings = [found.recording for found in find(root, corpus, exclude, notes)]
     return Scan(sorted(recordings, key=lambda recording: recording.id), notes.warnings, notes.absent)
-
-
-def with_speed(recording: Recording, speed: float) -> Recording:
-    """Note in `extra` that the recording is played `speed` times as fast, unless that is 1."""
-    if speed == 1:
-        return recording
-    return replace(
-        recording, extra=json.dumps((json.loads(recording.extra) if recording.extra else {}) | {"speed": speed})
-    )
-
-
-def speed_of(extra: str) -> float:
-    """Return the speed noted in a recording's or a sample's `extra`."""
-    return json.loads(extra).get("speed", 1.0) if extra else 1.0
 
 
 def held_out(recording: Recording, validation: float, test: float) -> Recording:

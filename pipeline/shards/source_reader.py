@@ -18,7 +18,7 @@ class SourceReader:
     def __init__(self, job: ShardJob, row: dict, given_up: bool = False):
         self.row = row
         self.sha256 = ""
-        self._root, self._speed = job.source, job.speed
+        self._root, self._treatment = job.source, job.treatment
         self._given_up = given_up
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -32,7 +32,7 @@ class SourceReader:
                 with file.open("rb") as opened:
                     if content_id(opened)[1] != self.row["content_id"]:
                         raise AudioError("scan", "changed since it was planned; --retry-failed takes it as it is")
-                yield from stream_mono(file, speed=self._speed)
+                yield from stream_mono(file, treatment=self._treatment)
                 self.sha256 = file_sha256(file)
         except FileNotFoundError as error:
             require_corpus(self._root)

@@ -7,6 +7,7 @@ from typing import Literal
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
 from whisper_gpt.pipeline.features.mel_config import MelConfig
+from whisper_gpt.pipeline.treatment import USUAL, Treatment
 
 Device = Literal["cpu", "cuda"]
 
@@ -17,13 +18,14 @@ MAX_CRASHES = 3
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Locations of sources and dataset, the dataset's fingerprint, the longest sample in frames, and the speed."""
+    """Locations of sources and dataset, the dataset's fingerprint, the longest sample in frames, and how a source is
+    treated."""
 
     source: Location
     dataset: Location
     fingerprint: str
     segment_frames: int
-    speed: float = 1.0
+    treatment: Treatment = USUAL
 
 
 @dataclass(frozen=True)

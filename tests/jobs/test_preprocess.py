@@ -16,8 +16,10 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures
 from whisper_gpt.manifests.fragments import read_samples
+from whisper_gpt.manifests.location import location
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
 from whisper_gpt.pipeline.codec.weights import save_weights
+from whisper_gpt.pipeline.corpora.original import read_original
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0"]
 
@@ -121,6 +123,31 @@ def test_speed_changes_duration_and_pitch(tmp_path: Path, capsys: pytest.Capture
     assert cli.main([*arguments, str(tmp_path / "usual"), "--speed=1.1"]) == 1
     assert "speed was 1.0 and is now 1.1" in error_line(capsys)
     assert cli.main([*arguments, str(tmp_path / "none"), "--speed=0"]) == 2
+
+
+def test_degraded_audio_and_a_causal_resampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "audio").mkdir()
+    wav = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(tmp_path / "audio" / "noise.wav", wav, 16_000)
+    arguments = ["preprocess", "folder", str(tmp_path / "audio"), *OPTIONS, "--out"]
+    rows = {}
+    for option in ("--degradation=none", "--degradation=telephone", "--resampler=minimum-phase"):
+        out = tmp_path / option.partition("=")[2]
+        assert cli.main([*arguments, str(out), option]) == 0
+        (rows[option],) = read_samples(out).to_pylist()
+        original = read_original(location(tmp_path / "audio"), rows[option], rows[option]["frames"] * 320)
+        assert 20 * np.log10(np.sqrt(np.mean(np.square(original)))) == pytest.approx(rows[option]["rms_dbfs"], abs=0.01)
+    usual, telephone, causal = rows.values()
+    assert len({row["codes_sha256"] for row in rows.values()}) == 3
+    assert (usual["extra"], telephone["extra"]) == ("", '{"degradation": "telephone"}')
+    assert usual["rms_dbfs"] > telephone["rms_dbfs"] + 2 and causal["rms_dbfs"] == pytest.approx(
+        usual["rms_dbfs"], abs=0.5
+    )
+    capsys.readouterr()
+    assert cli.main([*arguments, str(tmp_path / "none"), "--degradation=mp3"]) == 1
+    assert "degradation was 'none' and is now 'mp3'" in error_line(capsys)
+    assert cli.main(["audit", str(tmp_path / "minimum-phase")]) == 0
+    assert "from 16,000 Hz it looks ahead 0 samples at" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("workers", ["--workers=0", "--workers=2"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from whisper_gpt.pipeline.audio import probe, read_mono, resampled, stream_mono
+from whisper_gpt.pipeline.audio import probe, read_mono, stream_mono
 from whisper_gpt.pipeline.errors import AudioError
 
 
@@ -29,15 +29,6 @@ def test_resampling_keeps_waveform_and_length(tmp_path: Path, rate: int) -> None
     wav = read_mono(write(tmp_path / "a.flac", tone(1.5, rate), rate))
     assert len(wav) == pytest.approx(36_000, abs=2)
     assert np.abs(wav[2000:-2000] - tone(1.5, 24_000)[2000 : len(wav) - 2000]).max() < 2e-3
-
-
-@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
-def test_resampling_is_independent_of_the_blocks(rate: int) -> None:
-    wav = np.random.default_rng(0).uniform(-1, 1, 2 * rate + 77).astype(np.float32)
-    whole = np.concatenate(list(resampled([wav], rate)))
-    for size in (17, 4099, rate):
-        blocks = [wav[at : at + size] for at in range(0, len(wav), size)]
-        assert np.array_equal(np.concatenate(list(resampled(blocks, rate))), whole)
 
 
 def test_stereo_is_averaged(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.preprocessing.scanning import Chosen, scan_corpus
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.corpora.recording import SPLITS, Find, Found, Notes, Recording
+from whisper_gpt.pipeline.treatment import Treatment
 
 
 def finding(*recordings: Recording) -> Find:
@@ -31,7 +32,7 @@ def test_recordings_and_sizes_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_only_the_chosen_splits_are_kept_after_holding_out(tmp_path: Path) -> None:
-    chosen = Chosen(("test",), hold_out=(0.1, 0.3), speed=1.1)
+    chosen = Chosen(("test",), hold_out=(0.1, 0.3), treatment=Treatment(speed=1.1))
     survey = scan_corpus(finding(*SPEECH), "c", tmp_path, chosen, tmp_path / "found.parquet")
     kept = [found.recording for found in survey.recordings()]
     assert {recording.split for recording in kept} == {"test"} and 0.25 < len(kept) / len(SPEECH) < 0.35
