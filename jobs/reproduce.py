@@ -5,21 +5,20 @@ A rerun resumes: trials that are finished are not repeated.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import ray
 from tyro.conf import Positional
 from upath import UPath
 
 from whisper_gpt.jobs.common.config_files import save_config
-from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.errors import require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
-from whisper_gpt.jobs.common.ray_cluster import cluster, refuse_dead_address
+from whisper_gpt.jobs.common.ray_cluster import refuse_dead_address
 from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL, Measure
+from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
 from whisper_gpt.jobs.reproduction.results import RowResult, count_no_longer_chosen, row_results
@@ -27,52 +26,27 @@ from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.jobs.reproduction.schedule import Log, afford, run_all
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
 from whisper_gpt.jobs.reproduction.trials import Budget
-from whisper_gpt.jobs.training.distributed import PrecisionChoice, choose_precision, single_process
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
-from whisper_gpt.pipeline.shards.task import Device
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TrialOptions):
     """Options of `whisper-gpt reproduce`."""
 
     datasets: Positional[tuple[UPath, ...]]
     """Datasets; each gets its own table, named after its folder (names with speech or music also show the paper's
     figures). They need the mel variants that the rows read: preprocess --mel-of both --leaky-control."""
-    out: Path
-    """Folder of the results: the table, its figures, every trial. All machines of a cluster must share it."""
     tokens: int | None = None
     """Training tokens per trial, whatever the model. Pass either --tokens or --budget."""
     budget: float | None = None
     """Minutes that all trials may take on these machines; timing a few steps of each row turns them into tokens."""
-    seeds: int = 3
-    """Number of trials per row, with different initial weights and data orders."""
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)
-    """Learning rates to try; each row takes the best one on the validation split, by its first seed."""
     rows: tuple[str, ...] = ()
     """Rows to train and to show, such as gpt-4m hybrid-4m; by default all that the datasets allow."""
     all_codebooks: bool = False
     """Compare models of all codebooks (with a depth decoder, the delay and the flat pattern) in bits per second of
     audio, instead of the paper's rows, which predict codebook 0."""
-    context: int = 512
-    """Frames per window."""
-    batch: int = 8
-    """Windows per step."""
-    precision: PrecisionChoice = "auto"
-    """Autocast precision of training; auto: bf16 on a GPU that computes in bfloat16, else fp32."""
-    device: Device = "cpu"
-    """Device of each trial; with cuda it takes one GPU."""
-    compile: bool = False
-    """Compile the models (torch.compile)."""
-    threads: int = 1
-    """CPU cores per trial."""
-    workers: int | None = None
-    """Number of trials that run in parallel on this machine; by default as many as its cores or GPUs allow. 0 runs them
-    sequentially in this process, without Ray."""
-    ray_address: str | None = None
-    """Address of a Ray cluster for the trials, as HOST:PORT or auto; by default $RAY_ADDRESS, else this machine."""
 
 
 def run(config: Config) -> int:
@@ -87,10 +61,10 @@ def run(config: Config) -> int:
             config.context % row.positions_per_frame == 0,
             f"--context {config.context}: {row.name} needs a multiple of {row.positions_per_frame}",
         )
-    search = Search(config.learning_rates, tuple(range(config.seeds)))
+    search = config.search
     refuse_dead_address(config.ray_address)
     with output_lock(results):
-        with _places(config) as slots:
+        with places(config) as slots:
             budget = _budget(config, domains, search, results, slots, console.print)
             keep_plan(results, plan_of(domains, budget))
             save_config(config, results / "reproduce.yaml")
@@ -98,19 +72,6 @@ def run(config: Config) -> int:
         _publish(domains, search, budget, results)
     console.print(f"{results / 'table.md'}: the table; table.json and the plots are in the same folder")
     return 0
-
-
-@contextmanager
-def _places(config: Config) -> Iterator[int]:
-    """Start or join Ray, and yield the number of parallel trials; 0 without Ray."""
-    if config.workers == 0:
-        yield 0
-        return
-    cores = config.workers and config.workers * config.threads
-    with cluster(config.ray_address, cores, config.device) as slots:
-        max_cores = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        require(config.threads <= max_cores, f"--threads {config.threads}: the largest machine has {max_cores} cores")
-        yield max(1, slots // (1 if config.device == "cuda" else config.threads))
 
 
 def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> None:
@@ -135,45 +96,20 @@ def _check(config: Config) -> None:
         (config.tokens is None) != (config.budget is None),
         "pass the length of each trial, either --tokens N, or --budget MINUTES",
     )
-    least = {"tokens": 1, "seeds": 1, "context": 2, "batch": 1, "threads": 1}
-    for name, bound in least.items():
-        value = getattr(config, name)
-        require(value is None or value >= bound, f"--{name} {value}: must be at least {bound}")
+    require(config.tokens is None or config.tokens >= 1, f"--tokens {config.tokens}: must be at least 1")
     require(config.budget is None or 0 < config.budget < math.inf, f"--budget {config.budget}: must be above zero")
-    require(config.workers is None or config.workers >= 0, f"--workers {config.workers}: must not be negative")
-    require(
-        not (config.workers and config.ray_address),
-        "--workers is for this machine: not with --ray-address",
-    )
-    rates = config.learning_rates
-    require(
-        bool(rates) and all(0 < rate < math.inf for rate in rates),
-        "--learning-rates: at least one, all above zero",
-    )
-    require(len(set(rates)) == len(rates), "--learning-rates: pass each only once")
+    check_trials(config)
 
 
 def _domain(dataset: Location, rows: Sequence[str], measure: Measure) -> Domain:
-    """Return a dataset with its rows. Raises `JobError` if one of the three splits is empty."""
     info = read_info(dataset)
-    domain = Domain(dataset, info, rows_of(dataset.name, info, rows, measure), measure)
-    for split in ("train", "validation", "test"):
-        if split not in info.splits or not info.splits[split].samples:
-            raise JobError(f"{dataset} has no {split} split; preprocess --hold-out makes one from whole speakers")
-    return domain
+    require_splits(dataset, info)
+    return Domain(dataset, info, rows_of(dataset.name, info, rows, measure), measure)
 
 
 def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, slots: int, log: Log) -> Budget:
     """Return the budget of all trials; with --budget, its tokens are those planned before, or what the time allows."""
-    budget = Budget(
-        tokens=config.tokens or planned_tokens(results) or 0,
-        context=config.context,
-        batch=config.batch,
-        precision=choose_precision(config.precision, single_process(config.device).device),
-        device=config.device,
-        compile=config.compile,
-        threads=config.threads,
-    )
+    budget = config.budget_of(config.tokens or planned_tokens(results) or 0)
     if config.budget and not budget.tokens:
         log(f"timing a few steps of each row, for a table in {config.budget:g} minutes")
         budget = replace(budget, tokens=afford(domains, search, budget, config.budget, slots, results))

@@ -23,17 +23,27 @@ from whisper_gpt.model.config import PRESETS
 
 @dataclass(frozen=True)
 class Domain:
-    """A dataset, the rows that are trained on it, and the measure that compares them."""
+    """Rows, what they are trained on, the measure that compares them, and the datasets whose test splits score them.
+
+    Trained and validated is on `dataset`, or on an equal mixture of it and `others`; `info` is that of `dataset`.
+    """
 
     dataset: Location
     info: DatasetInfo
     rows: list[Row]
     measure: Measure = NLL
+    others: tuple[Location, ...] = ()
+    tests: tuple[Location, ...] = ()  # by default `dataset`
 
     @property
     def name(self) -> str:
-        """The name of the dataset's folder."""
-        return self.dataset.name
+        """The names of the datasets' folders, joined by a plus sign."""
+        return "+".join(dataset.name for dataset in (self.dataset, *self.others))
+
+    @property
+    def scored(self) -> tuple[Location, ...]:
+        """The datasets whose test split is scored."""
+        return self.tests or (self.dataset,)
 
     @property
     def scored_frames(self) -> int:
@@ -52,7 +62,7 @@ class Search:
 def trial_of(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
     """Return the trial of a row at a rate with a seed, and its folder."""
     folder = results / "trials" / domain.name / row.name / f"rate-{rate}-seed-{seed}"
-    return Trial(domain.dataset, row, rate, seed, folder)
+    return Trial((domain.dataset, *domain.others), row, rate, seed, folder)
 
 
 def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:

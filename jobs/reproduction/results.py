@@ -66,9 +66,6 @@ class RowResult:
         return self.learning_rate is None
 
 
-_SCORES_FILE = "test.json"
-
-
 @dataclass(frozen=True)
 class Scores:
     """Sums over each recording (`tokens`, `nats`, `correct` top-1 predictions, `[N]`) and each position in a window
@@ -85,13 +82,21 @@ class Scores:
     codebook_nats: list[float]
 
 
-def score_trial(trial: Trial, budget: Budget) -> None:
-    """Score a trained trial on the test split, always in fp32. Runs in a separate process."""
+def scores_file(trial: Trial, dataset: Location) -> Path:
+    """Return the file with a trial's scores on the test split of `dataset`."""
+    return trial.folder / (_SCORES_FILE if dataset == trial.datasets[0] else f"test-{dataset.name}.json")
+
+
+_SCORES_FILE = "test.json"
+
+
+def score_trial(trial: Trial, budget: Budget, dataset: Location) -> None:
+    """Score a trained trial on the test split of `dataset`, always in fp32. Runs in a separate process."""
     torch.set_num_threads(budget.threads)
     device = single_process(budget.device).device
     model = load_model(trial.folder).to(device)
-    scores = model_scores(model, windows(trial, budget, "test", device))
-    _publish(trial.folder, _add_up(scores, trial.dataset, budget.context, model.parameter_count()))
+    scores = model_scores(model, windows(trial, budget, dataset, "test", device))
+    _publish(scores_file(trial, dataset), _add_up(scores, dataset, budget.context, model.parameter_count()))
 
 
 def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) -> None:
@@ -99,24 +104,22 @@ def score_ngrams(dataset: Location, folders: dict[str, Path], budget: Budget) ->
     counts = count_training(dataset, budget.context)
     for name, folder in folders.items():
         ngram, scores = score_ngram(counts, name, dataset, "test", budget.context)
-        _publish(folder, _add_up(scores, dataset, budget.context, ngram.parameter_count()))
+        _publish(ngram_scores_file(folder), _add_up(scores, dataset, budget.context, ngram.parameter_count()))
 
 
-def read_scores(folder: Path) -> Scores | None:
-    """Read the scores in `folder`; None if there are none yet. Raises `JobError` if invalid."""
-    path = folder / _SCORES_FILE
+def ngram_scores_file(folder: Path) -> Path:
+    """Return the file with an n-gram baseline's scores."""
+    return folder / _SCORES_FILE
+
+
+def require_scores(path: Path) -> Scores:
+    """Read the scores in a file. Raises `JobError` if there are none yet, or if they are invalid."""
+    if not path.is_file():
+        raise JobError(f"{path.parent}: not scored yet; rerun to resume")
     try:
-        return Scores(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return Scores(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise JobError(f"{path}: not scores of this version of whisper-gpt ({error}); use another --out") from error
-
-
-def require_scores(folder: Path) -> Scores:
-    """Read the scores in `folder`. Raises `JobError` if there are none yet."""
-    scores = read_scores(folder)
-    if scores is None:
-        raise JobError(f"{folder}: not scored yet; rerun to resume")
-    return scores
 
 
 def groups_of(dataset: Location) -> dict[str, str]:
@@ -125,8 +128,8 @@ def groups_of(dataset: Location) -> dict[str, str]:
     return {s["source"]: f"{s['corpus']} {s['speaker']}" if s["speaker"] else s["source"] for s in samples}
 
 
-def _publish(folder: Path, scores: Scores) -> None:
-    publish_bytes(folder / _SCORES_FILE, (json.dumps(asdict(scores)) + "\n").encode())
+def _publish(path: Path, scores: Scores) -> None:
+    publish_bytes(path, (json.dumps(asdict(scores)) + "\n").encode())
 
 
 def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, parameters: int) -> Scores:
@@ -153,10 +156,11 @@ def _add_up(scores: Iterable[WindowScore], dataset: Location, context: int, para
 def row_results(domain: Domain, search: Search, results: Path) -> list[RowResult]:
     """Return the results of the n-gram baselines and all rows of a domain, which must all be done. Raises `JobError` if
     their tokens differ, as when the dataset was made again in between."""
-    groups = groups_of(domain.dataset)
+    (test,) = domain.scored
+    groups = groups_of(test)
     ngrams = ngram_folders(results, domain)
     rows = [_ngram_result(name, folder, domain, groups) for name, folder in ngrams.items()]
-    rows += [_row_result(row, chosen_trials(results, domain, row, search), groups) for row in domain.rows]
+    rows += [row_result(domain, row, search, results, test, groups) for row in domain.rows]
     for row in rows[1:]:
         if not np.array_equal(row.tokens, rows[0].tokens):
             names = f"{row.row} and {rows[0].row}"
@@ -168,15 +172,20 @@ def count_no_longer_chosen(domain: Domain, search: Search, results: Path) -> int
     """Count the models of a domain that were scored on the test split at a rate that is no longer chosen."""
     chosen = {trial.folder for row in domain.rows for trial in chosen_trials(results, domain, row, search)}
     return sum(
-        read_scores(path.parent) is not None
+        (path.parent / _SCORES_FILE).is_file()
         for row in domain.rows
         for path in (results / "trials" / domain.name / row.name).glob("*/trial.json")
         if path.parent not in chosen
     )
 
 
-def _row_result(row: Row, trials: Sequence[Trial], groups: dict[str, str]) -> RowResult:
-    trained, scores = [require_trained(trial) for trial in trials], [require_scores(trial.folder) for trial in trials]
+def row_result(
+    domain: Domain, row: Row, search: Search, results: Path, test: Location, groups: dict[str, str]
+) -> RowResult:
+    """Return the result of a trained row of a domain on the test split of `test`, whose recordings are in `groups`."""
+    trials = chosen_trials(results, domain, row, search)
+    trained = [require_trained(trial) for trial in trials]
+    scores = [require_scores(scores_file(trial, test)) for trial in trials]
     return RowResult(
         row=row.name,
         tag=row.tag,
@@ -193,7 +202,7 @@ def _row_result(row: Row, trials: Sequence[Trial], groups: dict[str, str]) -> Ro
 
 
 def _ngram_result(name: str, folder: Path, domain: Domain, groups: dict[str, str]) -> RowResult:
-    scores = require_scores(folder)
+    scores = require_scores(ngram_scores_file(folder))
     return RowResult(
         row=name,
         tag="baseline",

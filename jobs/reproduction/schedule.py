@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import ray
 import torch
-from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.ray_cluster import first_ready
 from whisper_gpt.jobs.common.signals import stop_signals
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, chosen_trials, ngram_folders, trial_of
-from whisper_gpt.jobs.reproduction.results import read_scores, score_ngrams, score_trial
+from whisper_gpt.jobs.reproduction.results import ngram_scores_file, score_ngrams, score_trial, scores_file
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import (
     EVALUATIONS,
@@ -35,6 +34,7 @@ from whisper_gpt.jobs.training.distributed import single_process
 from whisper_gpt.jobs.training.loop import take_step
 from whisper_gpt.jobs.training.monitor import Clock
 from whisper_gpt.jobs.training.session import open_session
+from whisper_gpt.manifests.location import Location
 from whisper_gpt.model.config import PRESETS
 
 _WARM_UP, _TIMED = 2, 4
@@ -97,15 +97,18 @@ def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: 
     tried = [trial_of(results, *row, rate, first) for row in _rows(domains) for rate in search.learning_rates]
     grid = [*_ngram_scoring(domains, budget, results), *_training(tried, budget)]
     _do("n-gram baselines, and every learning rate with the first seed", grid, outcomes, log)
-    chosen = [trial for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)]
+    chosen = {trial: domain for domain, row in _rows(domains) for trial in chosen_trials(results, domain, row, search)}
     _do("best learning rate with the other seeds", _training(chosen, budget), outcomes, log)
     for trial in chosen:
         if require_trained(trial).nats is None:
             raise JobError(f"{trial.folder}: diverged with this seed; remove this rate from --learning-rates")
-    left = [trial for trial in chosen if read_scores(trial.folder) is None]
-    _do(
-        "scoring the test split", [_Work(_score, (trial, budget), trial.folder, needs) for trial in left], outcomes, log
-    )
+    scoring = [
+        _Work(_score, (trial, budget, dataset), trial.folder, needs)
+        for trial, domain in chosen.items()
+        for dataset in domain.scored
+        if not scores_file(trial, dataset).is_file()
+    ]
+    _do("scoring the test split", scoring, outcomes, log)
 
 
 def afford(
@@ -162,7 +165,7 @@ def _ngram_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> 
     work = []
     for domain in domains:
         folders = ngram_folders(results, domain)
-        if any(read_scores(folder) is None for folder in folders.values()):
+        if not all(ngram_scores_file(folder).is_file() for folder in folders.values()):
             arguments = domain.dataset, folders, budget
             work.append(_Work(_count_and_score, arguments, results / "trials" / domain.name, {"num_cpus": 1}))
     return work
@@ -239,11 +242,11 @@ def _train(trial: Trial, budget: Budget) -> str:
     return f"{trained.nats:.3f} nats per frame on the validation split, {trained.wall_s / 60:.1f} min"
 
 
-def _score(trial: Trial, budget: Budget) -> str:
-    score_trial(trial, budget)
-    return "scored"
+def _score(trial: Trial, budget: Budget, dataset: Location) -> str:
+    score_trial(trial, budget, dataset)
+    return f"scored on {dataset.name}"
 
 
-def _count_and_score(dataset: UPath, folders: dict[str, Path], budget: Budget) -> str:
+def _count_and_score(dataset: Location, folders: dict[str, Path], budget: Budget) -> str:
     score_ngrams(dataset, folders, budget)
     return f"{', '.join(folders)} scored"

@@ -72,9 +72,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """A row to train on `dataset`; `folder` is its folder in the results."""
+    """A row to train on `datasets`, in equal shares; `folder` is its folder in the results."""
 
-    dataset: Location
+    datasets: tuple[Location, ...]
     row: Row
     learning_rate: float
     seed: int
@@ -112,7 +112,10 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
         return _publish(trial, _DIVERGED)
     model, state = load_run(config.out)
     with autocast(budget.precision, ranks.device):
-        score = score_model(model.to(ranks.device), windows(trial, budget, "validation", ranks.device))
+        batches = (
+            batch for dataset in trial.datasets for batch in windows(trial, budget, dataset, "validation", ranks.device)
+        )
+        score = score_model(model.to(ranks.device), batches)
     nats, parameters = sum(score.codebook_nll), model.parameter_count()
     trained = Trained(
         nats=nats if math.isfinite(nats) else None,
@@ -166,10 +169,10 @@ def require_trained(trial: Trial) -> Trained:
     return trained
 
 
-def windows(trial: Trial, budget: Budget, split: str, device: torch.device) -> Iterator[Batch]:
-    """Return the windows of a whole split, each scored from an empty history."""
+def windows(trial: Trial, budget: Budget, dataset: Location, split: str, device: torch.device) -> Iterator[Batch]:
+    """Return the windows of a dataset's whole split, each scored from an empty history."""
     context, batch = _window(trial.row, budget.context, _SCORING_BATCH)
-    batches = whole_split(trial.dataset, split, context, batch, trial.row.mel_variant)
+    batches = whole_split(dataset, split, context, batch, trial.row.mel_variant)
     return (batch.to(device) for batch in batches)
 
 
@@ -178,7 +181,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
     row, evaluation_interval = trial.row, math.ceil(budget.steps / EVALUATIONS)
     context, batch = _window(row, budget.context, budget.batch)
     return Config(
-        datasets=(UPath(trial.dataset),),
+        datasets=tuple(map(UPath, trial.datasets)),
         out=training_run(trial),
         model=row.model,
         mel=row.mel_variant,
