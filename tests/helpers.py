@@ -22,6 +22,13 @@ NEEDS_COMPILER = pytest.mark.skipif(
 )
 
 
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the last line of stderr, which must not hold a traceback."""
+    text = capsys.readouterr().err.strip()
+    assert "Traceback" not in text
+    return text.splitlines()[-1]
+
+
 def hashes(dataset: Location) -> dict[str, str]:
     """Return the SHA-256 of every committed file of a dataset, i.e. all files except logs."""
     names = (name for name in list_files(dataset) if not name.startswith(f"{LOGS_FOLDER}/"))

@@ -15,6 +15,10 @@ VERBS = {
     "train": ("jobs.train", "Train a hybrid or a token-only model on datasets."),
     "evaluate": ("jobs.evaluate", "Score trained models and n-gram baselines: NLL, perplexity, top-1 accuracy."),
     "reproduce": ("jobs.reproduce", "Train all rows of the paper's table on your data under one budget."),
+    "study": (
+        "jobs.study",
+        "Answer an open question on your corpora: mel, vocabulary, domain, noise, scale, resampler.",
+    ),
     "generate": ("jobs.generate", "Continue a recording, or start without a prompt, and write a WAV."),
     "evaluate-generation": (
         "jobs.evaluate_generation",

@@ -60,6 +60,8 @@ class DatasetOptions:
     """Number of mel bands."""
     mel_window: int = 1024
     """Length of the mel window in samples at 24 kHz; the window ends with the frame."""
+    mel_floor: float = 1e-10
+    """Power at which the logarithm of the mel is clamped."""
     mel_of: Literal["audio", "codes", "both"] = "audio"
     """Source of the mel: audio; codes, the audio decoded from the codes, which is all that a generating model can know;
     or both, the mel of the audio and, in a second member (mel_variants.npy), those of 1, 2 and all codebooks
@@ -178,7 +180,12 @@ def _mel_config(options: DatasetOptions) -> MelConfig:
     }[options.mel_of]
     if options.leaky_control:
         variants.append(_LEAKY)
-    return MelConfig(bands=options.mels, window_samples=options.mel_window, variants=tuple(variants))
+    return MelConfig(
+        bands=options.mels,
+        window_samples=options.mel_window,
+        floor=options.mel_floor,
+        variants=tuple(variants),
+    )
 
 
 def _plan_settings(options: DatasetOptions, codec: CodecFingerprint) -> PlanSettings:

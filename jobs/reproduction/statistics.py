@@ -97,6 +97,23 @@ def difference(row: RowResult, base: RowResult) -> Difference:
     return Difference(nll(row) - nll(base), ratio_interval(nats, row.tokens), _sign_flip(nats), by_seed)
 
 
+@_once
+def change_of_difference(row: RowResult, base: RowResult, other_row: RowResult, other_base: RowResult) -> Difference:
+    """Return the difference of `row` and `base` minus that of `other_row` and `other_base`, paired by group.
+
+    Each pair must have the same tokens; the two pairs the same groups, and about the same number of tokens in each.
+    Raises `ValueError` otherwise. Interval and test are computed as in `difference`.
+    """
+    here, there = difference(row, base), difference(other_row, other_base)
+    same = row.groups == other_row.groups and np.allclose(row.tokens, other_row.tokens, rtol=0.02)
+    if not same:
+        raise ValueError(f"{row.row} and {other_row.row} were not scored on the same recordings")
+    here_nats, there_nats = _mean_nats(row) - _mean_nats(base), _mean_nats(other_row) - _mean_nats(other_base)
+    nats = here_nats - there_nats * (row.tokens.sum() / other_row.tokens.sum())
+    by_seed = tuple(np.subtract(here.by_seed, there.by_seed).tolist()) if here.by_seed and there.by_seed else ()
+    return Difference(here.delta - there.delta, ratio_interval(nats, row.tokens), _sign_flip(nats), by_seed)
+
+
 def _mean_nats(row: RowResult) -> np.ndarray:
     """Return the nats of each group, mean over seeds: float64 `[N]`."""
     return row.nats.mean(axis=0)

@@ -1,4 +1,8 @@
-"""Any folder of audio: every file below it that libsndfile can read, split by a stable hash of its path."""
+"""Any folder of audio: every file below it that libsndfile can read.
+
+A top folder named train, validation or test (or valid, val, dev) is that split; other files are split by a stable hash
+of their paths.
+"""
 
 import fnmatch
 from collections.abc import Iterator, Sequence
@@ -11,6 +15,7 @@ from whisper_gpt.pipeline.errors import PipelineError
 
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.05
+_NAMED = {"train": "train", "test": "test", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 
 
 def find(root: Location, corpus: str, exclude: Sequence[str], notes: Notes) -> Iterator[Found]:
@@ -39,6 +44,9 @@ def matches(path: Path, patterns: Sequence[str]) -> bool:
 
 
 def _split(path: str) -> str:
+    top, slash, _ = path.partition("/")
+    if slash and top in _NAMED:
+        return _NAMED[top]
     draw = stable_draw(b"split " + path.encode(errors="surrogateescape"))
     if draw < TEST_SHARE:
         return "test"

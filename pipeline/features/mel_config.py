@@ -1,5 +1,6 @@
 """Configuration of the mel frames and the names of the mel variants."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class MelConfig:
             raise PipelineError(f"--mel-window {self.window_samples} is shorter than the hop of {self.hop_samples}")
         if not 1 <= self.bands <= self.window_samples // 4:
             raise PipelineError(f"--mels {self.bands} does not fit a window of {self.window_samples} samples")
+        if not 0 < self.floor < math.inf:
+            raise PipelineError(f"--mel-floor {self.floor}: must be above zero")
         for variant in self.variants:
             if variant != AUDIO and not decoded_codebooks(variant) and not lookahead_samples(variant):
                 variants = "audio, codes-K or centred-W (W longer than two hops)"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from tests.helpers import hashes
+from tests.helpers import error_line, hashes
 from whisper_gpt.jobs import cli
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.failures import read_failures
@@ -22,13 +22,6 @@ from whisper_gpt.pipeline.codec.weights import save_weights
 from whisper_gpt.pipeline.corpora.original import read_original
 
 OPTIONS = ["--codec", "encodec_24khz_small", "--workers=0"]
-
-
-def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the last line of stderr, which must not hold a traceback."""
-    text = capsys.readouterr().err.strip()
-    assert "Traceback" not in text
-    return text.splitlines()[-1]
 
 
 def test_dataset_is_complete(synthetic_corpora: Path, dataset: Path) -> None:

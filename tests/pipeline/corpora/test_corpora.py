@@ -4,7 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from whisper_gpt.pipeline.audio import probe
 from whisper_gpt.pipeline.corpora import folder, librispeech, maestro, synthetic
@@ -116,6 +118,18 @@ def test_folder_finds_all_audio_and_splits_stably(synthetic_corpora: Path, tree:
     sorted(tree.rglob("*.flac"))[0].unlink()
     split_of = {r.path: r.split for r in whole.recordings}
     assert all(split_of[r.path] == r.split for r in folder.scan(tree).recordings)
+
+
+def test_top_folders_named_after_splits_are_these(tmp_path: Path) -> None:
+    for name in ("train/a", "dev/b", "test/c", "test/deeper/d", "other/test/e", "test"):
+        path = tmp_path / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.zeros(1000), 24_000)
+    split_of = {r.path: r.split for r in folder.scan(tmp_path).recordings}
+    assert [split_of[f"{name}.wav"] for name in ("train/a", "dev/b", "test/c", "test/deeper/d")] == [
+        *("train", "validation", "test", "test")
+    ]
+    assert {split_of["other/test/e.wav"], split_of["test.wav"]} <= {"train"}  # by their hashes
 
 
 def test_folder_ids_are_safe_for_any_name(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""The report of a study: as Markdown, as JSON, and as a picture of its cells."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from whisper_gpt.jobs.reproduction.contrasts import difference_text, verdict
+from whisper_gpt.jobs.reproduction.measures import Measure
+from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.statistics import accuracy, interval, nll, seed_sd
+from whisper_gpt.jobs.studies.design import Cell, Study
+from whisper_gpt.jobs.studies.results import Compared
+
+PICTURE = "study.png"
+_LEGEND = (
+    "The interval is a 95 % bootstrap interval over speakers (over recordings, if no speaker is known), for the models "
+    "as trained; seed SD is the standard deviation over seeds.",
+    "Δ is paired by speaker or recording; p is that of a two-sided sign-flip permutation test, without correction for "
+    "the number of tests. Lower or higher is said if the interval excludes 0 and p is below 0.05.",
+)
+
+
+def report_markdown(
+    study: Study, cells: Mapping[Cell, RowResult], outcomes: Sequence[Compared], notes: Sequence[str], measure: Measure
+) -> str:
+    """Return the report: question, notes, comparisons, the table of all cells, the picture and the legend."""
+    header = ["trained on", "row", "parameters", "tested on", f"{measure.name} [95 %]", "seed SD", "accuracy", "rate"]
+    lines = [header, ["---"] * len(header), *(_line(cell, result, measure) for cell, result in cells.items())]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    parts = [
+        f"# {study.question}",
+        _bullets(notes),
+        "## Answers",
+        _bullets([_sentence(outcome, measure) for outcome in outcomes]),
+        "## Scores",
+        table,
+        f"![Every score, with its interval]({PICTURE})",
+        "## What the figures are",
+        _bullets([f"{measure.name}: {measure.axis}.", *_LEGEND]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def report_json(
+    study: Study, cells: Mapping[Cell, RowResult], outcomes: Sequence[Compared], notes: Sequence[str], measure: Measure
+) -> dict[str, Any]:
+    """Return the content of the report, in nats; `per_nat` times them is the measure."""
+    return {
+        "question": study.question,
+        "notes": list(notes),
+        "measure": measure.name,
+        "per_nat": measure.per_nat,
+        "scores": [
+            {
+                "training": cell.training,
+                "row": cell.row,
+                "test": cell.test,
+                "parameters": result.parameters,
+                "flops_per_token": result.flops_per_token,
+                "learning_rate": result.learning_rate,
+                "nll": nll(result),
+                "interval": interval(result),
+                "seed_sd": seed_sd(result),
+                "accuracy": accuracy(result),
+                "groups": len(result.groups),
+                "tokens": int(result.tokens.sum()),
+            }
+            for cell, result in cells.items()
+        ],
+        "comparisons": [
+            {
+                "text": outcome.comparison.text,
+                "verdict": verdict(outcome.difference),
+                "delta": outcome.difference.delta,
+                "interval": outcome.difference.interval,
+                "p": outcome.difference.p,
+                "by_seed": list(outcome.difference.by_seed),
+            }
+            for outcome in outcomes
+        ],
+    }
+
+
+def picture(cells: Mapping[Cell, RowResult], measure: Measure) -> bytes:
+    """Return a PNG: the measure with its interval for every training and test set, one colour per row."""
+    conditions = list(dict.fromkeys(_condition(cell) for cell in cells))
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(conditions) * max(1, len(rows) / 3)), layout="constrained")
+    axes = figure.subplots()
+    for i, row in enumerate(rows):
+        own = {cell: result for cell, result in cells.items() if cell.row == row}
+        y = [conditions.index(_condition(cell)) + 0.6 * ((i + 0.5) / len(rows) - 0.5) for cell in own]
+        x = [measure.per_nat * nll(result) for result in own.values()]
+        ends = [interval(result) or (nll(result), nll(result)) for result in own.values()]
+        low = [value - measure.per_nat * end[0] for value, end in zip(x, ends, strict=True)]
+        high = [measure.per_nat * end[1] - value for value, end in zip(x, ends, strict=True)]
+        axes.errorbar(x, y, xerr=[low, high], fmt="o", ms=4, capsize=2, lw=1, label=row)
+    axes.set_yticks(range(len(conditions)), conditions)
+    axes.invert_yaxis()
+    axes.set_xlabel(measure.axis)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _condition(cell: Cell) -> str:
+    return cell.test if cell.training == cell.test else f"{cell.training} → {cell.test}"
+
+
+def _sentence(outcome: Compared, measure: Measure) -> str:
+    by_seed = outcome.difference.by_seed
+    seeds = f"; by seed {', '.join(map(measure.signed, by_seed))}" if len(by_seed) > 1 else ""
+    text = f"{verdict(outcome.difference)} (Δ {difference_text(outcome.difference, measure)}{seeds})"
+    return f"{outcome.comparison.text}: {text}."
+
+
+def _line(cell: Cell, result: RowResult, measure: Measure) -> list[str]:
+    ends, spread = interval(result), seed_sd(result)
+    between = f" [{measure.value(ends.low)}, {measure.value(ends.high)}]" if ends else ""
+    return [
+        cell.training,
+        cell.row,
+        f"{result.parameters / 1e6:.2f} M",
+        cell.test,
+        measure.value(nll(result)) + between,
+        measure.signed(spread).removeprefix("+") if spread is not None else "–",
+        f"{accuracy(result):.1%}",
+        f"{result.learning_rate:g}",
+    ]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

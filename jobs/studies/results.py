@@ -1,0 +1,74 @@
+"""The results of a study: each cell's scores, and its comparisons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisper_gpt.jobs.reproduction.measures import Measure
+from whisper_gpt.jobs.reproduction.plan import Domain, Search
+from whisper_gpt.jobs.reproduction.results import RowResult, groups_of, row_result
+from whisper_gpt.jobs.reproduction.rows import Row
+from whisper_gpt.jobs.reproduction.statistics import Difference, change_of_difference, difference
+from whisper_gpt.jobs.studies.design import Cell, Comparison, Study, Training
+from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.location import Location
+from whisper_gpt.model.config import PRESETS
+from whisper_gpt.pipeline.features.mel_config import AUDIO
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison and its outcome."""
+
+    comparison: Comparison
+    difference: Difference
+
+
+def domain_of(
+    training: Training, datasets: Mapping[str, Location], infos: Mapping[str, DatasetInfo], measure: Measure
+) -> Domain:
+    """Return what a training set's rows are trained on and scored on."""
+    first, *others = training.datasets
+    return Domain(
+        dataset=datasets[first],
+        info=infos[first],
+        rows=[_row(name, infos[first]) for name in training.rows],
+        measure=measure,
+        others=tuple(datasets[name] for name in others),
+        tests=tuple(datasets[name] for name in training.tests),
+    )
+
+
+def cell_results(
+    study: Study, domains: Sequence[Domain], datasets: Mapping[str, Location], search: Search, results: Path
+) -> dict[Cell, RowResult]:
+    """Return the scores of every cell; all must be done."""
+    groups = {name: groups_of(datasets[name]) for training in study.trainings for name in training.tests}
+    found = {}
+    for domain in domains:
+        for test in domain.scored:
+            for row in domain.rows:
+                result = row_result(domain, row, search, results, test, groups[test.name])
+                found[Cell(domain.name, row.name, test.name)] = result
+    return found
+
+
+def compared(study: Study, cells: Mapping[Cell, RowResult]) -> list[Compared]:
+    """Return the outcome of every comparison."""
+    outcomes = []
+    for comparison in study.comparisons:
+        of, base = cells[comparison.of], cells[comparison.base]
+        if comparison.less:
+            outcome = change_of_difference(of, base, *(cells[cell] for cell in comparison.less))
+        else:
+            outcome = difference(of, base)
+        outcomes.append(Compared(comparison, outcome))
+    return outcomes
+
+
+def _row(name: str, info: DatasetInfo) -> Row:
+    """Return a preset as a row; a hybrid reads the mel of the audio, or of the codes if it predicts all of them."""
+    preset = PRESETS[name]
+    count = info.codec["codebooks"] if preset.output_codebooks > 1 else 1
+    variant = None if not preset.hybrid else AUDIO if count == 1 else f"codes-{count}"
+    return Row(name, "", "tokens and mel" if variant else "tokens", name, variant, count, count)

@@ -1,0 +1,142 @@
+"""Answer one of the open questions about hybrid models, on your corpora: make the datasets, train, score, report.
+
+mel: which bands, window and floor help. vocabulary: how the codec's codebooks matter. domain: transfer between two
+corpora, and to others. noise: degraded test audio. scale: models of 1 to 40 million parameters. resampler: a causal
+one instead of the usual one. A rerun resumes.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from whisper_gpt.jobs import preprocess
+from whisper_gpt.jobs.common.config_files import save_config
+from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.lock import output_lock
+from whisper_gpt.jobs.common.progress import status_console
+from whisper_gpt.jobs.common.ray_cluster import refuse_dead_address
+from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL
+from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
+from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of
+from whisper_gpt.jobs.reproduction.schedule import run_all
+from whisper_gpt.jobs.studies import recipes
+from whisper_gpt.jobs.studies.design import Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.jobs.studies.report import PICTURE, picture, report_json, report_markdown
+from whisper_gpt.jobs.studies.results import cell_results, compared, domain_of
+from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
+from whisper_gpt.manifests.location import Location, location
+from whisper_gpt.manifests.publish import publish_bytes
+from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME
+
+# A study has no n-gram baselines.
+_NLL = replace(NLL, ngrams=False)
+
+Name = Literal["mel", "vocabulary", "domain", "noise", "scale", "resampler"]
+_DESIGNS: dict[str, Callable[[Sequence[Corpus]], Study]] = {
+    "mel": recipes.mel,
+    "domain": recipes.domain,
+    "noise": recipes.noise,
+    "scale": recipes.scale,
+    "resampler": recipes.resampler,
+}
+
+
+@dataclass(frozen=True)
+class Config(TrialOptions):
+    """Options of `whisper-gpt study`."""
+
+    study: Positional[Name]
+    """The question."""
+    corpora: Positional[tuple[str, ...]]
+    """Corpora as LAYOUT=FOLDER, such as librispeech=/data/LibriSpeech; each is named after its folder. domain trains on
+    the first two and only tests on the others; the other studies repeat the question for each."""
+    tokens: int = 450_560
+    """Training tokens per trial."""
+    codec: str = OFFICIAL_NAME
+    """Codec, as in preprocess."""
+    codec_weights: Path | None = None
+    """File with the official codec's weights, as in preprocess."""
+    codecs: tuple[str, ...] = ()
+    """For vocabulary: the codecs to compare, such as files written by train-codec --codebook-size."""
+    hold_out: tuple[float, float] = (0.0, 0.0)
+    """Shares of LibriSpeech's training speakers moved to validation and test, as in preprocess."""
+
+
+def run(config: Config) -> int:
+    """Make the missing datasets, run the remaining trials, write the report; return exit code 0."""
+    check_trials(config)
+    require(config.tokens >= 1, f"--tokens {config.tokens}: must be at least 1")
+    require(bool(config.corpora), "name at least one corpus, as LAYOUT=FOLDER")
+    require((config.study == "vocabulary") == bool(config.codecs), "--codecs belongs to study vocabulary, and it to it")
+    refuse_dead_address(config.ray_address)
+    corpora, console, results = parse_corpora(config.corpora), status_console(), config.out.absolute()
+    study = recipes.vocabulary(corpora, config.codecs) if config.codecs else _DESIGNS[config.study](corpora)
+    measure = BITS_PER_S if study.all_codebooks else _NLL
+    with output_lock(results):
+        datasets = _make(config, study, results)
+        infos = {name: read_info(dataset) for name, dataset in datasets.items()}
+        _check(study, datasets, infos)
+        domains = [domain_of(training, datasets, infos, measure) for training in study.trainings]
+        budget = config.budget_of(config.tokens)
+        with places(config):
+            keep_plan(results, plan_of(domains, budget))
+            save_config(config, results / "study.yaml")
+            run_all(domains, config.search, budget, results, config.workers != 0, console.print)
+        cells = cell_results(study, domains, datasets, config.search, results)
+        outcomes, notes = compared(study, cells), _notes(config, infos, budget.steps)
+        content = report_json(study, cells, outcomes, notes, measure)
+        publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
+        publish_bytes(results / PICTURE, picture(cells, measure))
+        publish_bytes(results / "study.md", report_markdown(study, cells, outcomes, notes, measure).encode())
+    console.print(f"{results / 'study.md'}: the answers; study.json and {PICTURE} are in the same folder")
+    return 0
+
+
+def _make(config: Config, study: Study, results: Path) -> dict[str, Location]:
+    """Make the study's datasets, or what is missing of them; return them by name."""
+    common = {
+        "codec": config.codec,
+        "codec_weights": config.codec_weights,
+        "hold_out": config.hold_out,
+        "device": config.device,
+        "workers": config.workers,
+        "ray_address": config.ray_address,
+    }
+    datasets = {}
+    for made in study.made:
+        options = dataset_options(made, results / "datasets", common)
+        if preprocess.run(preprocess.Config(**options)):
+            raise JobError(f"{options['out']}: more of {made.corpus.source} failed than a study should ignore")
+        datasets[made.name] = location(options["out"])
+    return datasets
+
+
+def _check(study: Study, datasets: Mapping[str, Location], infos: Mapping[str, DatasetInfo]) -> None:
+    """Raise `JobError` if a dataset lacks a split that the study needs."""
+    for training in study.trainings:
+        for name in training.datasets:
+            require_splits(datasets[name], infos[name])
+        for name in training.tests:
+            if "test" not in infos[name].splits:
+                raise JobError(f"{datasets[name]} has no test split; --hold-out makes one from whole speakers")
+
+
+def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list[str]:
+    """Return the notes on budget, search and data."""
+    rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
+    tokens = steps * config.batch * config.context
+    search = f"learning rate {rates}" if len(config.learning_rates) == 1 else f"the best of the learning rates {rates}"
+    notes = [
+        f"{tokens:,} tokens per trial ({steps} steps of {config.batch} windows of {config.context} frames), {search}, "
+        f"seeds {', '.join(map(str, config.search.seeds))}. The test splits are scored once, at the end."
+    ]
+    for name, info in infos.items():
+        hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
+        codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
+        mel = f"mel {info.mel['bands']} bands, window {info.mel['window_samples']}, floor {info.mel['floor']:g}"
+        notes.append(f"{name}: {hours}; tokens of {codec}; {mel}.")
+    return notes

@@ -1,0 +1,124 @@
+"""Each study end to end on synthetic audio: what it makes, trains and says; reruns, and refusals."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import error_line
+from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.preprocessing.options import DatasetOptions, check
+from whisper_gpt.jobs.studies import recipes
+from whisper_gpt.jobs.studies.design import Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.manifests.dataset_info import read_info
+from whisper_gpt.model.config import PRESETS
+from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
+from whisper_gpt.pipeline.codec.weights import save_weights
+
+pytestmark = pytest.mark.usefixtures("tiny_presets")
+
+FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "--batch=2", "--workers=0"]
+
+
+def study(name: str, out: Path, *words: str) -> dict:
+    """Run a study, and return its report."""
+    arguments = ["study", name, *words, "--out", str(out), *FAST]
+    assert cli.main([*arguments, "--codec=encodec_24khz_small", "--hold-out", "0.3", "0.3"]) == 0
+    markdown = (out / "study.md").read_text()
+    report = json.loads((out / "study.json").read_text())
+    assert all(comparison["text"] in markdown for comparison in report["comparisons"])
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+    return report
+
+
+def speech(corpora: Path) -> str:
+    return f"librispeech={corpora / 'LibriSpeech'}"
+
+
+def test_resampler_study_compares_the_gains(synthetic_corpora: Path, tmp_path: Path) -> None:
+    report = study("resampler", tmp_path, speech(synthetic_corpora))
+    assert {(score["training"], score["row"]) for score in report["scores"]} == {
+        (dataset, row) for dataset in ("LibriSpeech", "LibriSpeech-causal") for row in ("gpt-4m", "hybrid-4m")
+    }
+    linear, causal, change = report["comparisons"]
+    assert change["delta"] == pytest.approx(causal["delta"] - linear["delta"], abs=1e-9)
+    assert len(change["by_seed"]) == 2 and change["interval"][0] <= change["delta"] <= change["interval"][1]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("t*.json")}
+    assert study("resampler", tmp_path, speech(synthetic_corpora)) == report
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("t*.json")} == before
+
+
+def test_noise_study_scores_one_model_on_every_degradation(synthetic_corpora: Path, tmp_path: Path) -> None:
+    report = study("noise", tmp_path, speech(synthetic_corpora))
+    assert {score["training"] for score in report["scores"]} == {"LibriSpeech"}
+    tests = {score["test"] for score in report["scores"]}
+    assert len(tests) == 8 and "LibriSpeech-noise-10" in tests
+    assert len(list(tmp_path.glob("trials/**/trial.json"))) == 4  # two rows, two seeds
+    nll = {(score["test"], score["row"]): score["nll"] for score in report["scores"]}
+    assert len(set(nll.values())) == len(nll)
+    infos = [read_info(folder) for folder in sorted((tmp_path / "datasets").iterdir())]
+    assert len({info.splits["test"].frames for info in infos}) == 1
+    assert all(set(info.splits) == {"test"} for info in infos[1:])
+
+
+def test_domain_study_trains_on_two_corpora_and_on_both(synthetic_corpora: Path, tmp_path: Path) -> None:
+    report = study("domain", tmp_path, speech(synthetic_corpora), f"maestro={synthetic_corpora}")
+    music = synthetic_corpora.name
+    both = f"LibriSpeech+{music}"
+    assert {(score["training"], score["test"]) for score in report["scores"]} == {
+        (training, test) for training in ("LibriSpeech", music, both) for test in ("LibriSpeech", music)
+    }
+    assert (tmp_path / "trials" / both / "gpt-4m").is_dir()
+
+
+def test_scale_study_has_a_hybrid_of_each_size(synthetic_corpora: Path, tmp_path: Path) -> None:
+    report = study("scale", tmp_path, speech(synthetic_corpora))
+    assert len(report["scores"]) == 8 and len(report["comparisons"]) == 5
+
+
+def test_vocabulary_study_compares_codecs_in_bits_per_second(synthetic_corpora: Path, tmp_path: Path) -> None:
+    net = build_network(CodecArchitecture(width=4, latent=16, codebooks=8, codebook_size=64))
+    seed_weights(net, seed=0)
+    save_weights(tmp_path / "of_64.safetensors", "of_64", net)
+    codecs = ["--codecs", "encodec_24khz_small", str(tmp_path / "of_64.safetensors")]
+    report = study("vocabulary", tmp_path, speech(synthetic_corpora), *codecs, "--seeds=1")
+    assert report["measure"] == "bits/s"
+    assert {score["training"] for score in report["scores"]} == {
+        "LibriSpeech-encodec_24khz_small",
+        "LibriSpeech-of_64",
+    }
+
+
+@pytest.mark.parametrize("design", [recipes.mel, recipes.domain, recipes.noise, recipes.scale, recipes.resampler])
+def test_designs_are_consistent(design: Callable[[Sequence[Corpus]], Study], tmp_path: Path) -> None:
+    planned = design(parse_corpora(("librispeech=a/speech", "maestro=a/music", "folder=a/other")))
+    made, cells = {made.name for made in planned.made}, set(planned.cells())
+    assert len(made) == len(planned.made)
+    for training in planned.trainings:
+        assert {*training.datasets, *training.tests} <= made and set(training.rows) <= PRESETS.keys()
+    for comparison in planned.comparisons:
+        assert {comparison.of, comparison.base, *(comparison.less or ())} <= cells
+    assert len({comparison.text for comparison in planned.comparisons}) == len(planned.comparisons)
+    for dataset in planned.made:
+        options = DatasetOptions(**dataset_options(dataset, tmp_path, {"hold_out": (0.1, 0.1)}))
+        check(options)
+        assert (options.hold_out == (0.1, 0.1)) == (dataset.corpus.layout == "librispeech")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resampler"], "name at least one corpus"),
+        (["resampler", "nowhere"], "pass a corpus as LAYOUT=FOLDER"),
+        (["domain", "folder=a"], "pass two corpora to train on"),
+        (["domain", "folder=x/a", "folder=y/a"], "needs a folder of its own name"),
+        (["vocabulary", "folder=a"], "--codecs belongs to study vocabulary"),
+        (["mel", "folder=a", "--seeds=0"], "--seeds 0: must be at least 1"),
+    ],
+)
+def test_impossible_studies_are_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["study", *words, "--out", str(tmp_path)]) == 2
+    assert message in error_line(capsys)
