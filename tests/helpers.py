@@ -17,6 +17,10 @@ from whisper_gpt.pipeline.shards.plan_order import Sorter
 from whisper_gpt.pipeline.shards.source import Source
 
 FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+NEEDS_BROWSER = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
 NEEDS_COMPILER = pytest.mark.skipif(
     not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler"
 )

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from whisper_gpt.jobs.reproduction.statistics import ratio_interval
+from whisper_gpt.jobs.common.bootstrap import ratio_interval
 from whisper_gpt.pipeline.judge import closeness, dnsmos, speaker, words
 
 # none: no metric of the extra; fast: all but the recognizer, which takes most of the time.

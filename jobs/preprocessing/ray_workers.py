@@ -10,8 +10,8 @@ import ray
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import RunLog
 from whisper_gpt.jobs.common.ray_cluster import first_ready
-from whisper_gpt.jobs.preprocessing.shard_queue import BuildShard, Probe, ShardQueue, Work
-from whisper_gpt.pipeline.shards.task import ShardTask, WorkerSetup
+from whisper_gpt.jobs.preprocessing.shard_queue import BuildShards, Probe, ShardQueue, Work
+from whisper_gpt.pipeline.shards.task import Progress, ShardTask, WorkerSetup
 
 # Ray's errors for a dead worker or node.
 _DEATH_ERRORS = (
@@ -21,6 +21,7 @@ _DEATH_ERRORS = (
     ray.exceptions.ObjectLostError,
     ray.exceptions.OutOfMemoryError,
 )
+_BEGUN = Progress(0.0, 0)
 _NODE_GONE = "its node is gone"
 _MAX_STARTUP_DEATHS = 5  # consecutive start-up failures tolerated beyond one per worker
 
@@ -36,25 +37,25 @@ class ShardWorker:
         self._loaded: Any = None
 
     @ray.method(num_returns="streaming")
-    def make(self, task: ShardTask) -> Iterator[float]:
-        """Make one shard; yield 0 when it is begun, then the seconds of finished sources, at most once a second."""
+    def make(self, tasks: tuple[ShardTask, ...]) -> Iterator[Progress]:
+        """Make some shards; report when that is begun, then once a second and at the end of each shard."""
         from whisper_gpt.jobs.preprocessing.planning import load_rows
-        from whisper_gpt.pipeline.shards.make import make_shard
+        from whisper_gpt.pipeline.shards.make import make_shards
 
         job, (codec, log_mel) = self._setup.job, self._load()
-        rows = load_rows(job, task)
-        yield 0.0
-        yield from _once_a_second(make_shard(job, task, rows, codec, log_mel))
+        rows = [(task, load_rows(job, task)) for task in tasks]
+        yield _BEGUN
+        yield from _once_a_second(make_shards(job, rows, codec, log_mel))
 
     @ray.method(num_returns="streaming")
-    def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[float]:
-        """Encode some sources of a shard and discard the result; yield 0 when that is begun."""
+    def try_sources(self, task: ShardTask, sources: tuple[str, ...]) -> Iterator[Progress]:
+        """Encode some sources of a shard and discard the result; report when that is begun."""
         from whisper_gpt.jobs.preprocessing.planning import load_rows
         from whisper_gpt.pipeline.shards.make import try_sources
 
         job, (codec, log_mel) = self._setup.job, self._load()
         rows = [row for row in load_rows(job, task) if row["path"] in sources]
-        yield 0.0
+        yield _BEGUN
         try_sources(job, rows, codec, log_mel)
 
     def _load(self) -> tuple[Any, Any]:
@@ -90,17 +91,18 @@ def make_shards(
         while queue or running:
             while queue and len(running) < workers:
                 worker = idle.pop() if idle else worker_class.remote(setup)
-                current = _begin(worker, queue.take())
+                current = _begin(worker, queue.take(workers))
                 running[current.stream] = current
                 del worker, current  # a leftover handle would keep an idle worker's core
             stream = first_ready(running, stopped)
             current = running[stream]
             try:
-                seconds: float = ray.get(next(stream))
+                progress: Progress = ray.get(next(stream))
             except StopIteration:
                 del running[stream]
                 queue.done(current.work)
-                log.write("done", **current.described())
+                if isinstance(current.work, Probe):
+                    log.write("done", **current.described())
                 if queue:  # else drop the handle, which frees the core for a worker that is not placed yet
                     idle.append(current.worker)
             except _DEATH_ERRORS as error:
@@ -113,53 +115,78 @@ def make_shards(
                 if getattr(error, "actor_init_failed", False):
                     raise JobError(f"a Ray worker cannot be started: {_last_line(error)}") from error
                 if reason == _NODE_GONE:
-                    queue.node_lost(current.work)
+                    queue.node_lost(current.left)
                 elif current.begun:
-                    queue.died(current.work, reason)
+                    queue.died(current.left, reason)
                 else:
-                    queue.give_back(current.work)
-                yield -current.seconds
+                    queue.give_back(current.left)
+                yield -current.unpublished_s
             else:
                 if not current.begun:
                     log.write("begun", **current.described())
                     current.begun, startup_deaths = True, 0
-                current.seconds += seconds
-                yield seconds
+                for _ in range(current.published, progress.published):
+                    log.write("done", **current.described())
+                    current.published += 1
+                    if current.has_shards_left:
+                        log.write("begun", **current.described())
+                current.seconds += progress.seconds
+                yield progress.seconds
             del current
     finally:
         for unfinished in running.values():
             ray.kill(unfinished.worker)
 
 
-def _once_a_second(amounts: Iterable[float]) -> Iterator[float]:
-    """Add up amounts and yield the sum about every second, and at the end: each is a message to the driver."""
-    total, yielded = 0.0, time.monotonic()
-    for amount in amounts:
-        total += amount
-        if time.monotonic() - yielded > 1:
-            yield total
-            total, yielded = 0.0, time.monotonic()
-    yield total
+def _once_a_second(reports: Iterable[Progress]) -> Iterator[Progress]:
+    """Add up reports, and yield the sum about every second and when a shard is published: each is a message."""
+    total_s, published, yielded = 0.0, 0, time.monotonic()
+    for report in reports:
+        total_s += report.seconds
+        if report.published > published or time.monotonic() - yielded > 1:
+            yield Progress(total_s, report.published)
+            total_s, published, yielded = 0.0, report.published, time.monotonic()
 
 
 @dataclass
 class _Running:
-    """A task on its worker: whether it has begun, and the seconds of audio that are done."""
+    """Work on its worker: whether it has begun, how many shards are published, and the seconds of audio done."""
 
     work: Work
     worker: Any
     stream: Any
     begun: bool = False
+    published: int = 0
     seconds: float = 0.0
 
+    @property
+    def left(self) -> Work:
+        """The work without the shards that are published."""
+        return self.work if isinstance(self.work, Probe) else BuildShards(self.work.tasks[self.published :])
+
+    @property
+    def has_shards_left(self) -> bool:
+        """Whether there are shards that are not published."""
+        return isinstance(self.work, BuildShards) and self.published < len(self.work.tasks)
+
+    @property
+    def unpublished_s(self) -> float:
+        """Seconds of audio that are done, of shards that are not published."""
+        if isinstance(self.work, Probe):
+            return self.seconds
+        return self.seconds - sum(task.seconds for task in self.work.tasks[: self.published])
+
     def described(self) -> dict[str, Any]:
-        probed = {"sources": self.work.sources} if isinstance(self.work, Probe) else {}
-        return {"shard": self.work.task.shard, **probed}
+        """Return the shard at work, and the sources that are tried."""
+        if isinstance(self.work, Probe):
+            return {"shard": self.work.task.shard, "sources": self.work.sources}
+        # All shards may be published, if the worker dies between the last one and its return.
+        return {"shard": self.work.tasks[min(self.published, len(self.work.tasks) - 1)].shard}
 
 
 def _begin(worker: Any, work: Work) -> _Running:
-    if isinstance(work, BuildShard):
-        return _Running(work, worker, worker.make.remote(work.task))
+    if isinstance(work, BuildShards):
+        return _Running(work, worker, worker.make.remote(work.tasks))
     return _Running(work, worker, worker.try_sources.remote(work.task, work.sources))
 
 

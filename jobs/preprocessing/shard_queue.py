@@ -11,13 +11,17 @@ from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 
 _MAX_SEARCHES = 2  # per shard
 _MAX_LOST_NODES = 10  # per shard, before a lost node counts as a death
+# A worker gets several shards at once, since its batch is full only until the last of them: as many as leave several
+# such groups per worker, so that all end at about the same time. What is encoded before its shard's turn waits in
+# memory, so a group is limited.
+_GROUPS_LEFT, _MAX_SHARDS, _MAX_GROUP_S = 4, 16, 4 * 3600.0
 
 
 @dataclass(frozen=True)
-class BuildShard:
-    """Build and publish the shard of a task."""
+class BuildShards:
+    """Build and publish the shards of some tasks, one after the other."""
 
-    task: ShardTask
+    tasks: tuple[ShardTask, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Probe:
     sources: tuple[str, ...]
 
 
-Work = BuildShard | Probe
+Work = BuildShards | Probe
 
 
 @dataclass
@@ -43,6 +47,7 @@ class _Search:
 class ShardQueue:
     """The waiting work, longest shard first, and the record of shards whose workers died.
 
+    A shard whose worker died is not grouped with others again, so that it is known what a worker dies of.
     `sources_of` lists the paths of a shard's sources; `log` takes a line for the user.
     """
 
@@ -52,7 +57,9 @@ class ShardQueue:
         sources_of: Callable[[ShardTask], list[str]],
         log: Callable[[str], None],
     ):
-        self._waiting: list[Work] = [BuildShard(task) for task in sorted(tasks, key=lambda task: task.seconds)]
+        self._fresh = sorted(tasks, key=lambda task: task.seconds)  # never taken; may be grouped
+        self._fresh_s = _seconds(self._fresh)
+        self._waiting: list[Work] = []
         self._sources_of, self._log = sources_of, log
         self._deaths: dict[str, int] = {}
         self._searches: dict[str, int] = {}
@@ -60,11 +67,18 @@ class ShardQueue:
         self._search: dict[str, _Search] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._fresh)
 
-    def take(self) -> Work:
-        """Return the next work; report its end by `done`, `died`, `node_lost` or `give_back`."""
-        return self._waiting.pop()
+    def take(self, workers: int = 1) -> Work:
+        """Return the next work for one of `workers`; report its end by `done`, `died`, `node_lost` or `give_back`."""
+        if self._waiting:
+            return self._waiting.pop()
+        group = [self._fresh.pop()]
+        most_s = min(_MAX_GROUP_S, self._fresh_s / (_GROUPS_LEFT * workers))
+        while self._fresh and len(group) < _MAX_SHARDS and _seconds([*group, self._fresh[-1]]) <= most_s:
+            group.append(self._fresh.pop())
+        self._fresh_s -= _seconds(group)
+        return BuildShards(tuple(group))
 
     def give_back(self, work: Work) -> None:
         """Put back `work` that was not begun."""
@@ -72,7 +86,13 @@ class ShardQueue:
 
     def node_lost(self, work: Work) -> None:
         """Retry `work` whose node is gone, which the work hardly caused: counts as a death only after 10 per shard."""
-        shard = work.task.shard
+        if isinstance(work, BuildShards):
+            for task in work.tasks:
+                self._node_of_one_lost(BuildShards((task,)), task.shard)
+        else:
+            self._node_of_one_lost(work, work.task.shard)
+
+    def _node_of_one_lost(self, work: Work, shard: str) -> None:
         self._nodes_lost[shard] = self._nodes_lost.get(shard, 0) + 1
         if self._nodes_lost[shard] > _MAX_LOST_NODES:
             self.died(work, "node lost")
@@ -87,8 +107,12 @@ class ShardQueue:
 
     def died(self, work: Work, reason: str) -> None:
         """Record a death. Raises `JobError` if a shard keeps crashing workers although no single file does."""
-        if isinstance(work, BuildShard):
-            self._shard_died(work.task, reason)
+        if isinstance(work, BuildShards):
+            if len(work.tasks) == 1:
+                self._shard_died(work.tasks[0], reason)
+            elif work.tasks:
+                self._log(f"{work.tasks[0].shard}: its worker died ({reason}); retrying it and the next ones alone")
+                self._waiting += [BuildShards((task,)) for task in reversed(work.tasks)]
             return
         search = self._search[work.task.shard]
         if len(work.sources) > 1:
@@ -109,7 +133,7 @@ class ShardQueue:
         self._deaths[shard] = self._deaths.get(shard, 0) + 1
         if self._deaths[shard] < MAX_CRASHES:
             self._log(f"{shard}: its worker died ({reason}); retrying")
-            self._waiting.append(BuildShard(task))
+            self._waiting.append(BuildShards((task,)))
             return
         sources = tuple(source for source in self._sources_of(task) if source not in task.given_up)
         if not sources or self._searches.get(shard, 0) == _MAX_SEARCHES:
@@ -129,7 +153,12 @@ class ShardQueue:
         if search.open == 0:
             del self._search[task.shard]
             self._deaths[task.shard] = 0
-            self._waiting.append(BuildShard(replace(task, given_up=tuple(sorted({*task.given_up, *search.crashing})))))
+            given_up = tuple(sorted({*task.given_up, *search.crashing}))
+            self._waiting.append(BuildShards((replace(task, given_up=given_up),)))
+
+
+def _seconds(tasks: Iterable[ShardTask]) -> float:
+    return sum(task.seconds for task in tasks)
 
 
 def _halves(task: ShardTask, sources: tuple[str, ...]) -> list[Probe]:

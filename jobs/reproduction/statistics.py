@@ -9,25 +9,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
+from whisper_gpt.jobs.common.bootstrap import Interval, ratio_interval, sign_flip
 from whisper_gpt.jobs.reproduction.results import RowResult
-
-_LEVEL = 0.95
-_RESAMPLES = 9_999
-# Values resampled at once: 8 MB per array, whatever the number of groups.
-_BATCH_VALUES = 1_000_000
 
 # A difference of rows with thousands of groups takes over a second; the table, its contrasts and its JSON need the
 # same ones.
 _once = lru_cache(maxsize=1024)
-
-
-class Interval(NamedTuple):
-    """Ends of a 95 % interval, in nats per token."""
-
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
@@ -72,10 +60,7 @@ def accuracy(row: RowResult) -> float:
 def interval(row: RowResult) -> Interval | None:
     """Return the 95 % bootstrap interval of `nll(row)` over groups; None for fewer than 2.
 
-    A resample draws N of the N groups with replacement and takes their sum of nats (the mean over seeds) over their sum
-    of tokens. The percentiles are expanded for small N: plain ones are too narrow there, by the factor of a t interval
-    with n in the variance's denominator (Hesterberg 2015, "What teachers should know about the bootstrap", 4.3). Not
-    BCa, which is undefined if all groups have the same score.
+    Over groups with their sums of nats (the mean over seeds) and of tokens; see `bootstrap`.
     """
     return ratio_interval(_mean_nats(row), row.tokens)
 
@@ -84,17 +69,15 @@ def interval(row: RowResult) -> Interval | None:
 def difference(row: RowResult, base: RowResult) -> Difference:
     """Return NLL of `row` minus NLL of `base`, paired by group. Raises `ValueError` if their tokens differ.
 
-    The interval is computed as in `interval`, from the groups' differences in nats. The p value is that of a two-sided
-    sign-flip permutation test: if the rows were equally good, a group's difference would be as likely with the other
-    sign (`scipy.stats.permutation_test`, 'samples': all 2^N signs if those are few, else 9,999 at random, so p is at
-    least 0.0002). Interval and test are two methods, and may disagree if the interval ends close to 0.
+    The interval is computed as in `interval`, from the groups' differences in nats; p is that of a sign-flip test.
+    Interval and test are two methods, and may disagree if the interval ends close to 0.
     """
     if row.groups != base.groups or not np.array_equal(row.tokens, base.tokens):
         raise ValueError(f"{row.row} and {base.row} were not scored on the same tokens of the same recordings")
     nats, by_seed = _mean_nats(row) - _mean_nats(base), ()
     if row.seeds == base.seeds:
         by_seed = tuple(np.subtract(nll_by_seed(row), nll_by_seed(base)).tolist())
-    return Difference(nll(row) - nll(base), ratio_interval(nats, row.tokens), _sign_flip(nats), by_seed)
+    return Difference(nll(row) - nll(base), ratio_interval(nats, row.tokens), sign_flip(nats), by_seed)
 
 
 @_once
@@ -111,54 +94,9 @@ def change_of_difference(row: RowResult, base: RowResult, other_row: RowResult, 
     here_nats, there_nats = _mean_nats(row) - _mean_nats(base), _mean_nats(other_row) - _mean_nats(other_base)
     nats = here_nats - there_nats * (row.tokens.sum() / other_row.tokens.sum())
     by_seed = tuple(np.subtract(here.by_seed, there.by_seed).tolist()) if here.by_seed and there.by_seed else ()
-    return Difference(here.delta - there.delta, ratio_interval(nats, row.tokens), _sign_flip(nats), by_seed)
+    return Difference(here.delta - there.delta, ratio_interval(nats, row.tokens), sign_flip(nats), by_seed)
 
 
 def _mean_nats(row: RowResult) -> np.ndarray:
     """Return the nats of each group, mean over seeds: float64 `[N]`."""
     return row.nats.mean(axis=0)
-
-
-def ratio_interval(nats: np.ndarray, tokens: np.ndarray) -> Interval | None:
-    """Return the 95 % bootstrap interval of sum(nats) / sum(tokens), both `[N]`, over groups: None for fewer than 2,
-    NaN if nats are not finite. Works for other values and weights too: with weights of 1 it is that of a mean."""
-    count = len(nats)
-    if count < 2:
-        return None
-    if not np.isfinite(nats).all():
-        return Interval(np.nan, np.nan)
-    tail = stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf((1 - _LEVEL) / 2, count - 1))
-    interval = stats.bootstrap(
-        (nats, tokens.astype(np.float64)),
-        lambda nats, tokens, axis: nats.sum(axis=axis) / tokens.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=_batch(nats),
-        confidence_level=float(1 - 2 * tail),
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Interval(float(interval.low), float(interval.high))
-
-
-def _sign_flip(nats: np.ndarray) -> float | None:
-    """Return the two-sided p of a sum of differences `[N]` under random signs; NaN if they are not finite."""
-    if len(nats) < 2:
-        return None
-    if not np.isfinite(nats).all():
-        return np.nan  # no resampled NaN is >= the observed NaN, which would give p = 0.0002
-    test = stats.permutation_test(
-        (nats,),
-        lambda nats, axis: nats.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=_batch(nats),
-        rng=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
-
-
-def _batch(values: np.ndarray) -> int:
-    return max(1, _BATCH_VALUES // len(values))

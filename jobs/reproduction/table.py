@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from whisper_gpt.jobs.common.bootstrap import Interval
 from whisper_gpt.jobs.reproduction.contrasts import Contrast, contrasts, difference_text, sentence, verdict
 from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import (
     Difference,
-    Interval,
     accuracy,
     difference,
     interval,

@@ -1,4 +1,4 @@
-"""Make one planned shard: decode, encode, write, publish. Idempotent, and the same bytes every time.
+"""Make planned shards: decode, encode, write, publish. Idempotent, and the same bytes every time.
 
 Does not depend on Ray: an actor, a test or a plain loop can call it.
 """
@@ -24,7 +24,7 @@ from whisper_gpt.pipeline.shards.plan import recording_of
 from whisper_gpt.pipeline.shards.sample import MEMBERS, Sample, SampleMeta
 from whisper_gpt.pipeline.shards.source_reader import SourceReader, require_corpus
 from whisper_gpt.pipeline.shards.tar import ShardWriter, Span, shard_path
-from whisper_gpt.pipeline.shards.task import ShardJob, ShardTask
+from whisper_gpt.pipeline.shards.task import Progress, ShardJob, ShardTask
 
 
 @dataclass
@@ -50,24 +50,46 @@ class _Tally:
         self.code_counts += other.code_counts
 
 
-def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> Iterator[float]:
-    """Make and publish the shard of `task` from its `rows`; yield the planned seconds of each source when it is done.
+def make_shards(
+    job: ShardJob, tasks: Sequence[tuple[ShardTask, list[dict]]], codec: Codec, log_mel: LogMel
+) -> Iterator[Progress]:
+    """Make and publish one shard after the other, each from its task and the plan's rows; report every source.
+
+    The shards' recordings are encoded in one stream, so that the batch is full until the end of the last shard; what is
+    encoded before its shard's turn waits in memory.
 
     A source that fails gives no sample and one row in `failures/`. The tar is published first, then the failures, then
     the manifest fragment: its existence means that the shard is complete. Raises only for errors that are not the
     sources' fault (a full disk, a corpus that is not mounted on this node, an object store that does not answer).
     """
     require_corpus(job.source)
+    sources = [[SourceReader(job, row, row["path"] in task.given_up) for row in rows] for task, rows in tasks]
+    every = [source for of_shard in sources for source in of_shard]
+    seconds = [source.row["seconds"] for source in every]
+    aligned = align_recordings([source.blocks() for source in every], codec, log_mel, job.segment_frames, seconds)
+    for index, ((task, _), of_shard) in enumerate(zip(tasks, sources, strict=True)):
+        for done_s in _make_shard(job, task, of_shard, aligned, codec, log_mel):
+            yield Progress(done_s, index)
+        yield Progress(0.0, index + 1)
+
+
+def _make_shard(
+    job: ShardJob,
+    task: ShardTask,
+    sources: Sequence[SourceReader],
+    aligned: Iterator[Iterator[Segment]],
+    codec: Codec,
+    log_mel: LogMel,
+) -> Iterator[float]:
+    """Make and publish a shard from the next recordings in `aligned`; yield the planned seconds of each source."""
     tally = _new_tally(codec, log_mel)
     manifest_rows: list[dict] = []
     failures: list[dict] = []
     tar = shard_path(job.dataset, task.split, task.shard)
     with publishing(tar) as file:
         writer = ShardWriter(file)
-        sources = [SourceReader(job, row, row["path"] in task.given_up) for row in rows]
-        blocks, seconds = [source.blocks() for source in sources], [row["seconds"] for row in rows]
-        aligned = align_recordings(blocks, codec, log_mel, job.segment_frames, seconds)
-        for source, segments in zip(sources, aligned, strict=True):
+        for source in sources:
+            segments = next(aligned)
             mark, source_tally = writer.mark(), _new_tally(codec, log_mel)
             try:
                 source_rows = _write_recording(task, source, segments, codec, writer, source_tally)
@@ -106,7 +128,7 @@ def make_shard(job: ShardJob, task: ShardTask, rows: Sequence[dict], codec: Code
 
 
 def try_sources(job: ShardJob, rows: Sequence[dict], codec: Codec, log_mel: LogMel) -> None:
-    """Read and encode the sources of `rows` as `make_shard` does, but write nothing."""
+    """Read and encode the sources of `rows` as `make_shards` does, but write nothing."""
     dry_encode([SourceReader(job, row).blocks() for row in rows], codec, log_mel, job.segment_frames)
 
 

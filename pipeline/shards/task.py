@@ -1,8 +1,8 @@
-"""What is sent to a worker: the settings that all shards of a job share, and one shard of the plan."""
+"""What is sent to a worker and back: the settings that all shards share, one shard of the plan, and its progress."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.codec.fingerprint import CodecFingerprint
@@ -41,6 +41,13 @@ class ShardTask:
     shard: str
     seconds: float
     given_up: tuple[str, ...] = ()
+
+
+class Progress(NamedTuple):
+    """A worker's report: planned seconds of sources done since the last one, and how many shards are published."""
+
+    seconds: float
+    published: int
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
     script = (
         "import resource, sys; from pathlib import Path\n"
         "from whisper_gpt.jobs.preprocessing.planning import load_rows, read_parts, shard_tasks\n"
-        "from whisper_gpt.pipeline.shards.make import make_shard\n"
+        "from whisper_gpt.pipeline.shards.make import make_shards\n"
         "from whisper_gpt.pipeline.shards.task import ShardJob\n"
         "from whisper_gpt.pipeline.codec.loading import load_codec\n"
         "from whisper_gpt.pipeline.features.mel import LogMel\n"
@@ -112,7 +112,7 @@ def peak_memory_mb(folder: Path, out: Path) -> int:
         "out = Path(sys.argv[2]); job = ShardJob(Path(sys.argv[1]), Path(sys.argv[3]), 'f', 2250)\n"
         "for task in shard_tasks(read_parts(out)):\n"
         "    plan = ShardJob(job.source, out, 'f', 2250)\n"
-        "    list(make_shard(job, task, load_rows(plan, task), codec, mel))\n"
+        "    list(make_shards(job, [(task, load_rows(plan, task))], codec, mel))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     arguments = [sys.executable, "-c", script, str(folder), str(out), str(out.with_name("again"))]

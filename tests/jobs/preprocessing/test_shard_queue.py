@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_gpt.jobs.common.errors import JobError
-from whisper_gpt.jobs.preprocessing.shard_queue import BuildShard, Probe, ShardQueue, Work
+from whisper_gpt.jobs.preprocessing.shard_queue import BuildShards, Probe, ShardQueue, Work
 from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 
 SOURCES = [f"s{i}" for i in range(11)]
@@ -25,12 +25,38 @@ def is_poisoned(work: Work, poison: set[str]) -> bool:
     """Whether a worker that does `work` reads one of the `poison` sources."""
     if isinstance(work, Probe):
         return bool(set(work.sources) & poison)
-    return bool(poison - set(work.task.given_up))
+    return bool(poison - set(work.tasks[0].given_up))
+
+
+def shards(work: Work) -> list[str]:
+    """The shards that are built."""
+    assert isinstance(work, BuildShards)
+    return [task.shard for task in work.tasks]
 
 
 def test_longest_shard_goes_first() -> None:
     queue = queue_of(task("a", 1), task("b", 3), task("c", 2))
-    assert [queue.take().task.shard for _ in range(3)] == ["b", "c", "a"] and not queue
+    assert [shards(queue.take()) for _ in range(3)] == [["b"], ["c"], ["a"]] and not queue
+
+
+def test_groups_shrink_towards_the_end_and_hold_every_shard_once() -> None:
+    queue, taken = queue_of(*(task(f"{i:03}") for i in range(100))), []
+    while queue:
+        taken.append(shards(queue.take(workers=2)))
+    assert [len(group) for group in taken[:2]] == [12, 11] and len(taken[-1]) == 1
+    assert sorted(shard for group in taken for shard in group) == [f"{i:03}" for i in range(100)]
+    hour_long = queue_of(*(task(f"{i:03}", 3600.0) for i in range(1000)))
+    assert len(shards(hour_long.take(workers=2))) == 4
+
+
+def test_shards_of_a_dead_group_are_retried_alone_and_one_by_one() -> None:
+    queue = queue_of(*(task(f"{i}") for i in range(40)))
+    group = queue.take()
+    assert isinstance(group, BuildShards) and len(group.tasks) == 10
+    queue.died(BuildShards(group.tasks[3:]), "killed")  # three of them were published
+    retried = [shards(queue.take()) for _ in range(7)]
+    assert retried == [[task.shard] for task in group.tasks[3:]] and len(shards(queue.take())) > 1
+    queue.died(BuildShards(()), "killed")  # after the last of them
 
 
 @given(st.sets(st.sampled_from(SOURCES)))
@@ -39,14 +65,15 @@ def test_only_crashing_sources_are_given_up(poison: set[str]) -> None:
     while queue:
         work = queue.take()
         steps[type(work).__name__] += 1
-        if is_poisoned(work, poison) and work.task.shard == "a":
+        shard = work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
+        if is_poisoned(work, poison) and shard == "a":
             queue.died(work, "killed")
             continue
         queue.done(work)
-        built += [work.task] if isinstance(work, BuildShard) else []
+        built += work.tasks if isinstance(work, BuildShards) else []
     given_up = {built_task.shard: set(built_task.given_up) for built_task in built}
     assert given_up == {"a": poison, "b": set()}
-    assert steps["BuildShard"] == 2 + MAX_CRASHES * bool(poison)
+    assert steps["BuildShards"] == 2 + MAX_CRASHES * bool(poison)
     # Bisection, not one by one: one path down per source, and repeated crashes at the end of it.
     assert steps["Probe"] <= 2 * len(SOURCES) + (MAX_CRASHES - 1) * len(poison)
 
@@ -63,7 +90,7 @@ def test_random_crashes_give_nothing_up(coins: list[bool]) -> None:
             queue.died(work, "killed")
             continue
         queue.done(work)
-        built += [work.task] if isinstance(work, BuildShard) else []
+        built += work.tasks if isinstance(work, BuildShards) else []
     assert sorted(built_task.shard for built_task in built) == ["a", "b", "c"]
     assert not any(built_task.given_up for built_task in built)
 
@@ -73,7 +100,7 @@ def test_shard_crashing_without_a_crashing_file_is_an_error() -> None:
     with pytest.raises(JobError, match="a: "):
         while queue:
             work = queue.take()
-            if isinstance(work, BuildShard):
+            if isinstance(work, BuildShards):
                 queue.died(work, "out of memory")
             else:
                 queue.done(work)
@@ -84,7 +111,7 @@ def test_returned_work_does_not_count_as_a_crash() -> None:
     for _ in range(10):
         queue.give_back(queue.take())
     work = queue.take()
-    assert isinstance(work, BuildShard) and not queue
+    assert isinstance(work, BuildShards) and not queue
 
 
 def test_only_many_lost_nodes_count_as_crashes() -> None:
@@ -92,7 +119,7 @@ def test_only_many_lost_nodes_count_as_crashes() -> None:
     for _ in range(10):
         queue.node_lost(queue.take())
     work = queue.take()
-    assert isinstance(work, BuildShard) and not queue
+    assert isinstance(work, BuildShards) and not queue
     queue.node_lost(work)
     queue.died(queue.take(), "killed")
     queue.died(queue.take(), "killed")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisper_gpt.jobs.reproduction import statistics
+from whisper_gpt.jobs.common import bootstrap
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import (
     accuracy,
@@ -141,7 +141,7 @@ def test_rows_with_the_same_seeds_are_paired_by_seed(result_row) -> None:
 
 @pytest.mark.parametrize("count", [5, 14, 28])
 def test_intervals_of_few_groups_have_student_width(result_row, monkeypatch, count) -> None:
-    monkeypatch.setattr(statistics, "_RESAMPLES", 999)
+    monkeypatch.setattr(bootstrap, "_RESAMPLES", 999)
     rng, trials, tokens = np.random.default_rng(2), 400, np.full(count, 100)
     covered = 0
     for _ in range(trials):
@@ -172,7 +172,7 @@ def test_recording_without_tokens_is_refused(result_row) -> None:
 
 def test_intervals_cover_95_percent_and_tests_reject_5(result_row, monkeypatch) -> None:
     # Long recordings are harder, so a mean of ratios would be biased; the two rows differ only by chance.
-    monkeypatch.setattr(statistics, "_RESAMPLES", 999)
+    monkeypatch.setattr(bootstrap, "_RESAMPLES", 999)
     rng, trials, count = np.random.default_rng(1), 400, 150
 
     def draw(recordings: int) -> tuple[np.ndarray, np.ndarray]:

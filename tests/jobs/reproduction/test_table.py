@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
+from whisper_gpt.jobs.common.bootstrap import Interval
 from whisper_gpt.jobs.reproduction.contrasts import contrasts, sentence, verdict
-from whisper_gpt.jobs.reproduction.statistics import Difference, Interval, difference, interval, nll
+from whisper_gpt.jobs.reproduction.statistics import Difference, difference, interval, nll
 from whisper_gpt.jobs.reproduction.table import _duration, _si, paper_figures, table_json, table_markdown
 
 CONTRASTS = [
