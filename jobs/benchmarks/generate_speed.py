@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +40,8 @@ class Config:
     """Seconds of audio to generate per round, after a prompt of 3 s."""
     rounds: int = 5
     """Number of rounds; the median is reported."""
+    minutes: float = 0.0
+    """Also generate this many minutes of audio in one go, and report time per frame and memory minute by minute."""
     threads: int = 1
     """Number of torch threads."""
     compile: bool = False
@@ -58,12 +61,23 @@ class GenerateSpeed:
     parts_ms: dict[str, Timing]
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A minute of one long continuation, or the rest of it: milliseconds per frame, and the process's memory at its
+    end."""
+
+    frames: int
+    ms_per_frame: float
+    memory_mb: float
+
+
 def run(config: Config) -> int:
     """Measure and print; return exit code 0."""
     generating = [name for name, preset in PRESETS.items() if preset.pattern == "depth"]
     if config.model not in generating:
         raise UsageError(f"--model {config.model}: use one of {', '.join(generating)}")
     require(config.rounds >= 1 and config.seconds > 0, "--rounds must be at least 1, --seconds above zero")
+    require(config.minutes >= 0, f"--minutes {config.minutes}: must not be negative")
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     model = HybridLM(PRESETS[config.model]).eval()
@@ -75,10 +89,14 @@ def run(config: Config) -> int:
     result = generate_speed(
         model, codec, log_mel, prompt, round(config.seconds * FRAME_RATE), config.rounds, config.compile
     )
+    frames = round(60 * config.minutes * FRAME_RATE)
+    stretches = one_long_run(model, codec, log_mel, prompt, frames, config.compile)
     if config.json:
-        print(json.dumps({"model": config.model, "codec": config.codec, "compiled": config.compile, **asdict(result)}))
+        described = {"model": config.model, "codec": config.codec, "compiled": config.compile}
+        long_run = [asdict(stretch) for stretch in stretches]
+        print(json.dumps({**described, **asdict(result), "one_long_run": long_run}))
     else:
-        _print(config, result)
+        _print(config, result, stretches)
     return 0
 
 
@@ -108,6 +126,20 @@ def generate_speed(
                 parts.setdefault(name, []).append(1000 * seconds)
     parts_ms = {name: timing_of(values) for name, values in parts.items()}
     return GenerateSpeed(timing_of(speeds), timing_of(plain_speeds), timing_of(firsts), parts_ms)
+
+
+def one_long_run(
+    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, compiled: bool
+) -> list[Stretch]:
+    """Measure a continuation by `frames` frames, minute by minute; none for 0 frames."""
+    stretches, minute, process = [], round(60 * FRAME_RATE), psutil.Process()
+    generators = [torch.Generator().manual_seed(0)]
+    generated = Continuations(model, codec, log_mel, [prompt], Sampling(), "decode", generators, compiled)
+    for begin in range(0, frames, minute):
+        count = min(minute, frames - begin)
+        took = _timed(generated.step, count)
+        stretches.append(Stretch(count, 1000 * took / count, process.memory_info().rss / 1e6))
+    return stretches
 
 
 def _plain_frames(model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt) -> None:
@@ -147,7 +179,7 @@ def _timed(call: Callable[[], object], times: int = 1) -> float:
     return time.perf_counter() - begun
 
 
-def _print(config: Config, result: GenerateSpeed) -> None:
+def _print(config: Config, result: GenerateSpeed, stretches: Sequence[Stretch]) -> None:
     console = Console(highlight=False)
     how = "compiled" if config.compile else "not compiled"
     console.print(f"{config.model}, {how}, codec {config.codec}, {config.threads} thread(s), after a prompt of 3 s")
@@ -161,3 +193,7 @@ def _print(config: Config, result: GenerateSpeed) -> None:
     for name, timing in rows.items():
         table.add_row(name, *(f"{value:.2f}" for value in (timing.median, timing.least, timing.most)))
     console.print(table)
+    for number, stretch in enumerate(stretches, 1):
+        console.print(
+            f"minute {number} of one run: {stretch.ms_per_frame:.2f} ms per frame, {stretch.memory_mb:.0f} MB of memory"
+        )

@@ -158,10 +158,14 @@ def test_evaluate_generation_sets_a_run_beside_the_codec(
 
 def test_bench_generate_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert cli.main(["bench", "generate", "--rounds=1", "--seconds=0.1", "--threads=2", "--json"]) == 0
+    assert (
+        cli.main(["bench", "generate", "--rounds=1", "--seconds=0.1", "--minutes=0.01", "--threads=2", "--json"]) == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert min(result[name]["median"] for name in ("speed", "plain_speed", "first_ms")) > 0
     assert result["parts_ms"].keys() == {"decoder and mel encoder", "codec's decoder", "mel", "depth decoder"}
+    (stretch,) = result["one_long_run"]
+    assert stretch["frames"] == 45 and stretch["ms_per_frame"] > 0 and stretch["memory_mb"] > 0
 
 
 def test_audit_covers_the_finer_codes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
