@@ -80,6 +80,7 @@ def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
         ("hybrid-4m", "mel-alone"): "what the tokens add",
         ("hybrid-4m-centred", "hybrid-4m"): "the price of a leak",
         ("hybrid-8m", "gpt-8m"): "what the mel of the same codes adds",
+        ("hybrid-8m-one-code", "hybrid-8m"): "the mel in place of the finer codes, or beside them",
         ("gpt-8m", "delay-8m"): "the depth decoder, or the delay pattern",
         ("gpt-8m", "flat-8m"): "a longer context in seconds, or every code a position of its own",
     }

@@ -73,9 +73,11 @@ def _rows_of_all_codebooks(info: DatasetInfo) -> list[Row]:
         Row("flat-8m", "c", "token-only, flat pattern", "flat-8m", None, count, count, positions_per_frame=count),
     ]
     if (variant := f"codes-{count}") in info.mel["variants"]:
-        rows.append(
-            Row("hybrid-8m", "d", "mel of the decoded codes, depth decoder", "hybrid-8m", variant, count, count)
-        )
+        mel = "mel of the decoded codes"
+        rows += [
+            Row("hybrid-8m", "d", f"{mel}, all codes, depth decoder", "hybrid-8m", variant, count, count),
+            Row("hybrid-8m-one-code", "e", f"{mel}, codebook 0 alone, depth decoder", "hybrid-8m", variant, 1, count),
+        ]
     return rows
 
 

@@ -77,7 +77,7 @@ def table_json(domains: Mapping[str, Sequence[RowResult]], note: Sequence[str], 
                 "recordings": rows[0].recordings if rows else 0,
                 "groups": len(rows[0].groups) if rows else 0,
                 "tokens": int(rows[0].tokens.sum()) if rows else 0,
-                "rows": [_row_json(domain, row, base) for row, base in _with_baseline(rows, measure)],
+                "rows": [_row_json(domain, row, base, measure) for row, base in _with_baseline(rows, measure)],
                 "contrasts": [_contrast_json(contrast) for contrast in contrasts(rows)],
             }
             for domain, rows in domains.items()
@@ -147,7 +147,7 @@ def _cells(domain: str, row: RowResult, base: RowResult | None, measure: Measure
     }
 
 
-def _row_json(domain: str, row: RowResult, base: RowResult | None) -> dict:
+def _row_json(domain: str, row: RowResult, base: RowResult | None, measure: Measure) -> dict:
     paper = paper_figures(domain, row.row)
     return {
         "row": row.row,
@@ -164,7 +164,7 @@ def _row_json(domain: str, row: RowResult, base: RowResult | None) -> dict:
         "nll_interval": _ends(interval(row)),
         "nll_by_seed": [_number(value) for value in nll_by_seed(row)],
         "seed_sd": _number(seed_sd(row)),
-        "ppl": _number(perplexity(row)),
+        "ppl": _number(perplexity(row)) if measure is NLL else None,  # of several codebooks it would mean nothing
         "accuracy": _number(accuracy(row)),
         "against_baseline": _difference_json(difference(row, base)) if base else None,
         "paper": paper._asdict() if paper else None,

@@ -37,8 +37,8 @@ class Config:
     """Share of the windows from each dataset; equal shares if not given."""
     model: str = "hybrid-4m"
     """A preset, or a JSON file with the fields of a configuration: missing fields keep their defaults, and `mel_bands`
-    above 0 makes a hybrid. Presets: hybrid-4m, hybrid-paper, gpt-4m and gpt-40m predict one codebook; hybrid-8m and
-    gpt-8m predict all eight."""
+    above 0 makes a hybrid. Presets: hybrid-1m, -4m, -12m, -40m, hybrid-paper, and gpt-1m, -4m, -12m, -40m predict one
+    codebook; hybrid-8m and gpt-8m predict all eight."""
     width: int | None = None
     """Width of the decoder; by default that of --model."""
     layers: int | None = None

@@ -113,7 +113,7 @@ def test_all_codebooks_are_compared_in_bits_per_second(
     assert reproduce(variants_dataset, tmp_path, *options) == 0
     table = json.loads((tmp_path / "table.json").read_text())
     rows = {row["row"]: row for row in table["domains"]["synthetic-speech"]["rows"]}
-    assert list(rows) == ["gpt-8m", "delay-8m", "flat-8m", "hybrid-8m"]
+    assert list(rows) == ["gpt-8m", "delay-8m", "flat-8m", "hybrid-8m", "hybrid-8m-one-code"]
     frames = read_info(variants_dataset).splits["test"].frames
     for row in rows.values():
         assert len(row["codebook_nll"]) == 2 and row["nll"] == pytest.approx(sum(row["codebook_nll"]))
