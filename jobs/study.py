@@ -7,7 +7,7 @@ one instead of the usual one. A rerun resumes.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,15 +22,24 @@ from whisper_gpt.jobs.common.ray_cluster import refuse_dead_address
 from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL
 from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
 from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of
+from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.schedule import run_all
 from whisper_gpt.jobs.studies import recipes
-from whisper_gpt.jobs.studies.design import Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.jobs.studies.design import Cell, Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.jobs.studies.rate_distortion import (
+    FRONTIER,
+    CodecPoint,
+    codec_point,
+    frontier_markdown,
+    frontier_picture,
+)
 from whisper_gpt.jobs.studies.report import PICTURE, picture, report_json, report_markdown
 from whisper_gpt.jobs.studies.results import cell_results, compared, domain_of
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
-from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME
+from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, weights_file
+from whisper_gpt.pipeline.codec.loading import read_codec
 
 # A study has no n-gram baselines.
 _NLL = replace(NLL, ngrams=False)
@@ -88,10 +97,15 @@ def run(config: Config) -> int:
             run_all(domains, config.search, budget, results, config.workers != 0, console.print)
         cells = cell_results(study, domains, datasets, config.search, results)
         outcomes, notes = compared(study, cells), _notes(config, infos, budget.steps)
-        content = report_json(study, cells, outcomes, notes, measure)
+        content, section = report_json(study, cells, outcomes, notes, measure), ""
+        if config.codecs:
+            points = _codec_points(study, datasets, infos, cells)
+            content["codecs"], section = [asdict(point) for point in points], frontier_markdown(points)
+            publish_bytes(results / FRONTIER, frontier_picture(points))
         publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
         publish_bytes(results / PICTURE, picture(cells, measure))
-        publish_bytes(results / "study.md", report_markdown(study, cells, outcomes, notes, measure).encode())
+        markdown = report_markdown(study, cells, outcomes, notes, measure, section)
+        publish_bytes(results / "study.md", markdown.encode())
     console.print(f"{results / 'study.md'}: the answers; study.json and {PICTURE} are in the same folder")
     return 0
 
@@ -123,6 +137,18 @@ def _check(study: Study, datasets: Mapping[str, Location], infos: Mapping[str, D
         for name in training.tests:
             if "test" not in infos[name].splits:
                 raise JobError(f"{datasets[name]} has no test split; --hold-out makes one from whole speakers")
+
+
+def _codec_points(
+    study: Study, datasets: Mapping[str, Location], infos: Mapping[str, DatasetInfo], cells: Mapping[Cell, RowResult]
+) -> list[CodecPoint]:
+    """Measure the codec of each dataset."""
+    points = []
+    for made in study.made:
+        weights = weights_file(made.changes["codec"])
+        codec = read_codec(weights, infos[made.name].codec["codebooks"])
+        points.append(codec_point(datasets[made.name], location(made.corpus.source), codec, cells))
+    return points
 
 
 def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list[str]:

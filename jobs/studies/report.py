@@ -23,9 +23,15 @@ _LEGEND = (
 
 
 def report_markdown(
-    study: Study, cells: Mapping[Cell, RowResult], outcomes: Sequence[Compared], notes: Sequence[str], measure: Measure
+    study: Study,
+    cells: Mapping[Cell, RowResult],
+    outcomes: Sequence[Compared],
+    notes: Sequence[str],
+    measure: Measure,
+    section: str = "",
 ) -> str:
-    """Return the report: question, notes, comparisons, the table of all cells, the picture and the legend."""
+    """Return the report: question, notes, comparisons, the table of all cells, the picture, the study's own `section`,
+    and the legend."""
     header = ["trained on", "row", "parameters", "tested on", f"{measure.name} [95 %]", "seed SD", "accuracy", "rate"]
     lines = [header, ["---"] * len(header), *(_line(cell, result, measure) for cell, result in cells.items())]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -37,6 +43,7 @@ def report_markdown(
         "## Scores",
         table,
         f"![Every score, with its interval]({PICTURE})",
+        *([section] if section else []),
         "## What the figures are",
         _bullets([f"{measure.name}: {measure.axis}.", *_LEGEND]),
     ]

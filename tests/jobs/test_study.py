@@ -88,6 +88,10 @@ def test_vocabulary_study_compares_codecs_in_bits_per_second(synthetic_corpora: 
         "LibriSpeech-encodec_24khz_small",
         "LibriSpeech-of_64",
     }
+    small, untrained = report["codecs"]
+    assert (small["raw_kbps"], untrained["raw_kbps"], untrained["codebook_size"]) == (6.0, 3.6, 64)
+    assert small["log_mel"] < untrained["log_mel"] and small["bits_per_s"].keys() == {"gpt-8m", "hybrid-8m"}
+    assert "8 × 64" in (tmp_path / "study.md").read_text() and (tmp_path / "rate-distortion.png").is_file()
 
 
 @pytest.mark.parametrize("design", [recipes.mel, recipes.domain, recipes.noise, recipes.scale, recipes.resampler])
