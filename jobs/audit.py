@@ -60,7 +60,7 @@ from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE, frame_count
 from whisper_gpt.pipeline.resampling import resampled
-from whisper_gpt.pipeline.treatment import Resampler, treatment_of
+from whisper_gpt.pipeline.treatment import USUAL, Resampler, Treatment
 
 _SYNTHETIC_FRAMES = 160  # a little more than two chunks of the codec's stream
 _CORPORA_RATES = {16_000, 44_100, 48_000}  # LibriSpeech's and MAESTRO's
@@ -167,10 +167,11 @@ def _source_rates(config: Config) -> list[int]:
 
 
 def _resampler(config: Config) -> Resampler:
-    """Return the resampler that the dataset was made with; the usual one if the target is no dataset."""
+    """Return the resampler of all of a dataset's sources; the usual one if there is another, or no dataset."""
     dataset = location(config.target)
-    extras = read_samples(dataset, columns=["extra"])["extra"] if is_file(dataset / FILE_NAME) else []
-    return treatment_of(extras[0].as_py() if len(extras) else "").resampler
+    treatments = read_info(dataset).treatments if is_file(dataset / FILE_NAME) else [{}]
+    resamplers = {Treatment(**changes).resampler for changes in treatments}
+    return resamplers.pop() if len(resamplers) == 1 else USUAL.resampler
 
 
 def _audit_source(rate: int, resampler: Resampler, stages: list[_Stage]) -> _SourceAudit:

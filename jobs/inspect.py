@@ -23,7 +23,7 @@ from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.report import Shown, page
 from whisper_gpt.manifests.statistics import Group, Histogram
-from whisper_gpt.manifests.summary import Summary, summarise
+from whisper_gpt.manifests.summary import Summary, summarise, treatments_text
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.loading.shard_reader import ShardReader
 
@@ -104,11 +104,12 @@ def _ogg(codec: "Codec", codes: np.ndarray) -> bytes:
 
 
 def _print_text(summary: Summary, console: Console) -> None:
-    codec, mel = summary.codec, summary.mel
+    codec, mel, treated = summary.codec, summary.mel, treatments_text(summary.treatments)
     console.print(
         f"corpus {summary.corpus} · codec {codec['name']} {codec['weights_sha256'][:12]}, {codec['codebooks']} × "
         f"{codec['codebook_size']} · mel {mel['bands']} bands, window {mel['window_samples']} · samples ≤ "
-        f"{summary.segment_s:g} s · fingerprint {summary.fingerprint[:12]}",
+        f"{summary.segment_s:g} s · fingerprint {summary.fingerprint[:12]}"
+        f"{' · treated: ' if treated else ''}{treated}",
         highlight=False,
     )
     splits = Table("split", *(_right(h) for h in ("samples", "hours", "frames", "shards")))

@@ -7,18 +7,21 @@ answers as CSV files; `whisper-gpt listen score` turns them into statistics.
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import soundfile
 from rich.console import Console
 from tyro.conf import Positional
 
 from whisper_gpt.jobs.common.errors import JobError, require
-from whisper_gpt.jobs.listening.pairs import find_clips, levelled, make_pairs
+from whisper_gpt.jobs.listening.pairs import Clip, count_alone, find_clips, levelled, make_pairs
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.audio import read_mono
+from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 PAGE_FOLDER, KEY_FILE = "page", "key.json"
@@ -54,10 +57,11 @@ def run(config: Config) -> int:
         raise JobError(f"{config.out / KEY_FILE}: there is a test already, with other answers; choose another --out")
     clips = find_clips(dict(zip(names, folders, strict=True)), config.seed)
     pairs = make_pairs(clips, names[: len(config.systems)], names[-1] if config.reference else None)
-    for clip in clips:
-        wav = io.BytesIO()
-        soundfile.write(wav, levelled(read_mono(clip.file)), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        publish_bytes(config.out / PAGE_FOLDER / "audio" / f"{clip.code}.wav", wav.getvalue())
+    for of_item in _by_item(clips):
+        for clip, wav in zip(of_item, levelled([_read(clip) for clip in of_item]), strict=True):
+            file = io.BytesIO()
+            soundfile.write(file, wav, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+            publish_bytes(config.out / PAGE_FOLDER / "audio" / f"{clip.code}.wav", file.getvalue())
     listed = [asdict(pair) for pair in pairs]
     identity = hashlib.sha256(json.dumps([listed, config.question]).encode()).hexdigest()[:16]
     test = {"id": identity, "question": config.question, "pairs_each": config.pairs_each, "pairs": listed}
@@ -65,8 +69,25 @@ def run(config: Config) -> int:
     publish_bytes(config.out / PAGE_FOLDER / "index.html", _page(test).encode())
     publish_bytes(config.out / KEY_FILE, (json.dumps(key, indent=1) + "\n").encode())
     advice = f"publish {config.out / PAGE_FOLDER}, keep {config.out / KEY_FILE}"
-    Console().print(f"{len(pairs)} pairs: {advice}", soft_wrap=True)
+    Console().print(f"{len(pairs)} pairs of {len(clips) // len(folders)} items: {advice}", soft_wrap=True)
+    if alone := count_alone(dict(zip(names, folders, strict=True))):
+        Console().print(f"{alone} files are not compared, as another folder lacks their name", soft_wrap=True)
     return 0
+
+
+def _by_item(clips: Sequence[Clip]) -> list[list[Clip]]:
+    """Group clips by item."""
+    grouped: dict[str, list[Clip]] = {}
+    for clip in clips:
+        grouped.setdefault(clip.item, []).append(clip)
+    return list(grouped.values())
+
+
+def _read(clip: Clip) -> np.ndarray:
+    try:
+        return read_mono(clip.file)
+    except AudioError as error:
+        raise JobError(f"{clip.file}: {error}") from error
 
 
 def _page(test: dict) -> str:

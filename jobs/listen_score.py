@@ -30,22 +30,35 @@ def run(config: Config) -> int:
     require(bool(config.answers), "pass the listeners' CSV files")
     try:
         key = json.loads(config.key.read_text(encoding="utf-8"))
-        answers = read_answers(config.answers, key)
+        answers, repeated = read_answers(config.answers, key)
     except (ValueError, KeyError, TypeError) as error:
         raise JobError(f"{config.key}: not the key of a listening test ({error})") from error
     found, first = preferences(answers), first_share(answers)
     if config.json:
-        print(json.dumps({"preferences": [asdict(preference) for preference in found], "first_share": first}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "preferences": [asdict(preference) for preference in found],
+                    "first_share": first,
+                    "repeated": repeated,
+                },
+                indent=1,
+            )
+        )
         return 0
     table = Table(box=box.SIMPLE)
-    for heading in ("system", "preferred to", "in", "95 % interval", "p", "answers", "no difference"):
+    for heading in ("system", "over", "share", "95 % interval", "p", "answers", "no difference"):
         table.add_column(heading)
     for preference in found:
         table.add_row(*_cells(preference))
     console = Console()
     console.print(table)
-    listeners = len({answer.listener for answer in answers})
-    console.print(f"{listeners} listeners. The clip played first was preferred in {first:.0%}.", soft_wrap=True)
+    listeners = len({answer.session for answer in answers})
+    console.print(f"{listeners} listeners. The clip shown first was preferred in {first:.0%}.", soft_wrap=True)
+    if repeated:
+        console.print(
+            f"{repeated} answers were left out: the same listener had answered the pair before", soft_wrap=True
+        )
     return 0
 
 

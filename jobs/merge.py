@@ -2,9 +2,10 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
+from typing import Any
 
 import pyarrow as pa
 from rich.progress import track
@@ -217,6 +218,14 @@ def _link_or_copy(old: Location, new: Location) -> None:
         shutil.copyfileobj(source, target, 1 << 22)
 
 
+def _distinct(treatments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for treatment in treatments:
+        if treatment not in found:
+            found.append(treatment)
+    return found
+
+
 def _description(out: Location, members: Sequence[Member], hashes: list[str]) -> DatasetInfo:
     infos = [member.info for member in members]
     return describe(
@@ -228,4 +237,5 @@ def _description(out: Location, members: Sequence[Member], hashes: list[str]) ->
         segment_frames=max(info.segment_frames for info in infos),
         plans_sha256=hashes,
         absent_sources=sum(info.absent_sources for info in infos),
+        treatments=_distinct(treatment for info in infos for treatment in info.treatments),
     )

@@ -123,6 +123,7 @@ def _recorded(settings: PlanSettings) -> dict[str, Any]:
         "codec": asdict(settings.codec),
         "mel": asdict(settings.mel),
         "segment_frames": settings.segment_frames,
+        "treatments": [settings.treatment.changes],
     }
 
 

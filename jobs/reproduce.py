@@ -21,7 +21,7 @@ from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL, Measure
 from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
 from whisper_gpt.jobs.reproduction.plan import Domain, Search, keep_plan, plan_of, planned_tokens
 from whisper_gpt.jobs.reproduction.plots import learning_curves, position_curves
-from whisper_gpt.jobs.reproduction.results import RowResult, count_no_longer_chosen, row_results
+from whisper_gpt.jobs.reproduction.results import at_edges, count_no_longer_chosen, row_results
 from whisper_gpt.jobs.reproduction.rows import lacking, rows_of
 from whisper_gpt.jobs.reproduction.schedule import Log, afford, run_all
 from whisper_gpt.jobs.reproduction.table import figure_names, table_json, table_markdown
@@ -78,7 +78,7 @@ def _publish(domains: Sequence[Domain], search: Search, budget: Budget, results:
     """Write the table and its plots, once all trials are done."""
     measure = domains[0].measure
     rows_by_domain = {domain.name: row_results(domain, search, results) for domain in domains}
-    note = [*_note(domains, search, budget, results), *_at_edges(rows_by_domain, search)]
+    note = [*_note(domains, search, budget, results), *at_edges(rows_by_domain, search)]
     publish_bytes(
         results / "table.json", (json.dumps(table_json(rows_by_domain, note, measure), indent=1) + "\n").encode()
     )
@@ -115,20 +115,6 @@ def _budget(config: Config, domains: Sequence[Domain], search: Search, results: 
         budget = replace(budget, tokens=afford(domains, search, budget, config.budget, slots, results))
     log(f"{budget.tokens:,} tokens per trial, {budget.steps} steps of {budget.batch} windows of {budget.context}")
     return budget
-
-
-def _at_edges(rows_by_domain: dict[str, list[RowResult]], search: Search) -> list[str]:
-    """Return a note on rows that chose the lowest or highest rate, as a rate beyond it might be better."""
-    edges = {min(search.learning_rates), max(search.learning_rates)}
-    at_edge = [
-        f"{row.row} ({name}, {row.learning_rate:g})"
-        for name, rows in rows_by_domain.items()
-        for row in rows
-        if row.learning_rate in edges
-    ]
-    return (
-        [f"At an edge of the rates that were tried, perhaps better beyond it: {', '.join(at_edge)}."] if at_edge else []
-    )
 
 
 def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Path) -> list[str]:

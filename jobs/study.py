@@ -1,8 +1,8 @@
 """Answer one of the open questions about hybrid models, on your corpora: make the datasets, train, score, report.
 
-mel: which bands, window and floor help. vocabulary: how the codec's codebooks matter. domain: transfer between two
-corpora, and to others. noise: degraded test audio. scale: models of 1 to 40 million parameters. resampler: a causal
-one instead of the usual one. A rerun resumes.
+mel: which bands and window help. vocabulary: how the codec's codebooks matter. domain: transfer between two corpora,
+and to others. noise: degraded test audio. scale: models of 1 to 40 million parameters. resampler: a causal one instead
+of the usual one. Datasets, trials and report are kept in --out, and a rerun resumes.
 """
 
 import json
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from tyro.conf import Positional
 
 from whisper_gpt.jobs import preprocess
@@ -19,16 +20,16 @@ from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.lock import output_lock
 from whisper_gpt.jobs.common.progress import status_console
 from whisper_gpt.jobs.common.ray_cluster import refuse_dead_address
-from whisper_gpt.jobs.reproduction.measures import BITS_PER_S, NLL
+from whisper_gpt.jobs.preprocessing.options import check, source_root
+from whisper_gpt.jobs.reproduction.measures import STUDIED_BITS, STUDIED_NLL
 from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
 from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of
-from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.jobs.reproduction.results import at_edges
 from whisper_gpt.jobs.reproduction.schedule import run_all
 from whisper_gpt.jobs.studies import recipes
-from whisper_gpt.jobs.studies.design import Cell, Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.jobs.studies.design import Cell, Corpus, Study, dataset_options, parse_codecs, parse_corpora
 from whisper_gpt.jobs.studies.rate_distortion import (
     FRONTIER,
-    CodecPoint,
     codec_point,
     frontier_markdown,
     frontier_picture,
@@ -38,11 +39,11 @@ from whisper_gpt.jobs.studies.results import cell_results, compared, domain_of
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
+from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.codec.files import OFFICIAL_NAME, weights_file
 from whisper_gpt.pipeline.codec.loading import read_codec
 
-# A study has no n-gram baselines.
-_NLL = replace(NLL, ngrams=False)
+_OPTIONS_FILE = "study.yaml"
 
 Name = Literal["mel", "vocabulary", "domain", "noise", "scale", "resampler"]
 _DESIGNS: dict[str, Callable[[Sequence[Corpus]], Study]] = {
@@ -63,14 +64,15 @@ class Config(TrialOptions):
     corpora: Positional[tuple[str, ...]]
     """Corpora as LAYOUT=FOLDER, such as librispeech=/data/LibriSpeech; each is named after its folder. domain trains on
     the first two and only tests on the others; the other studies repeat the question for each."""
-    tokens: int = 450_560
-    """Training tokens per trial."""
+    tokens: int
+    """Training tokens per trial, whatever the model."""
     codec: str = OFFICIAL_NAME
-    """Codec, as in preprocess."""
+    """Codec of all datasets, as in preprocess."""
     codec_weights: Path | None = None
     """File with the official codec's weights, as in preprocess."""
     codecs: tuple[str, ...] = ()
-    """For vocabulary: the codecs to compare, such as files written by train-codec --codebook-size."""
+    """For vocabulary: the codecs to compare, such as files written by train-codec --codebook-size; CODEC:K keeps K
+    codebooks instead of 8."""
     hold_out: tuple[float, float] = (0.0, 0.0)
     """Shares of LibriSpeech's training speakers moved to validation and test, as in preprocess."""
 
@@ -80,26 +82,38 @@ def run(config: Config) -> int:
     check_trials(config)
     require(config.tokens >= 1, f"--tokens {config.tokens}: must be at least 1")
     require(bool(config.corpora), "name at least one corpus, as LAYOUT=FOLDER")
-    require((config.study == "vocabulary") == bool(config.codecs), "--codecs belongs to study vocabulary, and it to it")
+    codecs = parse_codecs(config.codecs)
+    wanted = len(codecs) >= 2 if config.study == "vocabulary" else not codecs
+    require(wanted, "study vocabulary needs at least two --codecs; the other studies do not take it")
     refuse_dead_address(config.ray_address)
     corpora, console, results = parse_corpora(config.corpora), status_console(), config.out.absolute()
-    study = recipes.vocabulary(corpora, config.codecs) if config.codecs else _DESIGNS[config.study](corpora)
-    measure = BITS_PER_S if study.all_codebooks else _NLL
+    study = recipes.vocabulary(corpora, codecs) if codecs else _DESIGNS[config.study](corpora)
+    measure = STUDIED_BITS if study.all_codebooks else STUDIED_NLL
     with output_lock(results):
-        datasets = _make(config, study, results)
+        _refuse_other_study(config, results)
+        makers = _makers(config, study, results)
+        datasets = _make(study, makers)
         infos = {name: read_info(dataset) for name, dataset in datasets.items()}
         _check(study, datasets, infos)
         domains = [domain_of(training, datasets, infos, measure) for training in study.trainings]
         budget = config.budget_of(config.tokens)
         with places(config):
             keep_plan(results, plan_of(domains, budget))
-            save_config(config, results / "study.yaml")
             run_all(domains, config.search, budget, results, config.workers != 0, console.print)
         cells = cell_results(study, domains, datasets, config.search, results)
         outcomes, notes = compared(study, cells), _notes(config, infos, budget.steps)
+        if len(config.learning_rates) > 1:
+            by_training = {
+                training.name: [cells[Cell(training.name, row, training.tests[0])] for row in training.rows]
+                for training in study.trainings
+            }
+            notes += at_edges(by_training, config.search)
         content, section = report_json(study, cells, outcomes, notes, measure), ""
-        if config.codecs:
-            points = _codec_points(study, datasets, infos, cells)
+        if codecs:
+            points = [
+                codec_point(datasets[name], source_root(maker), _codec_of(maker), cells)
+                for name, maker in makers.items()
+            ]
             content["codecs"], section = [asdict(point) for point in points], frontier_markdown(points)
             publish_bytes(results / FRONTIER, frontier_picture(points))
         publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -110,22 +124,44 @@ def run(config: Config) -> int:
     return 0
 
 
-def _make(config: Config, study: Study, results: Path) -> dict[str, Location]:
-    """Make the study's datasets, or what is missing of them; return them by name."""
+def _refuse_other_study(config: Config, results: Path) -> None:
+    """Keep the options in `results`. Raises `JobError` if another study is there already."""
+    path = results / _OPTIONS_FILE
+    begun = yaml.safe_load(path.read_text(encoding="utf-8"))["study"] if path.is_file() else config.study
+    if begun != config.study:
+        raise JobError(f"{results} holds the study {begun}; pass another --out")
+    save_config(config, path)
+
+
+def _makers(config: Config, study: Study, results: Path) -> dict[str, preprocess.Config]:
+    """Return the options of `preprocess` for each dataset. Raises an error of the user's if a corpus or a codec is
+    missing, before any work."""
     common = {
         "codec": config.codec,
-        "codec_weights": config.codec_weights,
         "hold_out": config.hold_out,
         "device": config.device,
         "workers": config.workers,
         "ray_address": config.ray_address,
     }
-    datasets = {}
+    makers = {}
     for made in study.made:
-        options = dataset_options(made, results / "datasets", common)
-        if preprocess.run(preprocess.Config(**options)):
-            raise JobError(f"{options['out']}: more of {made.corpus.source} failed than a study should ignore")
-        datasets[made.name] = location(options["out"])
+        maker = preprocess.Config(**dataset_options(made, results / "datasets", common))
+        if maker.codec == OFFICIAL_NAME:
+            maker = replace(maker, codec_weights=config.codec_weights)
+        check(maker)
+        source_root(maker)
+        weights_file(maker.codec, maker.codec_weights)
+        makers[made.name] = maker
+    return makers
+
+
+def _make(study: Study, makers: Mapping[str, preprocess.Config]) -> dict[str, Location]:
+    """Make the study's datasets, or what is missing of them; return them by name."""
+    datasets = {}
+    for name, maker in makers.items():
+        if preprocess.run(maker):
+            raise JobError(f"{maker.out}: more of {maker.source} failed than a study should ignore")
+        datasets[name] = location(maker.out)
     return datasets
 
 
@@ -136,19 +172,11 @@ def _check(study: Study, datasets: Mapping[str, Location], infos: Mapping[str, D
             require_splits(datasets[name], infos[name])
         for name in training.tests:
             if "test" not in infos[name].splits:
-                raise JobError(f"{datasets[name]} has no test split; --hold-out makes one from whole speakers")
+                raise JobError(f"{datasets[name]} has no test split")
 
 
-def _codec_points(
-    study: Study, datasets: Mapping[str, Location], infos: Mapping[str, DatasetInfo], cells: Mapping[Cell, RowResult]
-) -> list[CodecPoint]:
-    """Measure the codec of each dataset."""
-    points = []
-    for made in study.made:
-        weights = weights_file(made.changes["codec"])
-        codec = read_codec(weights, infos[made.name].codec["codebooks"])
-        points.append(codec_point(datasets[made.name], location(made.corpus.source), codec, cells))
-    return points
+def _codec_of(maker: preprocess.Config) -> Codec:
+    return read_codec(weights_file(maker.codec, maker.codec_weights), maker.codebooks)
 
 
 def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class DatasetInfo:
     `codec` and `mel` are their fingerprints, `fingerprint` the hash of both. `mel_mean` and `mel_std` `[V, M]` are per
     mel variant and band, over the training split, or over all splits if it is empty. `plans_sha256` holds the hashes of
     the plan's parts, in order; `shards_sha256` is a hash of all shards' names and hashes, "" in older datasets.
+    `treatments` are the unusual ways in which sources were treated: speed, resampler, degradation; `{}` is the usual
+    one, and several come from a merge.
     """
 
     corpus: str
@@ -49,6 +51,7 @@ class DatasetInfo:
     mel_mean: list[list[float]]
     mel_std: list[list[float]]
     shards_sha256: str = ""
+    treatments: list[dict[str, Any]] = field(default_factory=lambda: [{}])
 
 
 @dataclass

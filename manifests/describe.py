@@ -18,6 +18,7 @@ def describe(
     segment_frames: int,
     plans_sha256: list[str],
     absent_sources: int,
+    treatments: list[dict[str, Any]],
 ) -> DatasetInfo:
     """Return the content of `dataset.json`: the arguments, and the totals over the dataset's fragments and failures."""
     totals, failures = add_up(read_records(dataset)), open_failures(dataset)
@@ -36,4 +37,5 @@ def describe(
         mel_mean=mean,
         mel_std=deviation,
         shards_sha256=totals.shards_sha256,
+        treatments=treatments,
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from whisper_gpt.manifests.figures import Example, sample_figure
 from whisper_gpt.manifests.statistics import Histogram
-from whisper_gpt.manifests.summary import Summary
+from whisper_gpt.manifests.summary import Summary, treatments_text
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -89,7 +89,7 @@ def _listed(count: int) -> str:
 
 
 def _introduction(summary: Summary) -> str:
-    codec, mel = summary.codec, summary.mel
+    codec, mel, treated = summary.codec, summary.mel, treatments_text(summary.treatments)
     absent = (
         f" {summary.absent_sources} sources listed in the corpus metadata are missing."
         if summary.absent_sources
@@ -100,6 +100,7 @@ def _introduction(summary: Summary) -> str:
         f"{codec['codebooks']} codebooks of {codec['codebook_size']}. Causal log-mel, {mel['bands']} bands, window "
         f"{mel['window_samples']} samples, one frame every {mel['hop_samples']} samples at {mel['sample_rate']} Hz. "
         f"Samples of at most {summary.segment_s:g} s. Fingerprint {summary.fingerprint[:12]}…{absent}"
+        f"{f' Treated: {treated}.' if treated else ''}"
     )
 
 

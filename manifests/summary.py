@@ -1,5 +1,6 @@
 """Everything that `inspect` reports about a dataset, collected once for its three outputs: text, JSON and HTML."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ class Summary:
     failed_sources: int
     failed_seconds: float
     absent_sources: int
+    treatments: list[dict[str, Any]]  # unusual ones: speed, resampler, degradation
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to plain JSON types; the infinite last edge of a histogram becomes null."""
@@ -54,6 +56,12 @@ class Summary:
             edges = content[name]["edges"]
             content[name]["edges"] = [None if edge == float("inf") else edge for edge in edges]
         return content
+
+
+def treatments_text(treatments: Sequence[Mapping[str, Any]]) -> str:
+    """Describe how sources were treated, such as `speed 1.1, degradation mp3`; empty if all as usual."""
+    described = [", ".join(f"{name} {value}" for name, value in changes.items()) for changes in treatments]
+    return "; ".join(text or "as usual" for text in described) if any(described) else ""
 
 
 def summarise(dataset: Location) -> Summary:
@@ -79,4 +87,5 @@ def summarise(dataset: Location) -> Summary:
         failed_sources=info.failed_sources,
         failed_seconds=info.failed_seconds,
         absent_sources=info.absent_sources,
+        treatments=info.treatments,
     )

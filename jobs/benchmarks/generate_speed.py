@@ -1,6 +1,7 @@
 """Time generation frame by frame, beside a plain loop that keeps no state, and where a frame's milliseconds go."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -77,7 +78,7 @@ def run(config: Config) -> int:
     if config.model not in generating:
         raise UsageError(f"--model {config.model}: use one of {', '.join(generating)}")
     require(config.rounds >= 1 and config.seconds > 0, "--rounds must be at least 1, --seconds above zero")
-    require(config.minutes >= 0, f"--minutes {config.minutes}: must not be negative")
+    require(0 <= config.minutes < math.inf, f"--minutes {config.minutes}: must be a number, not negative")
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     model = HybridLM(PRESETS[config.model]).eval()
@@ -132,6 +133,8 @@ def one_long_run(
     model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, compiled: bool
 ) -> list[Stretch]:
     """Measure a continuation by `frames` frames, minute by minute; none for 0 frames."""
+    if not frames:
+        return []
     stretches, minute, process = [], round(60 * FRAME_RATE), psutil.Process()
     generators = [torch.Generator().manual_seed(0)]
     generated = Continuations(model, codec, log_mel, [prompt], Sampling(), "decode", generators, compiled)

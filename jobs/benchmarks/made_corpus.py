@@ -98,6 +98,7 @@ def finish(dataset: Location, corpus: str) -> None:
         segment_frames=2250,
         plans_sha256=[part.sha256 for part in read_parts(dataset)],
         absent_sources=0,
+        treatments=[{}],
     )
     publish_indexes(dataset, info)
     publish_bytes(dataset / FILE_NAME, info_bytes(info))

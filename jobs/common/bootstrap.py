@@ -1,5 +1,6 @@
 """Bootstrap intervals and sign-flip tests over independent groups."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,18 @@ def sign_flip(differences: np.ndarray) -> float | None:
         rng=np.random.default_rng(0),
     )
     return float(test.pvalue)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p values corrected for their number (Holm 1979, "A simple sequentially rejective multiple test
+    procedure"); those that are None stay so and do not count."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = largest
+    return corrected
 
 
 def _batch(values: np.ndarray) -> int:

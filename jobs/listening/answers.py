@@ -3,23 +3,24 @@
 import csv
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from whisper_gpt.jobs.common.bootstrap import Interval, ratio_interval, sign_flip
+from whisper_gpt.jobs.common.bootstrap import Interval, holm, ratio_interval, sign_flip
 from whisper_gpt.jobs.common.errors import JobError
 
-_COLUMNS = ["test", "listener", "first", "second", "answer", "seconds"]
+_COLUMNS = ["test", "session", "listener", "first", "second", "answer", "seconds"]
 _POINTS = {"first": 1.0, "none": 0.5, "second": 0.0}  # of the first clip
+_ENOUGH_LISTENERS = 6  # with fewer, no sign-flip test over listeners can reach p < 0.05
 
 
 @dataclass(frozen=True)
 class Answer:
     """One listener's answer to one pair: the systems played first and second, and the points of the first, 0 to 1."""
 
-    listener: str
+    session: str
     item: str
     first: str
     second: str
@@ -28,8 +29,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Preference:
-    """How often `system` was preferred to `other`: share (no difference counts half), 95 % interval, p of a sign-flip
-    test against one half, both over `over` (listeners, or items if there is one listener), and the counts."""
+    """How often `system` was preferred to `other`: share (no difference counts half), its 95 % interval, p of a
+    sign-flip test against one half, corrected for the number of pairs of systems, and counts.
+
+    Interval and test are over `over`: listeners, or items if there are too few of them.
+    """
 
     system: str
     other: str
@@ -41,30 +45,28 @@ class Preference:
     ties: int
 
 
-def read_answers(files: Sequence[Path], key: Mapping) -> list[Answer]:
-    """Read the CSV files that listeners saved. Raises `JobError` for one of another test, or that was edited."""
-    answers, seen = [], set()
+def read_answers(files: Sequence[Path], key: Mapping) -> tuple[list[Answer], int]:
+    """Read the CSV files that listeners saved; return the answers, and how many were left out as repeated.
+
+    Raises `JobError` for a file of another test, or that was edited.
+    """
+    answers: dict[tuple[str, frozenset[str]], Answer] = {}
+    repeated = 0
     for file in files:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = csv.DictReader(lines)
-            if rows.fieldnames != _COLUMNS:
-                raise JobError(f"{file}: not the answers of a listening test, whose columns are {', '.join(_COLUMNS)}")
-            for number, row in enumerate(rows, 2):
-                if row["test"] != key["id"]:
-                    raise JobError(f"{file}, line {number}: of another test than the key")
-                clips = [key["clips"].get(row[name]) for name in ("first", "second")]
-                if None in clips or row["answer"] not in _POINTS:
-                    raise JobError(f"{file}, line {number}: not an answer of this test; was the file edited?")
-                same = (row["listener"], row["first"], row["second"])
-                if same in seen:
-                    raise JobError(f"{file}, line {number}: {same[0]} answered this pair twice; pass each file once")
-                seen.add(same)
-                first, second = clips
-                points = _POINTS[row["answer"]]
-                answers.append(Answer(row["listener"], first["item"], first["system"], second["system"], points))
+        for number, row in _rows(file):
+            where = f"{file}, line {number}"
+            if row["test"] != key["id"]:
+                raise JobError(f"{where}: of another test than the key")
+            first, second = (key["clips"].get(row[name]) for name in ("first", "second"))
+            if not first or not second or row["answer"] not in _POINTS:
+                raise JobError(f"{where}: not an answer of this test; was the file edited?")
+            pair = row["session"], frozenset((row["first"], row["second"]))
+            repeated += pair in answers
+            answer = Answer(row["session"], first["item"], first["system"], second["system"], _POINTS[row["answer"]])
+            answers.setdefault(pair, answer)
     if not answers:
         raise JobError("no answers")
-    return answers
+    return list(answers.values()), repeated
 
 
 def preferences(answers: Sequence[Answer]) -> list[Preference]:
@@ -75,20 +77,33 @@ def preferences(answers: Sequence[Answer]) -> list[Preference]:
         played = [answer for answer in answers if {answer.first, answer.second} == {system, other}]
         if played:
             found.append(_preference(system, other, played))
-    return found
+    corrected = holm([preference.p for preference in found])
+    return [replace(preference, p=p) for preference, p in zip(found, corrected, strict=True)]
 
 
 def first_share(answers: Iterable[Answer]) -> float:
-    """Return the share of points that went to the clip played first: far from one half, order decided."""
+    """Return the share of points that went to the clip shown first: far from one half, order decided."""
     return float(np.mean([answer.points for answer in answers]))
 
 
+def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the lines of a CSV file with their numbers. Raises `JobError` if it is not one of answers."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            if rows.fieldnames != _COLUMNS:
+                raise JobError(f"{file}: not the answers of a listening test, whose columns are {', '.join(_COLUMNS)}")
+            return list(enumerate(rows, 2))
+    except (csv.Error, UnicodeError) as error:
+        raise JobError(f"{file}: not a CSV file as the page saves it ({error})") from error
+
+
 def _preference(system: str, other: str, played: Sequence[Answer]) -> Preference:
-    over = "listeners" if len({answer.listener for answer in played}) > 1 else "items"
+    over = "listeners" if len({answer.session for answer in played}) >= _ENOUGH_LISTENERS else "items"
     groups: dict[str, list[float]] = {}
     for answer in played:
         for_system = answer.points if answer.first == system else 1 - answer.points
-        groups.setdefault(answer.listener if over == "listeners" else answer.item, []).append(for_system)
+        groups.setdefault(answer.session if over == "listeners" else answer.item, []).append(for_system)
     points = np.array([sum(values) for values in groups.values()])
     counts = np.array([len(values) for values in groups.values()])
     return Preference(

@@ -30,8 +30,7 @@ class Clip:
 class Pair:
     """Two clips of one item, by their codes, and that of a reference, if there is one."""
 
-    first: str
-    second: str
+    clips: tuple[str, str]
     reference: str | None
 
 
@@ -51,24 +50,31 @@ def find_clips(systems: Mapping[str, Path], seed: int) -> list[Clip]:
     ]
 
 
+def count_alone(systems: Mapping[str, Path]) -> int:
+    """Count the files whose names are not in every folder."""
+    names = [set(_files(folder)) for folder in systems.values()]
+    return sum(len(found) for found in names) - len(names) * len(set.intersection(*names))
+
+
 def make_pairs(clips: Sequence[Clip], systems: Sequence[str], reference: str | None) -> list[Pair]:
-    """Return every pair of `systems` on every item; whose clip is played first alternates."""
+    """Return every pair of `systems` on every item; which clip is played first is drawn anew for each listener."""
     code_of = {(clip.system, clip.item): clip.code for clip in clips}
     pairs = []
-    for i, item in enumerate(sorted({clip.item for clip in clips})):
+    for item in sorted({clip.item for clip in clips}):
         known = code_of[reference, item] if reference else None
-        for j, (one, other) in enumerate(itertools.combinations(systems, 2)):
-            first, second = (one, other) if (i + j) % 2 == 0 else (other, one)
-            pairs.append(Pair(code_of[first, item], code_of[second, item], known))
+        for one, other in itertools.combinations(systems, 2):
+            # By code, so that the published order says nothing.
+            first, second = sorted((code_of[one, item], code_of[other, item]))
+            pairs.append(Pair((first, second), known))
     return pairs
 
 
-def levelled(wav: np.ndarray) -> np.ndarray:
-    """Scale a signal `[N]` to the common level; less if it would clip."""
-    rms, peak = float(np.sqrt(np.mean(np.square(wav, dtype=np.float64)))), float(np.abs(wav).max())
-    if rms == 0:
-        return wav
-    return wav * np.float32(min(10 ** (_LEVEL_DBFS / 20) / rms, _PEAK / peak))
+def levelled(wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Scale signals `[N]` to one level: the usual one, or the highest at which none of them clips."""
+    loudness = [float(np.sqrt(np.mean(np.square(wav, dtype=np.float64)))) or 1.0 for wav in wavs]
+    peaks = [float(np.abs(wav).max()) / rms for wav, rms in zip(wavs, loudness, strict=True)]
+    level = min(10 ** (_LEVEL_DBFS / 20), _PEAK / max(*peaks, 1e-9))
+    return [wav * np.float32(level / rms) for wav, rms in zip(wavs, loudness, strict=True)]
 
 
 def _files(folder: Path) -> dict[str, Path]:

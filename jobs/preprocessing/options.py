@@ -118,6 +118,8 @@ def check(options: DatasetOptions) -> None:
         value = getattr(options, name)
         require(value is None or 0 < value < math.inf, f"--{name.replace('_', '-')} {value}: must be above zero")
     require(0.5 <= options.speed <= 2, f"--speed {options.speed}: must be between 0.5 and 2")
+    usual = options.speed == 1 or options.resampler == "linear-phase"
+    require(usual, "--resampler minimum-phase is for ratios of whole sample rates: not with --speed")
     validation, test = options.hold_out
     shares = min(validation, test) >= 0 and validation + test < 1
     require(shares, f"--hold-out {validation} {test}: must be two shares of the speakers with a sum below 1")

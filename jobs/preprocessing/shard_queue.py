@@ -12,9 +12,8 @@ from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 _MAX_SEARCHES = 2  # per shard
 _MAX_LOST_NODES = 10  # per shard, before a lost node counts as a death
 # A worker gets several shards at once, since its batch is full only until the last of them: as many as leave several
-# such groups per worker, so that all end at about the same time. What is encoded before its shard's turn waits in
-# memory, so a group is limited.
-_GROUPS_LEFT, _MAX_SHARDS, _MAX_GROUP_S = 4, 16, 4 * 3600.0
+# such groups per worker, so that all end at about the same time.
+_GROUPS_LEFT, _MAX_SHARDS = 4, 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class ShardQueue:
         if self._waiting:
             return self._waiting.pop()
         group = [self._fresh.pop()]
-        most_s = min(_MAX_GROUP_S, self._fresh_s / (_GROUPS_LEFT * workers))
+        most_s = self._fresh_s / (_GROUPS_LEFT * workers)
         while self._fresh and len(group) < _MAX_SHARDS and _seconds([*group, self._fresh[-1]]) <= most_s:
             group.append(self._fresh.pop())
         self._fresh_s -= _seconds(group)

@@ -23,7 +23,8 @@ class TrialOptions:
     """Options of all trials: search, window and batch, and how they are computed."""
 
     out: Path
-    """Folder of the results: the table, its figures, every trial. All machines of a cluster must share it."""
+    """Folder of the results: tables, figures, every trial; for a study its datasets as well. All machines of a cluster
+    must share it."""
     seeds: int = 3
     """Number of trials per row, with different initial weights and data orders."""
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3)

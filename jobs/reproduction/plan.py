@@ -25,7 +25,7 @@ from whisper_gpt.model.config import PRESETS
 class Domain:
     """Rows, what they are trained on, the measure that compares them, and the datasets whose test splits score them.
 
-    Trained and validated is on `dataset`, or on an equal mixture of it and `others`; `info` is that of `dataset`.
+    Training and validation use `dataset`, or an equal mixture of it and `others`; `info` is that of `dataset`.
     """
 
     dataset: Location

@@ -1,7 +1,7 @@
 """Rows of the table from trained trials: scores on the test split, summed by speaker, for all seeds."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,20 @@ def count_no_longer_chosen(domain: Domain, search: Search, results: Path) -> int
         for row in domain.rows
         for path in (results / "trials" / domain.name / row.name).glob("*/trial.json")
         if path.parent not in chosen
+    )
+
+
+def at_edges(rows_by_domain: Mapping[str, Sequence[RowResult]], search: Search) -> list[str]:
+    """Return a note on rows that chose the lowest or highest rate, as a rate beyond it might be better."""
+    edges = {min(search.learning_rates), max(search.learning_rates)}
+    at_edge = [
+        f"{row.row} ({name}, {row.learning_rate:g})"
+        for name, rows in rows_by_domain.items()
+        for row in rows
+        if row.learning_rate in edges
+    ]
+    return (
+        [f"At an edge of the rates that were tried, perhaps better beyond it: {', '.join(at_edge)}."] if at_edge else []
     )
 
 

@@ -88,7 +88,7 @@ def change_of_difference(row: RowResult, base: RowResult, other_row: RowResult, 
     Raises `ValueError` otherwise. Interval and test are computed as in `difference`.
     """
     here, there = difference(row, base), difference(other_row, other_base)
-    same = row.groups == other_row.groups and np.allclose(row.tokens, other_row.tokens, rtol=0.02)
+    same = row.groups == other_row.groups and np.allclose(row.tokens, other_row.tokens, rtol=0.02, atol=row.recordings)
     if not same:
         raise ValueError(f"{row.row} and {other_row.row} were not scored on the same recordings")
     here_nats, there_nats = _mean_nats(row) - _mean_nats(base), _mean_nats(other_row) - _mean_nats(other_base)

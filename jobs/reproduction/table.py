@@ -50,15 +50,15 @@ def table_markdown(domains: Mapping[str, Sequence[RowResult]], note: Sequence[st
 
     Raises `ValueError` if rows of a domain were not scored on the same tokens.
     """
-    parts = [f"# {measure.heading}", _bullets(note)]
+    parts = [f"# {measure.heading}", bullets(note)]
     for domain, rows in domains.items():
         parts += [f"## {domain}", _scored(rows), _table(domain, rows, measure)]
         parts += [f"![{domain}: {what}]({name})" for what, name in figure_names(domain).items()]
         domain_contrasts = contrasts(rows)
         if domain_contrasts:
             sentences = [sentence(contrast, measure) for contrast in domain_contrasts]
-            parts += [f"Contrasts of {measure.name}:", _bullets(sentences)]
-    parts += ["## What the figures are", _bullets(measure.legend)]
+            parts += [f"Contrasts of {measure.name}:", bullets(sentences)]
+    parts += ["## What the figures are", bullets(measure.legend)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -154,18 +154,18 @@ def _row_json(domain: str, row: RowResult, base: RowResult | None, measure: Meas
         "tag": row.tag,
         "description": row.description,
         "parameters": int(row.parameters),
-        "flops_per_token": _number(row.flops_per_token),
-        "learning_rate": _number(row.learning_rate),
+        "flops_per_token": finite(row.flops_per_token),
+        "learning_rate": finite(row.learning_rate),
         "tokens_trained": int(row.tokens_trained),
-        "wall_s": _number(row.wall_s),
+        "wall_s": finite(row.wall_s),
         "seeds": [int(seed) for seed in row.seeds],
-        "nll": _number(nll(row)),
-        "codebook_nll": [_number(value) for value in row.codebook_nll],
-        "nll_interval": _ends(interval(row)),
-        "nll_by_seed": [_number(value) for value in nll_by_seed(row)],
-        "seed_sd": _number(seed_sd(row)),
-        "ppl": _number(perplexity(row)) if measure is NLL else None,  # of several codebooks it would mean nothing
-        "accuracy": _number(accuracy(row)),
+        "nll": finite(nll(row)),
+        "codebook_nll": [finite(value) for value in row.codebook_nll],
+        "nll_interval": finite_ends(interval(row)),
+        "nll_by_seed": [finite(value) for value in nll_by_seed(row)],
+        "seed_sd": finite(seed_sd(row)),
+        "ppl": finite(perplexity(row)) if measure is NLL else None,  # of several codebooks it would mean nothing
+        "accuracy": finite(accuracy(row)),
         "against_baseline": _difference_json(difference(row, base)) if base else None,
         "paper": paper._asdict() if paper else None,
     }
@@ -183,22 +183,25 @@ def _contrast_json(contrast: Contrast) -> dict:
 
 def _difference_json(difference: Difference) -> dict:
     return {
-        "delta": _number(difference.delta),
-        "interval": _ends(difference.interval),
-        "p": _number(difference.p),
-        "by_seed": [_number(delta) for delta in difference.by_seed],
+        "delta": finite(difference.delta),
+        "interval": finite_ends(difference.interval),
+        "p": finite(difference.p),
+        "by_seed": [finite(delta) for delta in difference.by_seed],
     }
 
 
-def _ends(interval: Interval | None) -> list[float | None] | None:
-    return [_number(end) for end in interval] if interval else None
+def finite_ends(interval: Interval | None) -> list[float | None] | None:
+    """Return the ends of an interval for JSON."""
+    return [finite(end) for end in interval] if interval else None
 
 
-def _number(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Return a number for JSON: None if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """Return lines as a list in Markdown."""
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -112,11 +113,12 @@ def train_trial(trial: Trial, budget: Budget) -> Trained:
         return _publish(trial, _DIVERGED)
     model, state = load_run(config.out)
     with autocast(budget.precision, ranks.device):
-        batches = (
-            batch for dataset in trial.datasets for batch in windows(trial, budget, dataset, "validation", ranks.device)
-        )
-        score = score_model(model.to(ranks.device), batches)
-    nats, parameters = sum(score.codebook_nll), model.parameter_count()
+        scores = [
+            score_model(model.to(ranks.device), windows(trial, budget, dataset, "validation", ranks.device))
+            for dataset in trial.datasets
+        ]
+    # A mixture of equal shares counts each dataset as much, whatever their sizes.
+    nats, parameters = fmean(sum(score.codebook_nll) for score in scores), model.parameter_count()
     trained = Trained(
         nats=nats if math.isfinite(nats) else None,
         parameters=parameters,

@@ -64,13 +64,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """A question, and what answers it. With `all_codebooks` rows are compared in bits per second, else in NLL."""
+    """A question, what answers it, and what to keep in mind. With `all_codebooks` rows are compared in bits per second,
+    else in NLL."""
 
     question: str
     all_codebooks: bool
     made: list[Made]
     trainings: list[Training]
     comparisons: list[Comparison]
+    caveats: tuple[str, ...] = ()
 
     def cells(self) -> Iterator[Cell]:
         """Yield every row on every test set."""
@@ -78,6 +80,31 @@ class Study:
             for test in training.tests:
                 for row in training.rows:
                     yield Cell(training.name, row, test)
+
+
+@dataclass(frozen=True)
+class CodecChoice:
+    """A codec as for `preprocess`, and how many of its codebooks are kept."""
+
+    codec: str
+    codebooks: int
+
+    @property
+    def name(self) -> str:
+        """The name of its datasets."""
+        return f"{Path(self.codec).stem}-{self.codebooks}"
+
+
+def parse_codecs(words: tuple[str, ...]) -> list[CodecChoice]:
+    """Return the codecs written as CODEC or CODEC:K, for K codebooks instead of 8. Raises `UsageError`."""
+    codecs = []
+    for word in words:
+        name, colon, count = word.rpartition(":")
+        codecs.append(CodecChoice(name, int(count)) if colon and count.isdigit() else CodecChoice(word, 8))
+    names = [codec.name for codec in codecs]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--codecs: each needs a file of its own name: {', '.join(names)}")
+    return codecs
 
 
 def parse_corpora(words: tuple[str, ...]) -> list[Corpus]:

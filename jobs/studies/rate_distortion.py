@@ -76,12 +76,11 @@ def frontier_picture(points: Sequence[CodecPoint]) -> bytes:
     """Return a PNG: bits per second of each row, and the raw rate, against the log-mel distance."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    ordered = sorted(points, key=lambda point: point.log_mel)
-    x = [point.log_mel for point in ordered]
-    axes.plot(x, [1000 * point.raw_kbps for point in ordered], "o:", color="0.5", label="raw codes")
-    for row in ordered[0].bits_per_s:
-        axes.plot(x, [point.bits_per_s[row] for point in ordered], "o-", label=row)
-    for point in ordered:
+    x = [point.log_mel for point in points]
+    axes.plot(x, [1000 * point.raw_kbps for point in points], "o", color="0.5", label="raw codes")
+    for row in points[0].bits_per_s:
+        axes.plot(x, [point.bits_per_s[row] for point in points], "o", label=row)
+    for point in points:
         axes.annotate(point.dataset, (point.log_mel, 1000 * point.raw_kbps), fontsize=7, rotation=20)
     axes.set(xlabel="multi-scale log-mel distance of the reconstructions", ylabel=BITS_PER_S.axis)
     axes.grid(alpha=0.3)

@@ -1,18 +1,17 @@
 """The studies: each is a function from the corpora to its design."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import pairwise, product
 from typing import Any, get_args
 
 from whisper_gpt.jobs.common.errors import require
-from whisper_gpt.jobs.studies.design import Cell, Comparison, Corpus, Made, Study, Training
+from whisper_gpt.jobs.studies.design import Cell, CodecChoice, Comparison, Corpus, Made, Study, Training
 from whisper_gpt.pipeline.treatment import Degradation
 
 _GPT, _HYBRID = "gpt-4m", "hybrid-4m"
 _ALL_GPT, _ALL_HYBRID = "gpt-8m", "hybrid-8m"
-_BANDS, _WINDOWS, _FLOORS = (16, 32, 128), (512, 2048, 4096), (1e-6, 1e-3)
+_BANDS, _WINDOWS, _FLOOR = (16, 64, 128), (512, 1024, 4096), 1e-6
 _TEST_ONLY: dict[str, Any] = {"splits": ("test",)}
-_Setting = tuple[tuple[str, ...], str]  # the datasets trained on, and that tested on
 _SIZES = ("1m", "4m", "12m", "40m")
 
 
@@ -23,9 +22,9 @@ def resampler(corpora: Sequence[Corpus]) -> Study:
         linear, causal = corpus.name, f"{corpus.name}-causal"
         made += [Made(linear, corpus), Made(causal, corpus, {"resampler": "minimum-phase"})]
         trainings += [Training((name,), (_GPT, _HYBRID), (name,)) for name in (linear, causal)]
-        comparisons += [_gain((name,), name, _GPT, _HYBRID) for name in (linear, causal)]
-        text = f"{corpus.name}: what the causal resampler does to the gain of mel"
-        comparisons.append(_change_of_gain(text, ((causal,), causal), ((linear,), linear)))
+        gains = [_gain(name, name) for name in (linear, causal)]
+        change = _change(f"{corpus.name}: what the causal resampler does to the gain of mel", gains[1], gains[0])
+        comparisons += [*gains, change]
     question = "Does the gain of mel depend on a resampler that looks ahead?"
     return Study(question, False, made, trainings, comparisons)
 
@@ -35,110 +34,118 @@ def noise(corpora: Sequence[Corpus]) -> Study:
     made, trainings, comparisons = [], [], []
     degradations = [name for name in get_args(Degradation) if name != "none"]
     for corpus in corpora:
-        clean, train = corpus.name, (corpus.name,)
-        tests = [f"{clean}-{degradation}" for degradation in degradations]
+        clean, tests = corpus.name, [f"{corpus.name}-{degradation}" for degradation in degradations]
         made.append(Made(clean, corpus))
         made += [
             Made(test, corpus, {"degradation": degradation, **_TEST_ONLY})
             for test, degradation in zip(tests, degradations, strict=True)
         ]
-        trainings.append(Training(train, (_GPT, _HYBRID), (clean, *tests)))
-        comparisons += [_gain(train, test, _GPT, _HYBRID) for test in (clean, *tests)]
+        trainings.append(Training((clean,), (_GPT, _HYBRID), (clean, *tests)))
+        usual, gains = _gain(clean, clean), [_gain(clean, test) for test in tests]
         comparisons += [
-            _change_of_gain(f"{test}: what the degradation does to the gain of mel", (train, test), (train, clean))
-            for test in tests
+            Comparison(f"{row} on {test}, against clean audio", Cell(clean, row, test), Cell(clean, row, clean))
+            for test, row in product(tests, (_GPT, _HYBRID))
+        ]
+        comparisons += [usual, *gains]
+        comparisons += [
+            _change(f"{test}: what the degradation does to the gain of mel", gain, usual)
+            for test, gain in zip(tests, gains, strict=True)
         ]
     question = "How much worse are the models on degraded audio, and what is then left of the gain of mel?"
-    return Study(question, False, made, trainings, comparisons)
+    caveat = (
+        "Degraded audio has other codes. A higher NLL on it may say that these are harder to predict, for any model, "
+        "not only that the model was trained on others."
+    )
+    return Study(question, False, made, trainings, comparisons, (caveat,))
 
 
 def domain(corpora: Sequence[Corpus]) -> Study:
     """How models of one domain, and of two, do on both and on audio that none was trained on."""
     require(len(corpora) >= 2, "study domain: pass two corpora to train on; further ones are only tested on")
-    first, second = (corpus.name for corpus in corpora[:2])
-    tests = tuple(corpus.name for corpus in corpora)
+    first, second, *others = (corpus.name for corpus in corpora)
+    both, tests = f"{first}+{second}", (first, second, *others)
     made = [Made(corpus.name, corpus, {} if corpus in corpora[:2] else _TEST_ONLY) for corpus in corpora]
-    sets = [(first,), (second,), (first, second)]
-    trainings = [Training(datasets, (_GPT, _HYBRID), tests) for datasets in sets]
-    comparisons = [_gain(datasets, test, _GPT, _HYBRID) for test in tests for datasets in sets]
-    both = "+".join((first, second))
-    comparisons += [
-        Comparison(
-            f"{row} on {test}: half of the training on the other domain", Cell(both, row, test), Cell(test, row, test)
-        )
-        for test in (first, second)
-        for row in (_GPT, _HYBRID)
-    ]
+    trainings = [Training(names, (_GPT, _HYBRID), tests) for names in ((first,), (second,), (first, second))]
+    comparisons = [_gain(training, test) for test in tests for training in (first, second, both)]
+    for test, other in ((first, second), (second, first)):
+        for row in (_GPT, _HYBRID):
+            own = Cell(test, row, test)
+            comparisons += [
+                Comparison(f"{row} on {test}: trained on {other} instead", Cell(other, row, test), own),
+                Comparison(f"{row} on {test}: half of the training on {other}", Cell(both, row, test), own),
+            ]
+        text = f"{test}: what training on {other} instead does to the gain of mel"
+        comparisons.append(_change(text, _gain(other, test), _gain(test, test)))
     question = "How do models transfer between domains, and does mel help them?"
     return Study(question, False, made, trainings, comparisons)
 
 
 def mel(corpora: Sequence[Corpus]) -> Study:
-    """Which resolution of the mel of the decoded codes helps most: bands, window, floor."""
+    """Which resolution of the mel of the decoded codes helps most: bands and window, and a higher floor."""
     made, trainings, comparisons = [], [], []
     for corpus in corpora:
-        usual = corpus.name
         variants: dict[str, dict[str, Any]] = {
-            usual: {},
-            **{f"{usual}-{bands}-bands": {"mels": bands} for bands in _BANDS},
-            **{f"{usual}-window-{window}": {"mel_window": window} for window in _WINDOWS},
-            **{f"{usual}-floor-{floor:g}": {"mel_floor": floor} for floor in _FLOORS},
+            f"{corpus.name}-{bands}-bands-{window}": {"mels": bands, "mel_window": window}
+            for bands, window in product(_BANDS, _WINDOWS)
         }
+        variants[f"{corpus.name}-floor"] = {"mel_floor": _FLOOR}
+        usual = f"{corpus.name}-64-bands-1024"
         made += [Made(name, corpus, {"mel_of": "codes", **changes}) for name, changes in variants.items()]
         trainings.append(Training((usual,), (_ALL_GPT, _ALL_HYBRID), (usual,)))
         trainings += [Training((name,), (_ALL_HYBRID,), (name,)) for name in variants if name != usual]
-        token_only = Cell(usual, _ALL_GPT, usual)
-        hybrids = [Cell(name, _ALL_HYBRID, name) for name in variants]
-        comparisons += [Comparison(f"{cell.training}: the gain of mel", cell, token_only) for cell in hybrids]
+        hybrids = {name: Cell(name, _ALL_HYBRID, name) for name in variants}
         comparisons += [
-            Comparison(f"{cell.training}, against 64 bands, window 1024, floor 1e-10", cell, hybrids[0])
-            for cell in hybrids[1:]
+            Comparison(f"{name}: the gain of mel", hybrid, Cell(usual, _ALL_GPT, usual))
+            for name, hybrid in hybrids.items()
         ]
-    question = "Which resolution of the mel helps a hybrid most?"
+        comparisons += [
+            Comparison(f"{name} against 64 bands, window 1024", hybrid, hybrids[usual])
+            for name, hybrid in hybrids.items()
+            if name != usual
+        ]
+    question = "Which bands and window of the mel help a hybrid most, and does a higher floor?"
     return Study(question, True, made, trainings, comparisons)
 
 
-def vocabulary(corpora: Sequence[Corpus], codecs: Sequence[str]) -> Study:
+def vocabulary(corpora: Sequence[Corpus], codecs: Sequence[CodecChoice]) -> Study:
     """How bits per second, and the gain of mel, depend on the codec's codebooks."""
-    require(len(codecs) >= 2, "study vocabulary: name at least two --codecs")
     made, trainings, comparisons = [], [], []
-    for corpus in corpora:
-        for codec in codecs:
-            name = f"{corpus.name}-{Path(codec).stem}"
-            made.append(Made(name, corpus, {"codec": codec, "mel_of": "codes"}))
-            trainings.append(Training((name,), (_ALL_GPT, _ALL_HYBRID), (name,)))
-            comparisons.append(_gain((name,), name, _ALL_GPT, _ALL_HYBRID))
-    question = "How do the bits per second depend on the codec's vocabulary?"
-    return Study(question, True, made, trainings, comparisons)
+    for corpus, codec in product(corpora, codecs):
+        name = f"{corpus.name}-{codec.name}"
+        options = {"codec": codec.codec, "codebooks": codec.codebooks, "mel_of": "codes"}
+        made.append(Made(name, corpus, options))
+        trainings.append(Training((name,), (_ALL_GPT, _ALL_HYBRID), (name,)))
+        comparisons.append(_gain(name, name, _ALL_GPT, _ALL_HYBRID))
+    question = "How do the bits per second, and the gain of mel, depend on the codec's codebooks?"
+    caveat = "Bits per second of different codecs are likelihoods of different codes: compare them at equal distortion."
+    return Study(question, True, made, trainings, comparisons, (caveat,))
 
 
 def scale(corpora: Sequence[Corpus]) -> Study:
-    """Whether the gain of mel survives when models grow."""
+    """Whether the gain of mel survives when models grow, at equal numbers of training tokens."""
     made = [Made(corpus.name, corpus) for corpus in corpora]
-    rows = tuple(f"{kind}-{size}" for size in _SIZES for kind in ("gpt", "hybrid"))
-    trainings = [Training((corpus.name,), rows, (corpus.name,)) for corpus in corpora]
-    comparisons = [
-        _gain((corpus.name,), corpus.name, f"gpt-{size}", f"hybrid-{size}") for corpus in corpora for size in _SIZES
-    ]
-    comparisons += [
-        Comparison(
-            f"{corpus.name}: hybrid-4m against gpt-40m",
-            Cell(corpus.name, "hybrid-4m", corpus.name),
-            Cell(corpus.name, "gpt-40m", corpus.name),
-        )
-        for corpus in corpora
-    ]
-    return Study("Does the gain of mel survive when models grow?", False, made, trainings, comparisons)
+    rows = tuple(f"{kind}-{size}" for size, kind in product(_SIZES, ("gpt", "hybrid")))
+    trainings, comparisons = [], []
+    for name in (corpus.name for corpus in corpora):
+        trainings.append(Training((name,), rows, (name,)))
+        gains = [_gain(name, name, f"gpt-{size}", f"hybrid-{size}") for size in _SIZES]
+        comparisons += gains
+        comparisons += [
+            _change(f"{name}: the gain of mel at {large} against that at {small}", large_gain, small_gain)
+            for (small, small_gain), (large, large_gain) in pairwise(zip(_SIZES, gains, strict=True))
+        ]
+        text = f"{name}: hybrid-4m against gpt-40m"
+        comparisons.append(Comparison(text, Cell(name, "hybrid-4m", name), Cell(name, "gpt-40m", name)))
+    question = "Does the gain of mel survive when models grow, at equal numbers of training tokens?"
+    return Study(question, False, made, trainings, comparisons)
 
 
-def _gain(training: tuple[str, ...], test: str, gpt: str, hybrid: str) -> Comparison:
+def _gain(training: str, test: str, gpt: str = _GPT, hybrid: str = _HYBRID) -> Comparison:
     """Compare the hybrid to the token-only row on one test set."""
-    name = "+".join(training)
-    text = f"{test}: {hybrid} against {gpt}" + (f", both trained on {name}" if name != test else "")
-    return Comparison(text, Cell(name, hybrid, test), Cell(name, gpt, test))
+    text = f"{test}: {hybrid} against {gpt}" + (f", both trained on {training}" if training != test else "")
+    return Comparison(text, Cell(training, hybrid, test), Cell(training, gpt, test))
 
 
-def _change_of_gain(text: str, here: _Setting, usually: _Setting) -> Comparison:
+def _change(text: str, here: Comparison, usually: Comparison) -> Comparison:
     """Compare two gains."""
-    gain, usual = (_gain(*setting, _GPT, _HYBRID) for setting in (here, usually))
-    return Comparison(text, gain.of, gain.base, (usual.of, usual.base))
+    return Comparison(text, here.of, here.base, (usually.of, usually.base))

@@ -6,10 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from whisper_gpt.jobs.reproduction.contrasts import difference_text, verdict
+from whisper_gpt.jobs.reproduction.contrasts import difference_text
 from whisper_gpt.jobs.reproduction.measures import Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import accuracy, interval, nll, seed_sd
+from whisper_gpt.jobs.reproduction.table import bullets, finite, finite_ends
 from whisper_gpt.jobs.studies.design import Cell, Study
 from whisper_gpt.jobs.studies.results import Compared
 
@@ -17,8 +18,9 @@ PICTURE = "study.png"
 _LEGEND = (
     "The interval is a 95 % bootstrap interval over speakers (over recordings, if no speaker is known), for the models "
     "as trained; seed SD is the standard deviation over seeds.",
-    "Δ is paired by speaker or recording; p is that of a two-sided sign-flip permutation test, without correction for "
-    "the number of tests. Lower or higher is said if the interval excludes 0 and p is below 0.05.",
+    "Δ is paired by speaker or recording; p is that of a two-sided sign-flip permutation test, corrected for the "
+    "number of comparisons (Holm). Lower or higher is said if the interval excludes 0, p is below 0.05, and the seeds "
+    "agree; one seed says nothing about others.",
 )
 
 
@@ -37,15 +39,15 @@ def report_markdown(
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     parts = [
         f"# {study.question}",
-        _bullets(notes),
+        bullets(notes),
         "## Answers",
-        _bullets([_sentence(outcome, measure) for outcome in outcomes]),
+        bullets([_sentence(outcome, measure) for outcome in outcomes]),
         "## Scores",
         table,
         f"![Every score, with its interval]({PICTURE})",
         *([section] if section else []),
         "## What the figures are",
-        _bullets([f"{measure.name}: {measure.axis}.", *_LEGEND]),
+        bullets([*study.caveats, *measure.legend, *_LEGEND]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -67,9 +69,9 @@ def report_json(
                 "parameters": result.parameters,
                 "flops_per_token": result.flops_per_token,
                 "learning_rate": result.learning_rate,
-                "nll": nll(result),
-                "interval": interval(result),
-                "seed_sd": seed_sd(result),
+                "nll": finite(nll(result)),
+                "interval": finite_ends(interval(result)),
+                "seed_sd": finite(seed_sd(result)),
                 "accuracy": accuracy(result),
                 "groups": len(result.groups),
                 "tokens": int(result.tokens.sum()),
@@ -79,11 +81,11 @@ def report_json(
         "comparisons": [
             {
                 "text": outcome.comparison.text,
-                "verdict": verdict(outcome.difference),
-                "delta": outcome.difference.delta,
-                "interval": outcome.difference.interval,
-                "p": outcome.difference.p,
-                "by_seed": list(outcome.difference.by_seed),
+                "verdict": outcome.verdict,
+                "delta": finite(outcome.difference.delta),
+                "interval": finite_ends(outcome.difference.interval),
+                "p": finite(outcome.difference.p),
+                "by_seed": [finite(delta) for delta in outcome.difference.by_seed],
             }
             for outcome in outcomes
         ],
@@ -121,7 +123,7 @@ def _condition(cell: Cell) -> str:
 def _sentence(outcome: Compared, measure: Measure) -> str:
     by_seed = outcome.difference.by_seed
     seeds = f"; by seed {', '.join(map(measure.signed, by_seed))}" if len(by_seed) > 1 else ""
-    text = f"{verdict(outcome.difference)} (Δ {difference_text(outcome.difference, measure)}{seeds})"
+    text = f"{outcome.verdict} (Δ {difference_text(outcome.difference, measure)}{seeds})"
     return f"{outcome.comparison.text}: {text}."
 
 
@@ -138,7 +140,3 @@ def _line(cell: Cell, result: RowResult, measure: Measure) -> list[str]:
         f"{accuracy(result):.1%}",
         f"{result.learning_rate:g}",
     ]
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

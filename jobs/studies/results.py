@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisper_gpt.jobs.common.bootstrap import holm
+from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.reproduction.contrasts import verdict
 from whisper_gpt.jobs.reproduction.measures import Measure
 from whisper_gpt.jobs.reproduction.plan import Domain, Search
 from whisper_gpt.jobs.reproduction.results import RowResult, groups_of, row_result
@@ -22,6 +25,14 @@ class Compared:
 
     comparison: Comparison
     difference: Difference
+
+    @property
+    def verdict(self) -> str:
+        """The direction of the difference, if interval, test and all seeds agree on it."""
+        found = verdict(self.difference)
+        if found in ("lower", "higher") and len({delta < 0 for delta in self.difference.by_seed}) > 1:
+            return "no difference that these seeds agree on"
+        return found
 
 
 def domain_of(
@@ -54,16 +65,25 @@ def cell_results(
 
 
 def compared(study: Study, cells: Mapping[Cell, RowResult]) -> list[Compared]:
-    """Return the outcome of every comparison."""
-    outcomes = []
+    """Return the outcome of every comparison; p is corrected for their number. Raises `JobError` if two cells were not
+    scored on the same recordings."""
+    outcomes: list[Difference] = []
     for comparison in study.comparisons:
         of, base = cells[comparison.of], cells[comparison.base]
-        if comparison.less:
-            outcome = change_of_difference(of, base, *(cells[cell] for cell in comparison.less))
-        else:
-            outcome = difference(of, base)
-        outcomes.append(Compared(comparison, outcome))
-    return outcomes
+        try:
+            if comparison.less:
+                outcomes.append(change_of_difference(of, base, *(cells[cell] for cell in comparison.less)))
+            else:
+                outcomes.append(difference(of, base))
+        except ValueError as error:
+            raise JobError(
+                f"{comparison.text}: {error}; some may have failed in one dataset only: see whisper-gpt inspect"
+            ) from error
+    corrected = holm([outcome.p for outcome in outcomes])
+    return [
+        Compared(comparison, outcome._replace(p=p))
+        for comparison, outcome, p in zip(study.comparisons, outcomes, corrected, strict=True)
+    ]
 
 
 def _row(name: str, info: DatasetInfo) -> Row:

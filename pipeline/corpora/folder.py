@@ -1,14 +1,14 @@
 """Any folder of audio: every file below it that libsndfile can read.
 
-A top folder named train, validation or test (or valid, val, dev) is that split; other files are split by a stable hash
-of their paths.
+If it has top folders named train, validation (or valid, val, dev) or test, these are the splits, and everything else
+belongs to the training split. Otherwise a stable hash of each file's path chooses its split.
 """
 
 import fnmatch
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from whisper_gpt.manifests.location import Location
+from whisper_gpt.manifests.location import Location, is_folder
 from whisper_gpt.pipeline.corpora.listing import is_audio, list_source
 from whisper_gpt.pipeline.corpora.recording import Found, Notes, Recording, Scan, collect, make_id, stable_draw
 from whisper_gpt.pipeline.errors import PipelineError
@@ -23,11 +23,14 @@ def find(root: Location, corpus: str, exclude: Sequence[str], notes: Notes) -> I
 
     Raises `PipelineError` if there is no audio file, and `ManifestError` if a folder cannot be read.
     """
-    empty = True
+    empty, named = True, any(is_folder(root / name) for name in _NAMED)
     for path, size in list_source(root, exclude, notes):
         if is_audio(path):
             empty = False
-            yield Found(Recording(id=make_id(corpus, path, path), split=_split(path), path=path), size)
+            yield Found(
+                Recording(id=make_id(corpus, path, path), split=_named(path) if named else _drawn(path), path=path),
+                size,
+            )
     if empty:
         why = "".join(f"; {warning}" for warning in notes.warnings)
         raise PipelineError(f"{root}: no audio file (.flac, .wav, .ogg, .mp3, …) in this folder or below{why}")
@@ -43,10 +46,11 @@ def matches(path: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatch(str(path), pattern) for pattern in patterns)
 
 
-def _split(path: str) -> str:
-    top, slash, _ = path.partition("/")
-    if slash and top in _NAMED:
-        return _NAMED[top]
+def _named(path: str) -> str:
+    return _NAMED.get(path.partition("/")[0], "train")
+
+
+def _drawn(path: str) -> str:
     draw = stable_draw(b"split " + path.encode(errors="surrogateescape"))
     if draw < TEST_SHARE:
         return "test"

@@ -48,7 +48,7 @@ def align_recordings(
     codec: Codec,
     log_mel: LogMel,
     segment_frames: int,
-    seconds: Sequence[float] | None = None,
+    seconds: Sequence[float] = (),
 ) -> Iterator[Iterator[Segment]]:
     """Encode recordings (each in blocks `[n]`) and cut them into segments of `segment_frames` (the last one shorter).
 
@@ -57,10 +57,10 @@ def align_recordings(
 
     Each recording is encoded from its start, one second at a time. The state of codec and mel carries over, so neither
     the block sizes nor the cuts into segments change a value. Several recordings are encoded as one batch, which is
-    faster; results ahead of their turn are kept as segments, not as audio. If `seconds` (their durations) are given,
-    the last recordings are started longest first, so that all batch slots are busy until the end.
+    faster; results ahead of their turn are kept as segments, not as audio. If `seconds` are given, the durations of
+    the last recordings, some of these are started longest first, so that all batch slots are busy until the end.
     """
-    order = _start_order(seconds or [0.0] * len(recordings), _BATCH_SLOTS[codec.device.type])
+    order = _start_order(len(recordings), seconds, _BATCH_SLOTS[codec.device.type])
     batch = _BatchEncoder(recordings, order, codec, log_mel, segment_frames)
     for index in range(len(recordings)):
         yield batch.segments(index)
@@ -175,11 +175,12 @@ class _BatchEncoder:
             slot.frames = [rest] if len(rest.mel) else []
 
 
-def _start_order(seconds: Sequence[float], slots: int) -> list[int]:
-    """Return the order in which recordings are started: as given, but the last three per slot longest first."""
-    order = list(range(len(seconds)))
-    last = max(0, len(order) - 3 * slots)
-    return order[:last] + sorted(order[last:], key=lambda index: -seconds[index])
+def _start_order(count: int, last_seconds: Sequence[float], slots: int) -> list[int]:
+    """Return the order in which `count` recordings are started: as given, but of those whose durations are known, which
+    are the last ones, the last three per slot longest first."""
+    order, known = list(range(count)), count - len(last_seconds)
+    first = max(known, count - 3 * slots)
+    return order[:first] + sorted(order[first:], key=lambda index: -last_seconds[index - known])
 
 
 def _join(parts: list[_Frames]) -> _Frames:

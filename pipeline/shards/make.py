@@ -65,8 +65,9 @@ def make_shards(
     require_corpus(job.source)
     sources = [[SourceReader(job, row, row["path"] in task.given_up) for row in rows] for task, rows in tasks]
     every = [source for of_shard in sources for source in of_shard]
-    seconds = [source.row["seconds"] for source in every]
-    aligned = align_recordings([source.blocks() for source in every], codec, log_mel, job.segment_frames, seconds)
+    # Only the last shard's recordings may change their order, or the shards before it would have to wait for it.
+    last_seconds = [source.row["seconds"] for source in sources[-1]]
+    aligned = align_recordings([source.blocks() for source in every], codec, log_mel, job.segment_frames, last_seconds)
     for index, ((task, _), of_shard) in enumerate(zip(tasks, sources, strict=True)):
         for done_s in _make_shard(job, task, of_shard, aligned, codec, log_mel):
             yield Progress(done_s, index)

@@ -1,4 +1,4 @@
-"""Each study end to end on synthetic audio: what it makes, trains and says; reruns, and refusals."""
+"""Studies end to end on synthetic audio: what they make, train and say; reruns, and refusals."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,9 +8,20 @@ import pytest
 
 from tests.helpers import error_line
 from whisper_gpt.jobs import cli
+from whisper_gpt.jobs.common.bootstrap import Interval
 from whisper_gpt.jobs.preprocessing.options import DatasetOptions, check
+from whisper_gpt.jobs.reproduction.statistics import Difference
 from whisper_gpt.jobs.studies import recipes
-from whisper_gpt.jobs.studies.design import Corpus, Study, dataset_options, parse_corpora
+from whisper_gpt.jobs.studies.design import (
+    Cell,
+    Comparison,
+    Corpus,
+    Study,
+    dataset_options,
+    parse_codecs,
+    parse_corpora,
+)
+from whisper_gpt.jobs.studies.results import Compared
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
@@ -74,27 +85,33 @@ def test_domain_study_trains_on_two_corpora_and_on_both(synthetic_corpora: Path,
 
 def test_scale_study_has_a_hybrid_of_each_size(synthetic_corpora: Path, tmp_path: Path) -> None:
     report = study("scale", tmp_path, speech(synthetic_corpora))
-    assert len(report["scores"]) == 8 and len(report["comparisons"]) == 5
+    assert len(report["scores"]) == 8 and len(report["comparisons"]) == 4 + 3 + 1
 
 
 def test_vocabulary_study_compares_codecs_in_bits_per_second(synthetic_corpora: Path, tmp_path: Path) -> None:
     net = build_network(CodecArchitecture(width=4, latent=16, codebooks=8, codebook_size=64))
     seed_weights(net, seed=0)
     save_weights(tmp_path / "of_64.safetensors", "of_64", net)
-    codecs = ["--codecs", "encodec_24khz_small", str(tmp_path / "of_64.safetensors")]
+    codecs = ["--codecs", "encodec_24khz_small:2", str(tmp_path / "of_64.safetensors")]
     report = study("vocabulary", tmp_path, speech(synthetic_corpora), *codecs, "--seeds=1")
     assert report["measure"] == "bits/s"
     assert {score["training"] for score in report["scores"]} == {
-        "LibriSpeech-encodec_24khz_small",
-        "LibriSpeech-of_64",
+        "LibriSpeech-encodec_24khz_small-2",
+        "LibriSpeech-of_64-8",
     }
     small, untrained = report["codecs"]
-    assert (small["raw_kbps"], untrained["raw_kbps"], untrained["codebook_size"]) == (6.0, 3.6, 64)
+    assert (small["raw_kbps"], untrained["raw_kbps"], untrained["codebook_size"]) == (1.5, 3.6, 64)
     assert small["log_mel"] < untrained["log_mel"] and small["bits_per_s"].keys() == {"gpt-8m", "hybrid-8m"}
     assert "8 × 64" in (tmp_path / "study.md").read_text() and (tmp_path / "rate-distortion.png").is_file()
 
 
-@pytest.mark.parametrize("design", [recipes.mel, recipes.domain, recipes.noise, recipes.scale, recipes.resampler])
+def two_codecs(corpora: Sequence[Corpus]) -> Study:
+    return recipes.vocabulary(corpora, parse_codecs(("encodec_24khz_small", "encodec_24khz_small:2")))
+
+
+@pytest.mark.parametrize(
+    "design", [recipes.mel, recipes.domain, recipes.noise, recipes.scale, recipes.resampler, two_codecs]
+)
 def test_designs_are_consistent(design: Callable[[Sequence[Corpus]], Study], tmp_path: Path) -> None:
     planned = design(parse_corpora(("librispeech=a/speech", "maestro=a/music", "folder=a/other")))
     made, cells = {made.name for made in planned.made}, set(planned.cells())
@@ -117,12 +134,36 @@ def test_designs_are_consistent(design: Callable[[Sequence[Corpus]], Study], tmp
         (["resampler", "nowhere"], "pass a corpus as LAYOUT=FOLDER"),
         (["domain", "folder=a"], "pass two corpora to train on"),
         (["domain", "folder=x/a", "folder=y/a"], "needs a folder of its own name"),
-        (["vocabulary", "folder=a"], "--codecs belongs to study vocabulary"),
+        (["vocabulary", "folder=a"], "study vocabulary needs at least two --codecs"),
+        (["resampler", "folder=a", "--codecs", "x", "y"], "study vocabulary needs at least two --codecs"),
+        (["vocabulary", "folder=a", "--codecs", "a/x.safetensors", "b/x.safetensors"], "a file of its own name"),
         (["mel", "folder=a", "--seeds=0"], "--seeds 0: must be at least 1"),
     ],
 )
 def test_impossible_studies_are_refused(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["study", *words, "--out", str(tmp_path)]) == 2
+    assert cli.main(["study", *words, "--tokens=1", "--out", str(tmp_path)]) == 2
     assert message in error_line(capsys)
+
+
+def test_missing_corpora_and_other_studies_are_refused_before_any_work(
+    synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [speech(synthetic_corpora), f"folder={tmp_path / 'nowhere'}", "--tokens=1", "--out", str(tmp_path)]
+    assert cli.main(["study", "resampler", *arguments, "--codec=encodec_24khz_small"]) == 1
+    assert "nowhere: no such folder" in error_line(capsys) and not (tmp_path / "datasets").exists()
+    assert cli.main(["study", "noise", *arguments, "--codec=encodec_24khz_small"]) == 1
+    assert "holds the study resampler; pass another --out" in error_line(capsys)
+    absent = ["--codecs", "encodec_24khz_small", str(tmp_path / "absent.safetensors")]
+    elsewhere = [*arguments[:3], "--out", str(tmp_path / "other"), *absent]
+    assert cli.main(["study", "vocabulary", *elsewhere]) == 1
+    assert "no such f" in error_line(capsys) and not (tmp_path / "other" / "datasets").exists()
+
+
+def test_a_verdict_needs_seeds_that_agree() -> None:
+    cell = Cell("a", "gpt-4m", "a")
+    comparison = Comparison("x", cell, cell)
+    for by_seed, verdict in (((-0.2, -0.1), "lower"), ((-0.3, 0.1), "no difference that these seeds agree on")):
+        outcome = Difference(-0.1, Interval(-0.2, -0.05), 0.01, by_seed)
+        assert Compared(comparison, outcome).verdict == verdict

@@ -4,10 +4,12 @@ import contextlib
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 
@@ -41,11 +43,7 @@ def test_shards_of_killed_workers_are_rebuilt(
     def make_shards_and_kill(*arguments: Any) -> Iterator[float]:
         for number, seconds in enumerate(make_shards(*arguments)):
             if number == 3:
-                for process in Path("/proc").glob("[0-9]*"):
-                    with contextlib.suppress(OSError):
-                        if (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker"):
-                            os.kill(int(process.name), signal.SIGKILL)
-                            killed.append(process.name)
+                killed.extend(_kill_workers())
             yield seconds
 
     monkeypatch.setattr(ray_workers, "make_shards", make_shards_and_kill)
@@ -56,6 +54,52 @@ def test_shards_of_killed_workers_are_rebuilt(
     assert hashes(out) == hashes(dataset)  # including no stale temporary files
     events = [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events].count("died") > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_worker_that_dies_within_a_group_of_shards_costs_only_what_it_did_not_publish(
+    synthetic_corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--codec", "encodec_24khz_small", "--shard-mb=0.05"]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(whole), "--workers=0"]) == 0
+    make_shards, seconds = ray_workers.make_shards, []
+
+    def events() -> list[dict]:
+        return [json.loads(line) for line in (out / "logs" / "events.jsonl").read_text().splitlines()]
+
+    def make_shards_and_kill(*arguments: Any) -> Iterator[float]:
+        killed = False
+        for amount in make_shards(*arguments):
+            if not killed and [event["event"] for event in events()].count("done") == 2:
+                killed = True
+                _kill_workers()
+            seconds.append(amount)
+            yield amount
+
+    monkeypatch.setattr(ray_workers, "make_shards", make_shards_and_kill)
+    assert cli.main([*arguments, "--out", str(out), "--workers=1"]) == 0
+    assert hashes(out) == hashes(whole)
+    (died,) = [event for event in events() if event["event"] == "died"]
+    done = Counter(event["shard"] for event in events() if event["event"] == "done")
+    begun = Counter(event["shard"] for event in events() if event["event"] == "begun")
+    assert (
+        len(done) > 16
+        and set(done.values()) == {1}
+        and {shard for shard, n in begun.items() if n > 1} == {died["shard"]}
+    )
+    planned = sum(pq.read_table(out / "plan.parquet", columns=["seconds"])["seconds"].to_pylist())
+    assert sum(seconds) == pytest.approx(planned)
+
+
+def _kill_workers() -> list[str]:
+    killed = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::ShardWorker"):
+                os.kill(int(process.name), signal.SIGKILL)
+                killed.append(process.name)
+    return killed
 
 
 @pytest.mark.usefixtures("ray_cluster")

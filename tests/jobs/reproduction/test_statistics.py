@@ -11,6 +11,7 @@ from whisper_gpt.jobs.common import bootstrap
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import (
     accuracy,
+    change_of_difference,
     difference,
     interval,
     nll,
@@ -168,6 +169,22 @@ def test_shapes_that_would_broadcast_are_refused(result_row, field) -> None:
 def test_recording_without_tokens_is_refused(result_row) -> None:
     with pytest.raises(ValueError, match="at least 1 token"):
         result_row(recordings=2, tokens=np.array([0, 5]))
+
+
+def test_holm_corrects_in_order_of_size() -> None:
+    assert bootstrap.holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert bootstrap.holm([0.5, 0.9]) == [1.0, 1.0] and bootstrap.holm([]) == []
+
+
+def test_change_of_difference_is_a_difference_of_differences(result_row) -> None:
+    rows = [result_row(f"row {i}", 2.0 + 0.1 * i) for i in range(4)]
+    change = change_of_difference(*rows)
+    expected = nll(rows[0]) - nll(rows[1]) - (nll(rows[2]) - nll(rows[3]))
+    assert change.delta == pytest.approx(expected) and len(change.by_seed) == 2
+    assert change.interval.low < change.delta < change.interval.high
+    shorter = result_row(recordings=11)
+    with pytest.raises(ValueError, match="same recordings"):
+        change_of_difference(rows[0], rows[1], shorter, shorter)
 
 
 def test_intervals_cover_95_percent_and_tests_reject_5(result_row, monkeypatch) -> None:
