@@ -19,6 +19,7 @@ from upath import UPath
 from whisper_gpt.jobs.codec.judging import Figure, Scores, Share, figure_text
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.progress import progress_line, status_console
+from whisper_gpt.jobs.common.wav import wav_bytes
 from whisper_gpt.jobs.inference.continuation import require_can_continue, sampling_options
 from whisper_gpt.jobs.inference.generation_scores import (
     Continued,
@@ -33,6 +34,7 @@ from whisper_gpt.jobs.inference.run_codec import codec_of
 from whisper_gpt.jobs.inference.run_folder import load_frame_model, require_same_data, trained_on
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
+from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.manifests.splits import require_samples
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -94,6 +96,9 @@ class Config:
     """Folder, or s3:// or gs:// prefix, of the corpus that the dataset was made from, to score the originals too."""
     codec_weights: Path | None = None
     """File with the weights of the dataset's codec, if it is not found without this option."""
+    save: Path | None = None
+    """Folder to save the clips in, each prompt with its continuation: a folder for the originals, the codec, and each
+    run, as `whisper-gpt listen` takes them."""
     json: bool = False
     """Print JSON instead of the table."""
 
@@ -143,6 +148,7 @@ def run(config: Config) -> int:
             rows[_ORIGINALS] = _row(
                 natural, natural, prompts, [continuation_scores(clip, config.judge) for clip in natural], codec
             )
+            _save(config.save, _ORIGINALS, natural)
         log_mel, drawn, started = LogMel(MelConfig(**state.data.mel)), [], time.monotonic()
         with progress_line(console, len(recordings)) as show:
             for first in range(0, len(recordings), _SIDE_BY_SIDE):
@@ -153,7 +159,9 @@ def run(config: Config) -> int:
                 show(len(drawn), f"{folder}, {len(drawn)} of {len(recordings)} recordings", left_s)
         ceiling = f"codec, {n_codebooks} codebooks"
         if ceiling not in rows:  # the same for all runs of as many codebooks
+            _save(config.save, f"codec-{n_codebooks}", real)
             rows[ceiling] = _row(real, real, prompts, [continuation_scores(clip, config.judge) for clip in real], codec)
+        _save(config.save, folder.absolute().name, drawn)
         scores = [continuation_scores(clip, config.judge) for clip in drawn]
         rows[str(folder)] = _row(drawn, real, prompts, scores, codec)
         if len(drawn) > 1 and config.judge != "none":
@@ -165,6 +173,15 @@ def run(config: Config) -> int:
     else:
         Console(highlight=False).print(_table(rows))
     return 0
+
+
+def _save(folder: Path | None, name: str, clips: list[Continued]) -> None:
+    """Write clips, prompt and continuation, as folder/name/NUMBER.wav, if there is a folder."""
+    if folder is None:
+        return
+    for number, clip in enumerate(clips):
+        wav = np.concatenate([clip.prompt_wav, clip.wav])
+        publish_bytes(folder / name / f"{number:03}.wav", wav_bytes(wav))
 
 
 def _figures(clip_scores: list[dict[str, Share]]) -> dict[str, Figure]:

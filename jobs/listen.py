@@ -5,7 +5,6 @@ answers as CSV files; `whisper-gpt listen score` turns them into statistics.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,16 +12,15 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from rich.console import Console
 from tyro.conf import Positional
 
 from whisper_gpt.jobs.common.errors import JobError, require
+from whisper_gpt.jobs.common.wav import wav_bytes
 from whisper_gpt.jobs.listening.pairs import Clip, count_alone, find_clips, levelled, make_pairs
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.errors import AudioError
-from whisper_gpt.pipeline.frames import SAMPLE_RATE
 
 PAGE_FOLDER, KEY_FILE = "page", "key.json"
 
@@ -59,9 +57,7 @@ def run(config: Config) -> int:
     pairs = make_pairs(clips, names[: len(config.systems)], names[-1] if config.reference else None)
     for of_item in _by_item(clips):
         for clip, wav in zip(of_item, levelled([_read(clip) for clip in of_item]), strict=True):
-            file = io.BytesIO()
-            soundfile.write(file, wav, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-            publish_bytes(config.out / PAGE_FOLDER / "audio" / f"{clip.code}.wav", file.getvalue())
+            publish_bytes(config.out / PAGE_FOLDER / "audio" / f"{clip.code}.wav", wav_bytes(wav))
     listed = [asdict(pair) for pair in pairs]
     identity = hashlib.sha256(json.dumps([listed, config.question]).encode()).hexdigest()[:16]
     test = {"id": identity, "question": config.question, "pairs_each": config.pairs_each, "pairs": listed}

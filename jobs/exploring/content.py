@@ -1,15 +1,14 @@
 """What is read of samples and runs, kept by Streamlit between runs of the page: arrays, audio, models."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import soundfile
 import streamlit as st
 
+from whisper_gpt.jobs.common.wav import wav_bytes
 from whisper_gpt.jobs.exploring.manifest import info, source
 from whisper_gpt.jobs.exploring.settings import dataset_at
 from whisper_gpt.jobs.inference.run_codec import codec_of
@@ -19,7 +18,6 @@ from whisper_gpt.manifests.location import is_file
 from whisper_gpt.model.language_model import LanguageModel
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.corpora.original import read_original
-from whisper_gpt.pipeline.frames import SAMPLE_RATE
 from whisper_gpt.pipeline.loading.shard_reader import ShardReader
 
 _KEPT_SAMPLES = 50
@@ -68,10 +66,3 @@ def original(address: str, shard: str, key: str) -> bytes | None:
     if corpus is None or not is_file(corpus / row["source"]):
         return None
     return wav_bytes(read_original(corpus, row, row["samples"]))
-
-
-def wav_bytes(samples: np.ndarray) -> bytes:
-    """Return a signal `[N]` at 24 kHz as a WAV file. Streamlit's own conversion would change its level."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(samples, -1, 1), SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()

@@ -137,6 +137,7 @@ def test_evaluate_generation_sets_a_run_beside_the_codec(
 ) -> None:
     source = ["--source", str(synthetic_corpora)]
     options = ["--prompts=2", "--prompt-s=0.2", "--seconds=0.4", "--judge=music", *source, "--json"]
+    options += ["--save", str(tmp_path / "clips")]
     arguments = ["evaluate-generation", str(dataset), str(run), *options]
     capsys.readouterr()
     assert cli.main(arguments) == 0
@@ -148,6 +149,8 @@ def test_evaluate_generation_sets_a_run_beside_the_codec(
     # An untrained model draws from all codes, the recordings use few, and decode to sounds like the originals.
     assert drawn["figures"]["code_entropy"]["mean"] > real["figures"]["code_entropy"]["mean"]
     assert real["mel_distance"] < drawn["mel_distance"]
+    saved = {path.parent.name: soundfile.info(str(path)).frames for path in (tmp_path / "clips").rglob("001.wav")}
+    assert saved == dict.fromkeys(("originals", "codec-8", run.name), 45 * 320)
     pitches = [rows[name]["figures"]["pitch_class_divergence"]["mean"] for name in ("originals", "codec, 8 codebooks")]
     assert abs(pitches[0] - pitches[1]) < 0.1
     assert cli.main([*arguments[:-1], "--seconds=500"]) == 1
