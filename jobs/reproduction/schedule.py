@@ -102,11 +102,14 @@ def run_all(domains: Sequence[Domain], search: Search, budget: Budget, results: 
     for trial in chosen:
         if require_trained(trial).nats is None:
             raise JobError(f"{trial.folder}: diverged with this seed; remove this rate from --learning-rates")
-    scoring = [
-        _Work(_score, (trial, budget, dataset), trial.folder, needs)
+    unscored = {
+        trial: [dataset for dataset in domain.scored if not scores_file(trial, dataset).is_file()]
         for trial, domain in chosen.items()
-        for dataset in domain.scored
-        if not scores_file(trial, dataset).is_file()
+    }
+    scoring = [
+        _Work(_score, (trial, budget, datasets), trial.folder, needs)
+        for trial, datasets in unscored.items()
+        if datasets
     ]
     _do("scoring the test split", scoring, outcomes, log)
 
@@ -242,9 +245,10 @@ def _train(trial: Trial, budget: Budget) -> str:
     return f"{trained.nats:.3f} nats per frame on the validation split, {trained.wall_s / 60:.1f} min"
 
 
-def _score(trial: Trial, budget: Budget, dataset: Location) -> str:
-    score_trial(trial, budget, dataset)
-    return f"scored on {dataset.name}"
+def _score(trial: Trial, budget: Budget, datasets: Sequence[Location]) -> str:
+    for dataset in datasets:
+        score_trial(trial, budget, dataset)
+    return f"scored on {', '.join(dataset.name for dataset in datasets)}"
 
 
 def _count_and_score(dataset: Location, folders: dict[str, Path], budget: Budget) -> str:

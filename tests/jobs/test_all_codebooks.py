@@ -135,9 +135,8 @@ def test_compiled_generation_draws_the_same_codes(codec: Codec, log_mel: LogMel)
 def test_evaluate_generation_sets_a_run_beside_the_codec(
     run: Path, dataset: Path, synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = ["--source", str(synthetic_corpora)]
+    source = ["--source", str(synthetic_corpora), "--save", str(tmp_path / "clips")]
     options = ["--prompts=2", "--prompt-s=0.2", "--seconds=0.4", "--judge=music", *source, "--json"]
-    options += ["--save", str(tmp_path / "clips")]
     arguments = ["evaluate-generation", str(dataset), str(run), *options]
     capsys.readouterr()
     assert cli.main(arguments) == 0
