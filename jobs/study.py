@@ -188,9 +188,11 @@ def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list
         f"{tokens:,} tokens per trial ({steps} steps of {config.batch} windows of {config.context} frames), {search}, "
         f"seeds {', '.join(map(str, config.search.seeds))}. The test splits are scored once, at the end."
     ]
+    made: dict[str, list[str]] = {}
     for name, info in infos.items():
         hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
-        codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
-        mel = f"mel {info.mel['bands']} bands, window {info.mel['window_samples']}, floor {info.mel['floor']:g}"
-        notes.append(f"{name}: {hours}; tokens of {codec}; {mel}.")
+        codec = f"{info.codec['codebooks']} codebooks of {info.codec['name']} ({info.codec['weights_sha256'][:12]}…)"
+        mel = f"mel of {info.mel['bands']} bands, window {info.mel['window_samples']}, floor {info.mel['floor']:g}"
+        made.setdefault(f"{codec}; {mel}", []).append(f"{name} ({hours})")
+    notes += [f"Tokens: {how}: {', '.join(datasets)}." for how, datasets in made.items()]
     return notes
