@@ -6,7 +6,6 @@ answers as CSV files; `whisper-gpt listen score` turns them into statistics.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ from tyro.conf import Positional
 
 from whisper_gpt.jobs.common.errors import JobError, require
 from whisper_gpt.jobs.common.wav import wav_bytes
-from whisper_gpt.jobs.listening.pairs import Clip, count_alone, find_clips, levelled, make_pairs
+from whisper_gpt.jobs.listening.pairs import Clip, find_clips, levelled, make_pairs
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.errors import AudioError
@@ -53,10 +52,12 @@ def run(config: Config) -> int:
     require(config.pairs_each >= 1, f"--pairs-each {config.pairs_each}: must be at least 1")
     if (config.out / KEY_FILE).exists():
         raise JobError(f"{config.out / KEY_FILE}: there is a test already, with other answers; choose another --out")
-    clips = find_clips(dict(zip(names, folders, strict=True)), config.seed)
-    pairs = make_pairs(clips, names[: len(config.systems)], names[-1] if config.reference else None)
-    for of_item in _by_item(clips):
-        for clip, wav in zip(of_item, levelled([_read(clip) for clip in of_item]), strict=True):
+    items, alone = find_clips(dict(zip(names, folders, strict=True)), config.seed)
+    pairs = make_pairs(items, names[: len(config.systems)], names[-1] if config.reference else None)
+    clips = [clip for of_item in items for clip in of_item.values()]
+    for of_item in items:
+        wavs = levelled([_read(clip) for clip in of_item.values()])
+        for clip, wav in zip(of_item.values(), wavs, strict=True):
             publish_bytes(config.out / PAGE_FOLDER / "audio" / f"{clip.code}.wav", wav_bytes(wav))
     listed = [asdict(pair) for pair in pairs]
     identity = hashlib.sha256(json.dumps([listed, config.question]).encode()).hexdigest()[:16]
@@ -65,18 +66,10 @@ def run(config: Config) -> int:
     publish_bytes(config.out / PAGE_FOLDER / "index.html", _page(test).encode())
     publish_bytes(config.out / KEY_FILE, (json.dumps(key, indent=1) + "\n").encode())
     advice = f"publish {config.out / PAGE_FOLDER}, keep {config.out / KEY_FILE}"
-    Console().print(f"{len(pairs)} pairs of {len(clips) // len(folders)} items: {advice}", soft_wrap=True)
-    if alone := count_alone(dict(zip(names, folders, strict=True))):
+    Console().print(f"{len(pairs)} pairs of {len(items)} items: {advice}", soft_wrap=True)
+    if alone:
         Console().print(f"{alone} files are not compared, as another folder lacks their name", soft_wrap=True)
     return 0
-
-
-def _by_item(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Group clips by item."""
-    grouped: dict[str, list[Clip]] = {}
-    for clip in clips:
-        grouped.setdefault(clip.item, []).append(clip)
-    return list(grouped.values())
 
 
 def _read(clip: Clip) -> np.ndarray:

@@ -129,9 +129,8 @@ def _note(domains: Sequence[Domain], search: Search, budget: Budget, results: Pa
     ]
     for domain in domains:
         info = domain.info
-        hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['name']} (weights {info.codec['weights_sha256'][:12]}…)"
-        lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {hours}.")
+        lines.append(f"{domain.name}: corpus {info.corpus}, tokens of {codec}; {info.hours}.")
         if missing := lacking(info, domain.measure):
             lines.append(f"{domain.name} does not allow the rows of {', '.join(missing)}: {domain.measure.remedy}.")
         if count := count_no_longer_chosen(domain, search, results):

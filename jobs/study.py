@@ -90,9 +90,9 @@ def run(config: Config) -> int:
     study = recipes.vocabulary(corpora, codecs) if codecs else _DESIGNS[config.study](corpora)
     measure = STUDIED_BITS if study.all_codebooks else STUDIED_NLL
     with output_lock(results):
-        _refuse_other_study(config, results)
+        _keep_options(config, results)
         makers = _makers(config, study, results)
-        datasets = _make(study, makers)
+        datasets = _make(makers)
         infos = {name: read_info(dataset) for name, dataset in datasets.items()}
         _check(study, datasets, infos)
         domains = [domain_of(training, datasets, infos, measure) for training in study.trainings]
@@ -124,7 +124,7 @@ def run(config: Config) -> int:
     return 0
 
 
-def _refuse_other_study(config: Config, results: Path) -> None:
+def _keep_options(config: Config, results: Path) -> None:
     """Keep the options in `results`. Raises `JobError` if another study is there already."""
     path = results / _OPTIONS_FILE
     begun = yaml.safe_load(path.read_text(encoding="utf-8"))["study"] if path.is_file() else config.study
@@ -155,7 +155,7 @@ def _makers(config: Config, study: Study, results: Path) -> dict[str, preprocess
     return makers
 
 
-def _make(study: Study, makers: Mapping[str, preprocess.Config]) -> dict[str, Location]:
+def _make(makers: Mapping[str, preprocess.Config]) -> dict[str, Location]:
     """Make the study's datasets, or what is missing of them; return them by name."""
     datasets = {}
     for name, maker in makers.items():
@@ -190,9 +190,8 @@ def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list
     ]
     made: dict[str, list[str]] = {}
     for name, info in infos.items():
-        hours = ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in info.splits.items())
         codec = f"{info.codec['codebooks']} codebooks of {info.codec['name']} ({info.codec['weights_sha256'][:12]}…)"
         mel = f"mel of {info.mel['bands']} bands, window {info.mel['window_samples']}, floor {info.mel['floor']:g}"
-        made.setdefault(f"{codec}; {mel}", []).append(f"{name} ({hours})")
+        made.setdefault(f"{codec}; {mel}", []).append(f"{name} ({info.hours})")
     notes += [f"Tokens: {how}: {', '.join(datasets)}." for how, datasets in made.items()]
     return notes

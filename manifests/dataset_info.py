@@ -53,6 +53,11 @@ class DatasetInfo:
     shards_sha256: str = ""
     treatments: list[dict[str, Any]] = field(default_factory=lambda: [{}])
 
+    @property
+    def hours(self) -> str:
+        """The hours of each split, such as `train 1.87 h, test 0.09 h`."""
+        return ", ".join(f"{split} {totals.seconds / 3600:.2f} h" for split, totals in self.splits.items())
+
 
 @dataclass
 class Totals:

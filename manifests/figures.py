@@ -1,5 +1,6 @@
-"""Pictures of samples: the mel spectrogram, the codes, and curves over their frames."""
+"""Pictures of samples (the mel spectrogram, the codes, and curves over their frames), and any picture as a PNG."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -38,3 +39,10 @@ def sample_figure(example: Example, curve_label: str = "") -> Figure:
     panels[-1].imshow(example.codes, aspect="auto", extent=extent, cmap="viridis", interpolation="none")
     panels[-1].set(ylabel="codebook", xlabel="s")
     return figure
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Render a figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

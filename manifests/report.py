@@ -2,13 +2,12 @@
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from whisper_gpt.manifests.figures import Example, sample_figure
+from whisper_gpt.manifests.figures import Example, png_bytes, sample_figure
 from whisper_gpt.manifests.statistics import Histogram
 from whisper_gpt.manifests.summary import Summary, treatments_text
 
@@ -140,9 +139,7 @@ def _player(caption: str, ogg: bytes) -> str:
 
 
 def _picture(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png_bytes(figure)).decode()}">'
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -7,6 +7,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import soundfile
@@ -82,6 +83,7 @@ def _with_noise(blocks: Blocks, rms: float, random: np.random.Generator) -> Bloc
         yield (block + scale * pink).astype(np.float32)
 
 
+@cache
 def _pink_rms() -> float:
     """The root mean square of the filters' output for white noise of one: the norm of their joint impulse response."""
     response = np.zeros(_BLOCK)

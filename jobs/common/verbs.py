@@ -25,7 +25,7 @@ VERBS = {
         "Let models continue recordings, and score the audio.",
     ),
     "listen": ("jobs.listen", "Make a blind listening test of pairs: a web page, and the key to its answers."),
-    "listen score": ("jobs.listen_score", "Turn the answers of a listening test into preferences with intervals."),
+    "listen score": ("jobs.listening.score", "Turn the answers of a listening test into preferences with intervals."),
     "train-codec": ("jobs.train_codec", "Train an EnCodec-architecture codec on folders of audio."),
     "evaluate-codec": ("jobs.evaluate_codec", "Measure a codec's reconstructions and its codebook usage."),
     "bench": ("jobs.bench", "Time codec and mel on this machine against the packages they replace."),

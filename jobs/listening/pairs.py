@@ -34,37 +34,31 @@ class Pair:
     reference: str | None
 
 
-def find_clips(systems: Mapping[str, Path], seed: int) -> list[Clip]:
-    """Return the clips of all systems (name: folder): the files whose names, without extension, are in every folder.
+def find_clips(systems: Mapping[str, Path], seed: int) -> tuple[list[dict[str, Clip]], int]:
+    """Return, for each item, the clip of every system (name: folder), and how many files are in no item.
 
-    Raises `JobError` if there are none, or a folder has two files of one name.
+    An item is a file name, without extension, that is in every folder. Raises `JobError` if there is none, or a folder
+    has two files of one name.
     """
     files = {system: _files(folder) for system, folder in systems.items()}
-    items = set.intersection(*(set(found) for found in files.values()))
+    items = sorted(set.intersection(*(set(found) for found in files.values())))
     if not items:
         raise JobError(f"no file name is in all of {', '.join(map(str, systems.values()))}; extensions may differ")
-    return [
-        Clip(system, item, found[item], _code(seed, system, item))
-        for system, found in files.items()
-        for item in sorted(items)
+    clips = [
+        {system: Clip(system, item, found[item], _code(seed, system, item)) for system, found in files.items()}
+        for item in items
     ]
+    return clips, sum(map(len, files.values())) - len(files) * len(items)
 
 
-def count_alone(systems: Mapping[str, Path]) -> int:
-    """Count the files whose names are not in every folder."""
-    names = [set(_files(folder)) for folder in systems.values()]
-    return sum(len(found) for found in names) - len(names) * len(set.intersection(*names))
-
-
-def make_pairs(clips: Sequence[Clip], systems: Sequence[str], reference: str | None) -> list[Pair]:
-    """Return every pair of `systems` on every item; which clip is played first is drawn anew for each listener."""
-    code_of = {(clip.system, clip.item): clip.code for clip in clips}
+def make_pairs(items: Sequence[Mapping[str, Clip]], systems: Sequence[str], reference: str | None) -> list[Pair]:
+    """Return every pair of `systems` on every item; the page shuffles the two clips of a pair for each listener."""
     pairs = []
-    for item in sorted({clip.item for clip in clips}):
-        known = code_of[reference, item] if reference else None
+    for clips in items:
+        known = clips[reference].code if reference else None
         for one, other in itertools.combinations(systems, 2):
             # By code, so that the published order says nothing.
-            first, second = sorted((code_of[one, item], code_of[other, item]))
+            first, second = sorted((clips[one].code, clips[other].code))
             pairs.append(Pair((first, second), known))
     return pairs
 

@@ -21,16 +21,12 @@ def make_shards(
     while queue:
         work = queue.take()
         assert isinstance(work, BuildShards)  # there are no probes without deaths
-        shards = [task.shard for task in work.tasks]
-        log.write("begun", shard=shards[0])
+        log.write("begun", shard=work.tasks[0].shard)
         published, rows = 0, [(task, load_rows(setup.job, task)) for task in work.tasks]
         for progress in make_shards_together(setup.job, rows, codec, log_mel):
             if stopped():
                 raise KeyboardInterrupt
-            if progress.published > published:
-                log.write("done", shard=shards[published])
-                published = progress.published
-                if published < len(shards):
-                    log.write("begun", shard=shards[published])
+            work.log_published(log, published, progress.published)
+            published = progress.published
             yield progress.seconds
         queue.done(work)

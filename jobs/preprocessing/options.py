@@ -24,7 +24,7 @@ from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
 from whisper_gpt.pipeline.frames import HOP_SAMPLES, SAMPLE_RATE
 from whisper_gpt.pipeline.shards.plan import PlanSettings
 from whisper_gpt.pipeline.shards.task import Device, ShardJob, WorkerSetup
-from whisper_gpt.pipeline.treatment import Degradation, Resampler, Treatment
+from whisper_gpt.pipeline.treatment import USUAL, Degradation, Resampler, Treatment
 
 _DECODED_CODEBOOKS = (1, 2)  # decoded for --mel-of both, in addition to all codebooks
 _LEAKY = "centred-2048"
@@ -71,13 +71,13 @@ class DatasetOptions:
     the control that measures what such a leak is worth. Do not train on it for any other purpose."""
     segment_s: float = 30.0
     """Length of the longest sample in seconds; longer recordings are cut into several samples."""
-    speed: float = 1.0
+    speed: float = USUAL.speed
     """Play the audio this many times as fast, pitch and formants included: 0.9 and 1.1 are the usual copies for speed
     perturbation."""
-    resampler: Resampler = "linear-phase"
+    resampler: Resampler = USUAL.resampler
     """Filter of the resampler to 24 kHz: linear-phase (soxr HQ), which looks some milliseconds ahead, at −80 dB; or
     minimum-phase, which is strictly causal."""
-    degradation: Degradation = "none"
+    degradation: Degradation = USUAL.degradation
     """Degrade the audio, to test robustness or to train for it: pink noise at 20, 10 or 0 dB (noise-20, …), a room that
     reverberates for half a second, a telephone's band, an MP3 of 32 kbps, or clipping."""
     shard_mb: float | None = None

@@ -125,11 +125,9 @@ def make_shards(
                 if not current.begun:
                     log.write("begun", **current.described())
                     current.begun, startup_deaths = True, 0
-                for _ in range(current.published, progress.published):
-                    log.write("done", **current.described())
-                    current.published += 1
-                    if current.has_shards_left:
-                        log.write("begun", **current.described())
+                if isinstance(current.work, BuildShards):
+                    current.work.log_published(log, current.published, progress.published)
+                current.published = progress.published
                 current.seconds += progress.seconds
                 yield progress.seconds
             del current
@@ -163,11 +161,6 @@ class _Running:
     def left(self) -> Work:
         """The work without the shards that are published."""
         return self.work if isinstance(self.work, Probe) else BuildShards(self.work.tasks[self.published :])
-
-    @property
-    def has_shards_left(self) -> bool:
-        """Whether there are shards that are not published."""
-        return isinstance(self.work, BuildShards) and self.published < len(self.work.tasks)
 
     @property
     def unpublished_s(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from whisper_gpt.jobs.common.errors import JobError
+from whisper_gpt.jobs.common.event_log import RunLog
 from whisper_gpt.pipeline.shards.task import MAX_CRASHES, ShardTask
 
 _MAX_SEARCHES = 2  # per shard
@@ -21,6 +22,17 @@ class BuildShards:
     """Build and publish the shards of some tasks, one after the other."""
 
     tasks: tuple[ShardTask, ...]
+
+    def alone(self) -> list["BuildShards"]:
+        """The same work, one shard at a time."""
+        return [BuildShards((task,)) for task in self.tasks]
+
+    def log_published(self, log: RunLog, before: int, now: int) -> None:
+        """Log that the number of published shards rose: these are done, and the one after each is begun."""
+        for published in range(before + 1, now + 1):
+            log.write("done", shard=self.tasks[published - 1].shard)
+            if published < len(self.tasks):
+                log.write("begun", shard=self.tasks[published].shard)
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class _Search:
 class ShardQueue:
     """The waiting work, longest shard first, and the record of shards whose workers died.
 
-    A shard whose worker died is not grouped with others again, so that it is known what a worker dies of.
+    A shard whose worker died is retried alone, so that the next death points to it.
     `sources_of` lists the paths of a shard's sources; `log` takes a line for the user.
     """
 
@@ -85,13 +97,11 @@ class ShardQueue:
 
     def node_lost(self, work: Work) -> None:
         """Retry `work` whose node is gone, which the work hardly caused: counts as a death only after 10 per shard."""
-        if isinstance(work, BuildShards):
-            for task in work.tasks:
-                self._node_of_one_lost(BuildShards((task,)), task.shard)
-        else:
-            self._node_of_one_lost(work, work.task.shard)
-
-    def _node_of_one_lost(self, work: Work, shard: str) -> None:
+        if isinstance(work, BuildShards) and len(work.tasks) != 1:
+            for one in work.alone():
+                self.node_lost(one)
+            return
+        shard = work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
         self._nodes_lost[shard] = self._nodes_lost.get(shard, 0) + 1
         if self._nodes_lost[shard] > _MAX_LOST_NODES:
             self.died(work, "node lost")
@@ -111,7 +121,7 @@ class ShardQueue:
                 self._shard_died(work.tasks[0], reason)
             elif work.tasks:
                 self._log(f"{work.tasks[0].shard}: its worker died ({reason}); retrying it and the next ones alone")
-                self._waiting += [BuildShards((task,)) for task in reversed(work.tasks)]
+                self._waiting += reversed(work.alone())
             return
         search = self._search[work.task.shard]
         if len(work.sources) > 1:

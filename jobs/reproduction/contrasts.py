@@ -35,14 +35,17 @@ def contrasts(rows: Sequence[RowResult]) -> list[Contrast]:
 def sentence(contrast: Contrast, measure: Measure = NLL) -> str:
     """Return the contrast as a sentence, with Δ, interval, p, and Δ by seed, in `measure`."""
     note = f" ({contrast.note})" if contrast.note else ""
-    by_seed = contrast.difference.by_seed
+    subject = f"{contrast.row} against {contrast.base}{note}"
+    return outcome_sentence(subject, verdict(contrast.difference), contrast.difference, measure)
+
+
+def outcome_sentence(subject: str, verdict: str, difference: Difference, measure: Measure) -> str:
+    """Return what was compared, the verdict, and Δ with its interval, p, and Δ by seed, as a sentence."""
+    by_seed = difference.by_seed
     seeds = (
         f"; by seed {', '.join(map(measure.signed, by_seed))}" if len(by_seed) > 1 else "; one seed" if by_seed else ""
     )
-    return (
-        f"{contrast.row} against {contrast.base}{note}: {verdict(contrast.difference)} "
-        f"(Δ {difference_text(contrast.difference, measure)}{seeds})."
-    )
+    return f"{subject}: {verdict} (Δ {difference_text(difference, measure)}{seeds})."
 
 
 def verdict(difference: Difference) -> str:
@@ -80,7 +83,7 @@ def _pairs(named: dict[str, RowResult]) -> dict[tuple[str, str], str]:
         ("hybrid-4m", "mel-alone"): "what the tokens add",
         ("hybrid-4m-centred", "hybrid-4m"): "the price of a leak",
         ("hybrid-8m", "gpt-8m"): "what the mel of the same codes adds",
-        ("hybrid-8m-one-code", "hybrid-8m"): "the mel in place of the finer codes, or beside them",
+        ("hybrid-8m-one-code", "hybrid-8m"): "whether the finer codes add anything to the mel",
         ("gpt-8m", "delay-8m"): "the depth decoder, or the delay pattern",
         ("gpt-8m", "flat-8m"): "a longer context in seconds, or every code a position of its own",
     }

@@ -1,6 +1,5 @@
 """Two plots of a domain's rows: learning curves, and NLL by position in the window."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
+from whisper_gpt.manifests.figures import png_bytes
 
 # Without grey, which is for the n-gram baselines.
 _COLOURS = [colormaps["tab10"](i) for i in range(10) if i != 7]
@@ -104,6 +104,4 @@ def _png(figure: Figure, axes) -> bytes:
     """Render the figure as PNG, with a legend at the right if it has lines."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_bytes(figure)

@@ -117,8 +117,7 @@ def _table(domain: str, rows: Sequence[RowResult], measure: Measure) -> str:
     if not cells:
         return ""
     rules = [":--" if i < _LEFT_ALIGNED else "--:" for i in range(len(cells[0]))]
-    lines = [list(cells[0]), rules, *(list(row.values()) for row in cells)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows([list(cells[0]), rules, *(list(row.values()) for row in cells)])
 
 
 def _cells(domain: str, row: RowResult, base: RowResult | None, measure: Measure) -> dict[str, str]:
@@ -198,6 +197,11 @@ def finite_ends(interval: Interval | None) -> list[float | None] | None:
 def finite(value: float | None) -> float | None:
     """Return a number for JSON: None if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows of a table in Markdown, of which the second are its rules."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def bullets(lines: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """The codecs of a vocabulary study: how well each reconstructs the test recordings, beside what its codes cost."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,9 @@ from matplotlib.figure import Figure
 from whisper_gpt.jobs.reproduction.measures import BITS_PER_S
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import nll
+from whisper_gpt.jobs.reproduction.table import markdown_rows
 from whisper_gpt.jobs.studies.design import Cell
+from whisper_gpt.manifests.figures import png_bytes
 from whisper_gpt.manifests.fragments import read_samples
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.pipeline.codec.causal import Codec
@@ -67,9 +68,9 @@ def frontier_markdown(points: Sequence[CodecPoint]) -> str:
         size = f"{point.codebooks} × {point.codebook_size}"
         quality = [f"{point.raw_kbps:g}", f"{point.log_mel:.3f}", f"{point.si_sdr_db:.1f}"]
         lines.append([point.dataset, size, *quality, *costs])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     text = "How far each codec's reconstructions are off, and what its codes cost, also as a share of the raw rate."
-    return f"## Rate and distortion\n\n{text}\n\n{table}\n\n![Bits per second against distortion]({FRONTIER})"
+    picture = f"![Bits per second against distortion]({FRONTIER})"
+    return "\n\n".join(("## Rate and distortion", text, markdown_rows(lines), picture))
 
 
 def frontier_picture(points: Sequence[CodecPoint]) -> bytes:
@@ -85,6 +86,4 @@ def frontier_picture(points: Sequence[CodecPoint]) -> bytes:
     axes.set(xlabel="multi-scale log-mel distance of the reconstructions", ylabel=BITS_PER_S.axis)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_bytes(figure)

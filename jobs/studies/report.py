@@ -1,26 +1,26 @@
 """The report of a study: as Markdown, as JSON, and as a picture of its cells."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from whisper_gpt.jobs.reproduction.contrasts import difference_text
+from whisper_gpt.jobs.reproduction.contrasts import outcome_sentence
 from whisper_gpt.jobs.reproduction.measures import Measure
 from whisper_gpt.jobs.reproduction.results import RowResult
 from whisper_gpt.jobs.reproduction.statistics import accuracy, interval, nll, seed_sd
-from whisper_gpt.jobs.reproduction.table import bullets, finite, finite_ends
+from whisper_gpt.jobs.reproduction.table import bullets, finite, finite_ends, markdown_rows
 from whisper_gpt.jobs.studies.design import Cell, Study
 from whisper_gpt.jobs.studies.results import Compared
+from whisper_gpt.manifests.figures import png_bytes
 
 PICTURE = "study.png"
 _LEGEND = (
     "The interval is a 95 % bootstrap interval over speakers (over recordings, if no speaker is known), for the models "
     "as trained; seed SD is the standard deviation over seeds.",
     "Δ is paired by speaker or recording; p is that of a two-sided sign-flip permutation test, corrected for the "
-    "number of comparisons (Holm). Lower or higher is said if the interval excludes 0, p is below 0.05, and the seeds "
-    "agree; one seed says nothing about others.",
+    "number of comparisons (Holm). A difference is called lower or higher only if its interval excludes 0, its p is "
+    "below 0.05, and all seeds have the same sign; with one seed, nothing is known about others.",
 )
 
 
@@ -36,14 +36,13 @@ def report_markdown(
     and the legend."""
     header = ["trained on", "row", "parameters", "tested on", f"{measure.name} [95 %]", "seed SD", "accuracy", "rate"]
     lines = [header, ["---"] * len(header), *(_line(cell, result, measure) for cell, result in cells.items())]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     parts = [
         f"# {study.question}",
         bullets(notes),
         "## Answers",
-        bullets([_sentence(outcome, measure) for outcome in outcomes]),
+        bullets([outcome_sentence(o.comparison.text, o.verdict, o.difference, measure) for o in outcomes]),
         "## Scores",
-        table,
+        markdown_rows(lines),
         f"![Every score, with its interval]({PICTURE})",
         *([section] if section else []),
         "## What the figures are",
@@ -111,20 +110,11 @@ def picture(cells: Mapping[Cell, RowResult], measure: Measure) -> bytes:
     axes.set_xlabel(measure.axis)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _condition(cell: Cell) -> str:
     return cell.test if cell.training == cell.test else f"{cell.training} → {cell.test}"
-
-
-def _sentence(outcome: Compared, measure: Measure) -> str:
-    by_seed = outcome.difference.by_seed
-    seeds = f"; by seed {', '.join(map(measure.signed, by_seed))}" if len(by_seed) > 1 else ""
-    text = f"{outcome.verdict} (Δ {difference_text(outcome.difference, measure)}{seeds})"
-    return f"{outcome.comparison.text}: {text}."
 
 
 def _line(cell: Cell, result: RowResult, measure: Measure) -> list[str]:

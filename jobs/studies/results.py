@@ -55,13 +55,19 @@ def cell_results(
 ) -> dict[Cell, RowResult]:
     """Return the scores of every cell; all must be done."""
     groups = {name: groups_of(datasets[name]) for training in study.trainings for name in training.tests}
-    found = {}
-    for domain in domains:
-        for test in domain.scored:
-            for row in domain.rows:
-                result = row_result(domain, row, search, results, test, groups[test.name])
-                found[Cell(domain.name, row.name, test.name)] = result
-    return found
+    domain_named = {domain.name: domain for domain in domains}
+    row_named = {(domain.name, row.name): row for domain in domains for row in domain.rows}
+    return {
+        cell: row_result(
+            domain_named[cell.training],
+            row_named[cell.training, cell.row],
+            search,
+            results,
+            datasets[cell.test],
+            groups[cell.test],
+        )
+        for cell in study.cells()
+    }
 
 
 def compared(study: Study, cells: Mapping[Cell, RowResult]) -> list[Compared]:

@@ -22,7 +22,7 @@ from whisper_gpt.pipeline.corpora.recording import Recording
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.shards.source import Source
-from whisper_gpt.pipeline.treatment import Degradation, Resampler, Treatment
+from whisper_gpt.pipeline.treatment import USUAL, Degradation, Resampler, Treatment
 
 PLAN_FILE = "plan.parquet"
 ROW_GROUP = 4096  # rows; one or two groups are read per shard
@@ -30,7 +30,7 @@ _SETTINGS_KEY = b"whisper_gpt_settings"
 # Approximate size of a sample's JSON, its tar headers and the padding.
 _SAMPLE_OVERHEAD_BYTES = 4_000
 # Not stored at these values, so that plans stay equal to those of versions without the setting.
-_UNSAID: dict[str, object] = asdict(Treatment())
+_UNSAID: dict[str, object] = asdict(USUAL)
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class PlanSettings:
     segment_frames: int
     shard_mb: float | None
     splits: tuple[str, ...]
-    speed: float = 1.0
-    resampler: Resampler = "linear-phase"
-    degradation: Degradation = "none"
+    speed: float = USUAL.speed
+    resampler: Resampler = USUAL.resampler
+    degradation: Degradation = USUAL.degradation
 
     @property
     def treatment(self) -> Treatment:
