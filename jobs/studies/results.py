@@ -95,6 +95,10 @@ def compared(study: Study, cells: Mapping[Cell, RowResult]) -> list[Compared]:
 def _row(name: str, info: DatasetInfo) -> Row:
     """Return a preset as a row; a hybrid reads the mel of the audio, or of the codes if it predicts all of them."""
     preset = PRESETS[name]
-    count = info.codec["codebooks"] if preset.output_codebooks > 1 else 1
-    variant = None if not preset.hybrid else AUDIO if count == 1 else f"codes-{count}"
-    return Row(name, "", "tokens and mel" if variant else "tokens", name, variant, count, count)
+    count, variant = 1, AUDIO
+    if preset.output_codebooks > 1:
+        count = info.codec["codebooks"]
+        variant = f"codes-{count}"
+    if not preset.hybrid:
+        return Row(name, "", "tokens", name, None, count, count)
+    return Row(name, "", "tokens and mel", name, variant, count, count)

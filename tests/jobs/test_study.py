@@ -105,6 +105,12 @@ def test_vocabulary_study_compares_codecs_in_bits_per_second(synthetic_corpora: 
     assert "8 × 64" in (tmp_path / "study.md").read_text() and (tmp_path / "rate-distortion.png").is_file()
 
 
+def test_vocabulary_study_takes_a_single_codebook(synthetic_corpora: Path, tmp_path: Path) -> None:
+    codecs = ["--codecs", "encodec_24khz_small:1", "encodec_24khz_small:2"]
+    report = study("vocabulary", tmp_path, speech(synthetic_corpora), *codecs, "--seeds=1")
+    assert [point["codebooks"] for point in report["codecs"]] == [1, 2]
+
+
 def two_codecs(corpora: Sequence[Corpus]) -> Study:
     return recipes.vocabulary(corpora, parse_codecs(("encodec_24khz_small", "encodec_24khz_small:2")))
 
