@@ -59,11 +59,11 @@ def time_trial(trial: Trial, budget: Budget) -> Cost:
     begun = time.monotonic()
     session = open_session(config, single_process(budget.device), False, lambda text: None)
     try:
-        for _ in range(_WARM_UP):
-            take_step(session, config.learning_rate, Clock(0.0))
+        for number in range(1, _WARM_UP + 1):
+            take_step(session, number, Clock(0.0)).pending.wait()
         warm = time.monotonic()
-        for _ in range(_TIMED):
-            take_step(session, config.learning_rate, Clock(0.0))
+        for number in range(_WARM_UP + 1, _WARM_UP + _TIMED + 1):
+            take_step(session, number, Clock(0.0)).pending.wait()
         return Cost(warm - begun, (time.monotonic() - warm) / (_TIMED * budget.batch * budget.context))
     finally:
         session.close()

@@ -44,7 +44,14 @@ class Ranks:
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
         """Return the values of rank 0."""
-        return self.sum([value if self.is_main else 0.0 for value in values])
+        return self.add(self.main_only(values)).tolist()
+
+    def main_only(self, values: Sequence[float]) -> torch.Tensor:
+        """Return `values` as float64 on the device, zeros on other ranks than 0: `add` then gives every rank those of
+        rank 0. The host does not wait for the copy."""
+        own = [value if self.is_main else 0.0 for value in values]
+        pin = self.device.type == "cuda"
+        return torch.tensor(own, dtype=torch.float64, pin_memory=pin).to(self.device, non_blocking=True)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Wrap `module` in DDP, which averages its gradients over all ranks; on one rank return it as it is."""

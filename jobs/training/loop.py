@@ -3,8 +3,10 @@
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -13,15 +15,27 @@ from whisper_gpt.jobs.common.progress import share_done
 from whisper_gpt.jobs.inference.run_folder import Best, TrainingState, checkpoints
 from whisper_gpt.jobs.inference.scoring import Score, score_model
 from whisper_gpt.jobs.training.checkpoints import save_checkpoint, update_state
-from whisper_gpt.jobs.training.distributed import autocast, seed_everything
+from whisper_gpt.jobs.training.distributed import Ranks, autocast, seed_everything
 from whisper_gpt.jobs.training.monitor import Clock, Monitor
 from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate
 from whisper_gpt.jobs.training.session import Session
-from whisper_gpt.jobs.training.step import StepResult, train_step
+from whisper_gpt.jobs.training.step import PendingResult, StepResult, train_step
 from whisper_gpt.pipeline.loading.stream import Batch
 from whisper_gpt.pipeline.loading.stream import batches as all_batches
 
 MAX_BAD_STEPS = 5  # consecutive steps out of bounds, after which the run stops
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that the device was given, and the state of the stream after it."""
+
+    number: int
+    rate: float
+    batches: list[Batch]
+    stream: dict[str, Any]
+    damaged: dict[str, str]
+    pending: PendingResult
 
 
 @dataclass
@@ -36,42 +50,41 @@ class Streak:
 def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
     """Train until the run is done (True) or `stopped` is true on rank 0 (False); save a checkpoint in both cases.
 
-    Every rank takes the same steps. Raises `Diverged` after too many consecutive steps that are out of bounds.
+    Every rank takes the same steps. A GPU gets the next step before the numbers of the last one are read, so that it
+    need not wait. Raises `Diverged` after too many consecutive steps that are out of bounds.
     """
     config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
     if session.state.unscored:
         _evaluate(session, monitor, stopped)
         _update_state(session)
     stopping = session.state.unscored  # still unscored: the evaluation was interrupted again
-    first = done = _done(session)
+    first = done = _done(session, session.state.step)
     streak = Streak(session.state, [])
+    steps: deque[Step] = deque()  # those whose numbers are not read yet
     while done < 1 and not stopping:
         begun = time.monotonic()
-        rate = learning_rate(config, done)
-        batches, result = take_step(session, rate, clock)
-        elapsed, stop = ranks.broadcast([clock.elapsed_s, float(stopped())])
-        stopping = bool(stop)
-        state = session.state
-        session.state = state = replace(
-            state,
-            step=state.step + 1,
-            elapsed_s=elapsed,
-            stream=session.training.state_dict(),
-            skipped=state.skipped + (not result.healthy),
-            damaged=dict(session.training.damaged),
-        )
-        if result.healthy:
-            streak = Streak(state, batches)
-        else:
-            _answer_bad_step(session, monitor, streak, batches, result)
-        done = _done(session)
-        if monitor:
-            eta_s = (elapsed - clock.before_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
-            monitor.step(state.step, result, rate, time.monotonic() - begun, clock, eta_s)
-        due = session.validation is not None and (done >= 1 or state.step % config.eval_every == 0)
-        session.state = replace(state, unscored=due)
-        periodic = state.step % config.save_every == 0 and not streak.keys
-        saved = done >= 1 or stopping or periodic
+        steps.append(take_step(session, session.state.step + len(steps) + 1, clock, stopped))
+        number = steps[-1].number
+        scheduled = session.validation is not None and number % config.eval_every == 0
+        periodic = number % config.save_every == 0
+        settle = scheduled or periodic or number == config.steps
+        while steps and (settle or streak.keys or len(steps) > _steps_ahead(ranks)):
+            step = steps.popleft()
+            result = step.pending.wait()
+            elapsed, stop = result.main_values
+            _advance(session, monitor, streak, step, result, elapsed)
+            done = _done(session, session.state.step)
+            stopping = stopping or bool(stop)
+            settle = settle or stopping or done >= 1
+            if monitor:
+                eta_s = (elapsed - clock.before_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
+                monitor.step(step.number, result, step.rate, time.monotonic() - begun, clock, eta_s)
+        clock.stepping_s += time.monotonic() - begun
+        if not settle:
+            continue
+        due = session.validation is not None and (done >= 1 or scheduled)
+        session.state = replace(session.state, unscored=due)
+        saved = done >= 1 or stopping or (periodic and not streak.keys)
         if saved:  # before the evaluation, which may be interrupted or fail
             _save(session, session.state)
         if due:
@@ -87,22 +100,30 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     return done >= 1
 
 
-def take_step(session: Session, rate: float, clock: Clock) -> tuple[list[Batch], StepResult]:
-    """Read the batches of one step, and take the step."""
+def take_step(session: Session, number: int, clock: Clock, stopped: Callable[[], bool] = lambda: False) -> Step:
+    """Read the batches of step `number` of the run, and give it to the device; its numbers may be pending.
+
+    On every rank, `main_values` of its result are rank 0's elapsed seconds and whether it was stopped.
+    """
     config = session.config
-    seed_everything(config.seed, 1 + session.state.step, session.ranks.rank)  # 0 seeded the initial weights
+    seed_everything(config.seed, number, session.ranks.rank)  # 0 seeded the initial weights
+    rate = learning_rate(config, _done(session, number - 1))
     set_learning_rate(session.optimizers, rate)
     started = time.monotonic()
     batches = [next(session.training) for _ in range(config.accumulate)]
     clock.waiting_s += time.monotonic() - started
-    result = _take(session, batches, session.optimizers)
-    if session.average is not None and result.healthy:
+    pending = _take(session, batches, session.optimizers, lambda: (clock.elapsed_s, float(stopped())))
+    if session.average is not None:
         session.average.update_parameters(session.model)
-    clock.stepping_s += time.monotonic() - started
-    return batches, result
+    return Step(number, rate, batches, session.training.state_dict(), dict(session.training.damaged), pending)
 
 
-def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch.optim.Optimizer]) -> StepResult:
+def _take(
+    session: Session,
+    batches: Sequence[Batch],
+    optimizers: Sequence[torch.optim.Optimizer],
+    main_values: Callable[[], Sequence[float]] = tuple,
+) -> PendingResult:
     config = session.config
     return train_step(
         session.objective,
@@ -113,12 +134,37 @@ def _take(session: Session, batches: Sequence[Batch], optimizers: Sequence[torch
         max_nats=session.max_nats,
         precision=session.precision,
         codebooks=max(session.model.config.input_codebooks, session.model.config.output_codebooks),
+        main_values=main_values,
     )
 
 
-def _done(session: Session) -> float:
-    config, state = session.config, session.state
-    return share_done(state.step, config.steps, state.elapsed_s, config.minutes)
+def _advance(
+    session: Session, monitor: Monitor | None, streak: Streak, step: Step, result: StepResult, elapsed_s: float
+) -> None:
+    """Bring the state of the session, and the streak of bad steps, to that after `step`."""
+    session.state = replace(
+        session.state,
+        step=step.number,
+        elapsed_s=elapsed_s,
+        stream=step.stream,
+        skipped=session.state.skipped + (not result.healthy),
+        damaged=step.damaged,
+    )
+    if result.healthy:
+        streak.healthy, streak.batches, streak.keys = session.state, step.batches, []
+    else:
+        _answer_bad_step(session, monitor, streak, step.batches, result)
+
+
+def _steps_ahead(ranks: Ranks) -> int:
+    """Return how many steps may be with the device while their numbers are unread."""
+    return 1 if ranks.device.type == "cuda" else 0
+
+
+def _done(session: Session, step: int) -> float:
+    """Return the share of the run that is done after `step`."""
+    config = session.config
+    return share_done(step, config.steps, session.state.elapsed_s, config.minutes)
 
 
 def _evaluate(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
@@ -169,7 +215,7 @@ def _answer_bad_step(
         monitor.log(f"step {session.state.step} skipped: {numbers}, out of bounds")
     if len(streak.keys) < MAX_BAD_STEPS:
         return
-    if streak.batches and _take(session, streak.batches, ()).healthy:
+    if streak.batches and _take(session, streak.batches, ()).wait().healthy:
         _save(session, replace(streak.healthy, best=session.state.best))
     saved = checkpoints(config.out)
     left = f"{saved[-1].name} is from before them" if saved else "there is no checkpoint from before them"

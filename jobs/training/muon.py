@@ -12,17 +12,19 @@ from whisper_gpt.model.compilation import compiled_if
 class StackedMuon(torch.optim.Muon):
     """torch's Muon with Nesterov momentum and updates of AdamW's RMS, with all matrices of one shape updated together.
 
-    Its state is torch's, so checkpoints fit both.
+    Its state is torch's, so checkpoints fit both. Like torch's fused optimizers it changes nothing in a step for which
+    the attribute `found_inf`, a float32 scalar on the device, is set to 1.
 
     On a GPU a step is a few kernels, which torch generates, instead of some thirty per matrix.
     """
 
     def __init__(self, matrices: Iterable[torch.Tensor], lr: float, weight_decay: float):
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Update all matrices that have a gradient."""
+        """Update all matrices that have a gradient, unless `found_inf` is 1."""
         if closure is not None:
             raise ValueError("a closure is not supported")
         for group in self.param_groups:
@@ -41,11 +43,19 @@ class StackedMuon(torch.optim.Muon):
                 state["momentum_buffer"] = torch.zeros_like(matrix)
         momenta = [state["momentum_buffer"] for state in states]
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        shrink: float | torch.Tensor = 1 - group["lr"] * group["weight_decay"]
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None:  # known to the device alone: what is added is 0, and what multiplies 1
+            skip = found_inf > 0
+            gradients = [torch.where(skip, old, new) for old, new in zip(momenta, gradients, strict=True)]
+            shrink = torch.where(skip, 1.0, shrink)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
         direction = compiled_if(matrices[0].is_cuda, orthogonalised)
         directions = direction(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        if found_inf is not None:
+            directions = directions * (1 - found_inf)
+        torch._foreach_mul_(matrices, shrink)
         torch._foreach_add_(matrices, list(directions.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * scale)
 
 

@@ -23,7 +23,7 @@ def test_compiled_step_matches_eager(dataset: Path) -> None:
     objective = Objective(compiled)
     objective.compile()
     for model, model_objective in ((eager, Objective(eager)), (compiled, objective)):
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
         train_step(model_objective, [optimizer], train_batches, single_process("cpu"), clip=1e9, max_nats=100.0)
     assert not torch.equal(eager.head.weight, small_model().head.weight)
     for name, weights in eager.state_dict().items():

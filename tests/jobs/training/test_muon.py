@@ -55,3 +55,27 @@ def test_a_matrix_without_a_gradient_stays_as_it_is() -> None:
     parameters[1].grad = None
     StackedMuon(parameters, **OPTIONS).step()
     assert torch.equal(parameters[1], before) and not torch.equal(parameters[5], matrices()[5])
+
+
+def test_a_step_with_found_inf_changes_nothing_and_one_without_is_a_usual_step() -> None:
+    parameters, usual = matrices(), matrices()
+    flagged, plain = StackedMuon(parameters, **OPTIONS), StackedMuon(usual, **OPTIONS)
+    for step in range(4):
+        if step % 2:
+            give_gradients(step, parameters)
+            parameters[0].grad.fill_(float("nan"))
+            before = [tensor.clone() for tensor in [*parameters, *momenta(flagged, parameters)]]
+            flagged.found_inf = torch.tensor(1.0)
+            flagged.step()
+            after = [*parameters, *momenta(flagged, parameters)]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        else:
+            give_gradients(step, parameters, usual)
+            flagged.found_inf = torch.tensor(0.0)
+            flagged.step()
+            plain.step()
+    assert all(torch.equal(a, b) for a, b in zip(parameters, usual, strict=True))
+
+
+def momenta(optimizer: StackedMuon, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters]

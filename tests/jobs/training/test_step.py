@@ -56,9 +56,9 @@ def step(config: ModelConfig, batches: list[Batch], ranks: Ranks) -> tuple[StepR
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    objective, optimizer = ranks.wrap(Objective(model)), torch.optim.SGD(model.parameters(), lr=1.0)
-    result = train_step(objective, [optimizer], batches, ranks, clip=1e9, max_nats=100.0, codebooks=2)
-    return result, model.state_dict()
+    objective, optimizer = ranks.wrap(Objective(model)), torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    pending = train_step(objective, [optimizer], batches, ranks, clip=1e9, max_nats=100.0, codebooks=2)
+    return pending.wait(), model.state_dict()
 
 
 def require_same(
@@ -118,7 +118,30 @@ def test_step_without_frames_has_zero_loss_and_gradient() -> None:
 def test_backward_runs_outside_autocast() -> None:
     model, seen = HybridLM(HYBRID).train(), []
     model.head.weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     options = {"clip": 1e9, "max_nats": 100.0}
     train_step(Objective(model), [optimizer], windows(HYBRID)[:1], single_process("cpu"), precision="bf16", **options)
     assert seen == [False]
+
+
+def test_values_of_rank_0_travel_with_the_sums() -> None:
+    model = HybridLM(HYBRID).train()
+    options = {"clip": 1e9, "max_nats": 100.0, "main_values": lambda: (2.5, 1.0)}
+    batches = windows(HYBRID)
+    for ranks, expected in ((single_process("cpu"), (2.5, 1.0)), (Alone(1, 2, torch.device("cpu")), (0.0, 0.0))):
+        result = train_step(Objective(model), [], batches, ranks, **options).wait()
+        assert (result.main_values, result.tokens) == (expected, sum(FRAMES))
+
+
+class Alone(Ranks):
+    """A rank whose peers add nothing."""
+
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def test_optimizer_that_cannot_skip_a_step_is_refused() -> None:
+    model = HybridLM(HYBRID).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match="SGD cannot skip a step; pass fused=True"):
+        train_step(Objective(model), [optimizer], windows(HYBRID), single_process("cpu"), clip=1e9, max_nats=100.0)
