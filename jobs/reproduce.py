@@ -104,7 +104,7 @@ def _check(config: Config) -> None:
 def _domain(dataset: Location, rows: Sequence[str], measure: Measure) -> Domain:
     info = read_info(dataset)
     require_splits(dataset, info)
-    return Domain(dataset, info, rows_of(dataset.name, info, rows, measure), measure)
+    return Domain(dataset.name, dataset, info, rows_of(dataset.name, info, rows, measure), measure)
 
 
 def _budget(config: Config, domains: Sequence[Domain], search: Search, results: Path, slots: int, log: Log) -> Budget:

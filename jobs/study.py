@@ -36,6 +36,7 @@ from whisper_gpt.jobs.studies.rate_distortion import (
 )
 from whisper_gpt.jobs.studies.report import PICTURE, picture, report_json, report_markdown
 from whisper_gpt.jobs.studies.results import cell_results, compared, domain_of
+from whisper_gpt.jobs.studies.scaling import SCALING, fits, gains, scaling_markdown, scaling_picture
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -65,7 +66,7 @@ class Config(TrialOptions):
     """Corpora as LAYOUT=FOLDER, such as librispeech=/data/LibriSpeech; each is named after its folder. domain trains on
     the first two and only tests on the others; the other studies repeat the question for each."""
     tokens: int
-    """Training tokens per trial, whatever the model."""
+    """Training tokens per trial, whatever the model; scale also trains for a third and a ninth of them."""
     codec: str = OFFICIAL_NAME
     """Codec of all datasets, as in preprocess."""
     codec_weights: Path | None = None
@@ -109,13 +110,19 @@ def run(config: Config) -> int:
             }
             notes += at_edges(by_training, config.search)
         content, section = report_json(study, cells, outcomes, notes, measure), ""
-        if codecs:
+        if config.study == "vocabulary":
             points = [
                 codec_point(datasets[name], source_root(maker), _codec_of(maker), cells)
                 for name, maker in makers.items()
             ]
             content["codecs"], section = [asdict(point) for point in points], frontier_markdown(points)
             publish_bytes(results / FRONTIER, frontier_picture(points))
+        if config.study == "scale":
+            found = gains(cells)
+            fitted = fits(found)
+            content["gains"], content["fits"] = [asdict(gain) for gain in found], [asdict(fit) for fit in fitted]
+            section = scaling_markdown(fitted)
+            publish_bytes(results / SCALING, scaling_picture(found))
         publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
         publish_bytes(results / PICTURE, picture(cells, measure))
         markdown = report_markdown(study, cells, outcomes, notes, measure, section)

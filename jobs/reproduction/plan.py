@@ -25,8 +25,11 @@ from whisper_gpt.model.config import PRESETS
 class Domain:
     """Rows, what they are trained on, the measure that compares them, and the datasets whose test splits score them.
 
-    Training and validation use `dataset`, or an equal mixture of it and `others`; `info` is that of `dataset`.
+    Training and validation use `dataset`, or an equal mixture of it and `others`; `info` is that of `dataset`. Trials
+    take the budget's tokens divided by `divisor`. `name` is that of its folder in the results.
     """
+
+    name: str
 
     dataset: Location
     info: DatasetInfo
@@ -34,11 +37,7 @@ class Domain:
     measure: Measure = NLL
     others: tuple[Location, ...] = ()
     tests: tuple[Location, ...] = ()  # by default `dataset`
-
-    @property
-    def name(self) -> str:
-        """The names of the datasets' folders, joined by a plus sign."""
-        return "+".join(dataset.name for dataset in (self.dataset, *self.others))
+    divisor: int = 1
 
     @property
     def scored(self) -> tuple[Location, ...]:
@@ -62,7 +61,7 @@ class Search:
 def trial_of(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
     """Return the trial of a row at a rate with a seed, and its folder."""
     folder = results / "trials" / domain.name / row.name / f"rate-{rate}-seed-{seed}"
-    return Trial((domain.dataset, *domain.others), row, rate, seed, folder)
+    return Trial((domain.dataset, *domain.others), row, rate, seed, folder, domain.divisor)
 
 
 def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:

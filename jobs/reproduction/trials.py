@@ -73,13 +73,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """A row to train on `datasets`, in equal shares; `folder` is its folder in the results."""
+    """A row to train on `datasets`, in equal shares, for the budget's tokens divided by `divisor`; `folder` is that of
+    its results."""
 
     datasets: tuple[Location, ...]
     row: Row
     learning_rate: float
     seed: int
     folder: Path
+    divisor: int = 1
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def windows(trial: Trial, budget: Budget, dataset: Location, split: str, device:
 
 def training_config(trial: Trial, budget: Budget) -> Config:
     """Return the options of the trial's training run: `train`'s defaults, except for the row and the budget."""
-    row, evaluation_interval = trial.row, math.ceil(budget.steps / EVALUATIONS)
+    row, steps = trial.row, max(1, budget.steps // trial.divisor)
+    evaluation_interval = math.ceil(steps / EVALUATIONS)
     context, batch = _window(row, budget.context, budget.batch)
     return Config(
         datasets=tuple(map(UPath, trial.datasets)),
@@ -189,7 +192,7 @@ def training_config(trial: Trial, budget: Budget) -> Config:
         mel=row.mel_variant,
         input_codebooks=row.input_codebooks,
         output_codebooks=row.output_codebooks,
-        steps=budget.steps,
+        steps=steps,
         batch=batch,
         context=context,
         learning_rate=trial.learning_rate,

@@ -31,16 +31,20 @@ class Made:
 
 @dataclass(frozen=True)
 class Training:
-    """Rows to train on an equal mixture of `datasets`, and the datasets whose test splits score them, all by name."""
+    """Rows to train on an equal mixture of `datasets`, and the datasets whose test splits score them, all by name.
+
+    They are trained for the study's tokens per trial divided by `divisor`.
+    """
 
     datasets: tuple[str, ...]
     rows: tuple[str, ...]
     tests: tuple[str, ...]
+    divisor: int = 1
 
     @property
     def name(self) -> str:
-        """The names of the datasets, joined by a plus sign."""
-        return "+".join(self.datasets)
+        """The names of the datasets, joined by a plus sign, and the share of the tokens."""
+        return "+".join(self.datasets) + (f"-tokens-over-{self.divisor}" if self.divisor > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ _GPT, _HYBRID = "gpt-4m", "hybrid-4m"
 _ALL_GPT, _ALL_HYBRID = "gpt-8m", "hybrid-8m"
 _BANDS, _WINDOWS, _FLOOR = (16, 64, 128), (512, 1024, 4096), 1e-6
 _TEST_ONLY: dict[str, Any] = {"splits": ("test",)}
-_SIZES = ("1m", "4m", "12m", "40m")
+_SIZES = ("1m", "4m", "12m", "40m")  # each takes about three times the FLOPs of the one before
+_DIVISORS = (1, 3, 9)  # of the tokens per trial
+_FEWEST_DIVISOR = {"40m": 3}  # with all tokens it would cost more than all other trials together
 
 
 def resampler(corpora: Sequence[Corpus]) -> Study:
@@ -122,22 +124,44 @@ def vocabulary(corpora: Sequence[Corpus], codecs: Sequence[CodecChoice]) -> Stud
 
 
 def scale(corpora: Sequence[Corpus]) -> Study:
-    """Whether the gain of mel survives when models grow, at equal numbers of training tokens."""
+    """How the gain of mel changes with the size of the models and the length of their training."""
     made = [Made(corpus.name, corpus) for corpus in corpora]
-    rows = tuple(f"{kind}-{size}" for size, kind in product(_SIZES, ("gpt", "hybrid")))
-    trainings, comparisons = [], []
+    trainings: list[Training] = []
+    comparisons: list[Comparison] = []
     for name in (corpus.name for corpus in corpora):
-        trainings.append(Training((name,), rows, (name,)))
-        gains = [_gain(name, name, f"gpt-{size}", f"hybrid-{size}") for size in _SIZES]
-        comparisons += gains
-        comparisons += [
-            _change(f"{name}: the gain of mel at {large} against that at {small}", large_gain, small_gain)
-            for (small, small_gain), (large, large_gain) in pairwise(zip(_SIZES, gains, strict=True))
+        gains: dict[tuple[str, int], Comparison] = {}
+        for divisor in _DIVISORS:
+            sizes = [size for size in _SIZES if divisor >= _FEWEST_DIVISOR.get(size, 1)]
+            rows = tuple(f"{kind}-{size}" for size in sizes for kind in ("gpt", "hybrid"))
+            training = Training((name,), rows, (name,), divisor)
+            trainings.append(training)
+            for size in sizes:
+                gpt, hybrid = (Cell(training.name, f"{kind}-{size}", name) for kind in ("gpt", "hybrid"))
+                text = f"{name}: hybrid-{size} against gpt-{size}, {_tokens(divisor)}"
+                gains[size, divisor] = Comparison(text, hybrid, gpt)
+        comparisons += gains.values()
+        pairs = [
+            *(("three times the tokens", (size, 1), (size, 3)) for size in ("1m", "4m", "12m")),
+            *(("a larger model, equal tokens", (large, 3), (small, 3)) for small, large in pairwise(_SIZES)),
+            *(("a larger model, about equal FLOPs", (large, 3), (small, 1)) for small, large in pairwise(_SIZES)),
         ]
-        text = f"{name}: hybrid-4m against gpt-40m"
-        comparisons.append(Comparison(text, Cell(name, "hybrid-4m", name), Cell(name, "gpt-40m", name)))
-    question = "Does the gain of mel survive when models grow, at equal numbers of training tokens?"
+        comparisons += [
+            _change(f"{name}: the gain of mel with {what}: {_at(here)} against {_at(there)}", gains[here], gains[there])
+            for what, here, there in pairs
+        ]
+        text = f"{name}: hybrid-4m against gpt-40m, {_tokens(3)}"
+        comparisons.append(Comparison(text, gains["4m", 3].of, gains["40m", 3].base))
+    question = "How does the gain of mel change with the size of the models and the length of their training?"
     return Study(question, False, made, trainings, comparisons)
+
+
+def _tokens(divisor: int) -> str:
+    return "all tokens" if divisor == 1 else f"tokens / {divisor}"
+
+
+def _at(point: tuple[str, int]) -> str:
+    size, divisor = point
+    return f"{size} and {_tokens(divisor)}"
 
 
 def _gain(training: str, test: str, gpt: str = _GPT, hybrid: str = _HYBRID) -> Comparison:

@@ -41,12 +41,14 @@ def domain_of(
     """Return what a training set's rows are trained on and scored on."""
     first, *others = training.datasets
     return Domain(
+        name=training.name,
         dataset=datasets[first],
         info=infos[first],
         rows=[_row(name, infos[first]) for name in training.rows],
         measure=measure,
         others=tuple(datasets[name] for name in others),
         tests=tuple(datasets[name] for name in training.tests),
+        divisor=training.divisor,
     )
 
 

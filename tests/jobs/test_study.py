@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from math import log10
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from whisper_gpt.jobs.studies.design import (
     parse_corpora,
 )
 from whisper_gpt.jobs.studies.results import Compared
+from whisper_gpt.jobs.studies.scaling import Gain, fits
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.pipeline.codec.architecture import CodecArchitecture, build_network, seed_weights
@@ -34,7 +36,7 @@ FAST = ["--tokens=128", "--seeds=2", "--learning-rates=1e-3", "--context=32", "-
 
 def study(name: str, out: Path, *words: str) -> dict:
     """Run a study, and return its report."""
-    arguments = ["study", name, *words, "--out", str(out), *FAST]
+    arguments = ["study", name, *FAST, "--out", str(out), *words]
     assert cli.main([*arguments, "--codec=encodec_24khz_small", "--hold-out", "0.3", "0.3"]) == 0
     markdown = (out / "study.md").read_text()
     report = json.loads((out / "study.json").read_text())
@@ -84,8 +86,28 @@ def test_domain_study_trains_on_two_corpora_and_on_both(synthetic_corpora: Path,
 
 
 def test_scale_study_has_a_hybrid_of_each_size(synthetic_corpora: Path, tmp_path: Path) -> None:
-    report = study("scale", tmp_path, speech(synthetic_corpora))
-    assert len(report["scores"]) == 8 and len(report["comparisons"]) == 4 + 3 + 1
+    report = study("scale", tmp_path, speech(synthetic_corpora), "--tokens=576", "--seeds=1")
+    assert len(report["scores"]) == 2 * (4 + 4 + 3)
+    assert len(report["comparisons"]) == 11 + 3 + 3 + 3 + 1
+    assert {gain["tokens"] for gain in report["gains"]} == {576, 192, 64}
+    (fit,) = report["fits"]
+    low, high = fit["per_tenfold_tokens"]["interval"]
+    assert low < fit["per_tenfold_tokens"]["value"] < high and list(fit["predictions"]) == ["4000000", "40000000"]
+    assert "## Scaling" in (tmp_path / "study.md").read_text() and (tmp_path / "scaling.png").is_file()
+
+
+def test_scaling_fit_finds_the_slopes_and_widens_beyond_the_trials() -> None:
+    def gain(parameters: int, tokens: int) -> Gain:
+        delta = -0.3 + 0.1 * log10(parameters * tokens)
+        return Gain("speech", parameters, tokens, delta, (delta - 0.01, delta + 0.01))
+
+    points = [gain(parameters, tokens) for parameters in (10**6, 10**7) for tokens in (10**5, 10**6)]
+    (fit,) = fits(points)
+    assert fit.per_tenfold_parameters.value == pytest.approx(0.1) == fit.per_tenfold_tokens.value
+    predicted = fit.predictions[4_000_000]
+    assert predicted.value == pytest.approx(-0.3 + 0.1 * log10(4e6 * 259.2e6))
+    assert predicted.value - predicted.interval.low == pytest.approx(predicted.interval.high - predicted.value)
+    assert predicted.interval.high - predicted.value > 2 * 0.01 * 2.57  # t with 5 degrees of freedom, and the distance
 
 
 def test_vocabulary_study_compares_codecs_in_bits_per_second(synthetic_corpora: Path, tmp_path: Path) -> None:
