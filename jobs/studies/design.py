@@ -33,18 +33,19 @@ class Made:
 class Training:
     """Rows to train on an equal mixture of `datasets`, and the datasets whose test splits score them, all by name.
 
-    They are trained for the study's tokens per trial divided by `divisor`.
+    They are trained for the study's tokens per trial divided by `divisor`. `name`, that of the training's folder in the
+    results, is by default the datasets' names, joined by a plus sign.
     """
 
     datasets: tuple[str, ...]
     rows: tuple[str, ...]
     tests: tuple[str, ...]
     divisor: int = 1
+    name: str = ""
 
-    @property
-    def name(self) -> str:
-        """The names of the datasets, joined by a plus sign, and the share of the tokens."""
-        return "+".join(self.datasets) + (f"-tokens-over-{self.divisor}" if self.divisor > 1 else "")
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", "+".join(self.datasets))
 
 
 @dataclass(frozen=True)

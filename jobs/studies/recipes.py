@@ -32,28 +32,30 @@ def resampler(corpora: Sequence[Corpus]) -> Study:
 
 
 def noise(corpora: Sequence[Corpus]) -> Study:
-    """How NLL, and the gain of mel, change when the test recordings are degraded."""
+    """How the gain of mel changes when the test recordings are degraded, and whether degraded training data helps."""
     made, trainings, comparisons = [], [], []
     degradations = [name for name in get_args(Degradation) if name != "none"]
     for corpus in corpora:
         clean, tests = corpus.name, [f"{corpus.name}-{degradation}" for degradation in degradations]
         made.append(Made(clean, corpus))
         made += [
-            Made(test, corpus, {"degradation": degradation, **_TEST_ONLY})
+            Made(test, corpus, {"degradation": degradation})
             for test, degradation in zip(tests, degradations, strict=True)
         ]
-        trainings.append(Training((clean,), (_GPT, _HYBRID), (clean, *tests)))
+        every, mixed = (clean, *tests), f"{corpus.name}-clean-and-degraded"
+        trainings.append(Training((clean,), (_GPT, _HYBRID), every))
+        trainings.append(Training(every, (_GPT, _HYBRID), every, name=mixed))
         usual, gains = _gain(clean, clean), [_gain(clean, test) for test in tests]
-        comparisons += [
-            Comparison(f"{row} on {test}, against clean audio", Cell(clean, row, test), Cell(clean, row, clean))
-            for test, row in product(tests, (_GPT, _HYBRID))
-        ]
-        comparisons += [usual, *gains]
+        comparisons += [usual, *gains, *(_gain(mixed, test) for test in every)]
         comparisons += [
             _change(f"{test}: what the degradation does to the gain of mel", gain, usual)
             for test, gain in zip(tests, gains, strict=True)
         ]
-    question = "How much worse are the models on degraded audio, and what is then left of the gain of mel?"
+        comparisons += [
+            Comparison(f"{row} on {clean}, trained on {mixed}", Cell(mixed, row, clean), Cell(clean, row, clean))
+            for row in (_GPT, _HYBRID)
+        ]
+    question = "What is left of the gain of mel on degraded audio, and does degraded training data bring it back?"
     caveat = (
         "Degraded audio has other codes. A higher NLL on it may say that these are harder to predict, for any model, "
         "not only that the model was trained on others."
@@ -133,7 +135,8 @@ def scale(corpora: Sequence[Corpus]) -> Study:
         for divisor in _DIVISORS:
             sizes = [size for size in _SIZES if divisor >= _FEWEST_DIVISOR.get(size, 1)]
             rows = tuple(f"{kind}-{size}" for size in sizes for kind in ("gpt", "hybrid"))
-            training = Training((name,), rows, (name,), divisor)
+            label = name if divisor == 1 else f"{name}-tokens-over-{divisor}"
+            training = Training((name,), rows, (name,), divisor, label)
             trainings.append(training)
             for size in sizes:
                 gpt, hybrid = (Cell(training.name, f"{kind}-{size}", name) for kind in ("gpt", "hybrid"))
