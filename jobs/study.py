@@ -1,7 +1,7 @@
 """Answer one of the open questions about hybrid models, on your corpora: make the datasets, train, score, report.
 
 mel: which bands and window help. vocabulary: how the codec's codebooks matter. domain: transfer between two corpora,
-and to others. noise: degraded test audio. scale: models of 1 to 40 million parameters. resampler: a causal one instead
+and to others. noise: degraded audio. scale: models of 1 to 40 million parameters. resampler: a causal one instead
 of the usual one. Datasets, trials and report are kept in --out, and a rerun resumes.
 """
 
@@ -26,6 +26,7 @@ from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, pl
 from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of
 from whisper_gpt.jobs.reproduction.results import at_edges
 from whisper_gpt.jobs.reproduction.schedule import run_all
+from whisper_gpt.jobs.reproduction.trials import Budget
 from whisper_gpt.jobs.studies import recipes
 from whisper_gpt.jobs.studies.design import Cell, Corpus, Study, dataset_options, parse_codecs, parse_corpora
 from whisper_gpt.jobs.studies.rate_distortion import (
@@ -36,7 +37,7 @@ from whisper_gpt.jobs.studies.rate_distortion import (
 )
 from whisper_gpt.jobs.studies.report import PICTURE, picture, report_json, report_markdown
 from whisper_gpt.jobs.studies.results import cell_results, compared, domain_of
-from whisper_gpt.jobs.studies.scaling import SCALING, fits, gains, scaling_markdown, scaling_picture
+from whisper_gpt.jobs.studies.scaling import SCALING, fits, gains, scaling_json, scaling_markdown, scaling_picture
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location, location
 from whisper_gpt.manifests.publish import publish_bytes
@@ -83,6 +84,10 @@ def run(config: Config) -> int:
     check_trials(config)
     require(config.tokens >= 1, f"--tokens {config.tokens}: must be at least 1")
     require(bool(config.corpora), "name at least one corpus, as LAYOUT=FOLDER")
+    budget = config.budget_of(config.tokens)
+    least_tokens = max(recipes.DIVISORS) * config.batch * config.context
+    enough = config.study != "scale" or config.tokens >= least_tokens
+    require(enough, f"study scale needs at least --tokens {least_tokens}, so that a ninth of them is a step")
     codecs = parse_codecs(config.codecs)
     wanted = len(codecs) >= 2 if config.study == "vocabulary" else not codecs
     require(wanted, "study vocabulary needs at least two --codecs; the other studies do not take it")
@@ -97,12 +102,11 @@ def run(config: Config) -> int:
         infos = {name: read_info(dataset) for name, dataset in datasets.items()}
         _check(study, datasets, infos)
         domains = [domain_of(training, datasets, infos, measure) for training in study.trainings]
-        budget = config.budget_of(config.tokens)
         with places(config):
             keep_plan(results, plan_of(domains, budget))
             run_all(domains, config.search, budget, results, config.workers != 0, console.print)
         cells = cell_results(study, domains, datasets, config.search, results)
-        outcomes, notes = compared(study, cells), _notes(config, infos, budget.steps)
+        outcomes, notes = compared(study, cells), _notes(config, study, infos, budget)
         if len(config.learning_rates) > 1:
             by_training = {
                 training.name: [cells[Cell(training.name, row, training.tests[0])] for row in training.rows]
@@ -118,10 +122,9 @@ def run(config: Config) -> int:
             content["codecs"], section = [asdict(point) for point in points], frontier_markdown(points)
             publish_bytes(results / FRONTIER, frontier_picture(points))
         if config.study == "scale":
-            found = gains(cells)
+            found = gains(study, cells, budget)
             fitted = fits(found)
-            content["gains"], content["fits"] = [asdict(gain) for gain in found], [asdict(fit) for fit in fitted]
-            section = scaling_markdown(fitted)
+            content, section = content | scaling_json(found, fitted), scaling_markdown(fitted)
             publish_bytes(results / SCALING, scaling_picture(found))
         publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
         publish_bytes(results / PICTURE, picture(cells, measure))
@@ -186,13 +189,15 @@ def _codec_of(maker: preprocess.Config) -> Codec:
     return read_codec(weights_file(maker.codec, maker.codec_weights), maker.codebooks)
 
 
-def _notes(config: Config, infos: Mapping[str, DatasetInfo], steps: int) -> list[str]:
+def _notes(config: Config, study: Study, infos: Mapping[str, DatasetInfo], budget: Budget) -> list[str]:
     """Return the notes on budget, search and data."""
     rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
-    tokens = steps * config.batch * config.context
+    divisors = sorted({training.divisor for training in study.trainings})
+    tokens = ", ".join(f"{budget.tokens_of(n):,}" for n in divisors)
+    steps = ", ".join(str(budget.steps_of(n)) for n in divisors)
     search = f"learning rate {rates}" if len(config.learning_rates) == 1 else f"the best of the learning rates {rates}"
     notes = [
-        f"{tokens:,} tokens per trial ({steps} steps of {config.batch} windows of {config.context} frames), {search}, "
+        f"{tokens} tokens per trial ({steps} steps of {config.batch} windows of {config.context} frames), {search}, "
         f"seeds {', '.join(map(str, config.search.seeds))}. The test splits are scored once, at the end."
     ]
     made: dict[str, list[str]] = {}

@@ -15,7 +15,7 @@ from whisper_gpt.jobs.inference.ngram_baselines import NGRAM_ORDERS
 from whisper_gpt.jobs.reproduction.measures import NLL, Measure
 from whisper_gpt.jobs.reproduction.rows import Row
 from whisper_gpt.jobs.reproduction.trials import Budget, Trial, recipe, require_trained
-from whisper_gpt.manifests.dataset_info import DatasetInfo
+from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import Location
 from whisper_gpt.manifests.publish import publish_bytes
 from whisper_gpt.model.config import PRESETS
@@ -30,7 +30,6 @@ class Domain:
     """
 
     name: str
-
     dataset: Location
     info: DatasetInfo
     rows: list[Row]
@@ -38,6 +37,11 @@ class Domain:
     others: tuple[Location, ...] = ()
     tests: tuple[Location, ...] = ()  # by default `dataset`
     divisor: int = 1
+
+    @property
+    def trained_on(self) -> tuple[Location, ...]:
+        """The datasets to train on."""
+        return (self.dataset, *self.others)
 
     @property
     def scored(self) -> tuple[Location, ...]:
@@ -61,7 +65,7 @@ class Search:
 def trial_of(results: Path, domain: Domain, row: Row, rate: float, seed: int) -> Trial:
     """Return the trial of a row at a rate with a seed, and its folder."""
     folder = results / "trials" / domain.name / row.name / f"rate-{rate}-seed-{seed}"
-    return Trial((domain.dataset, *domain.others), row, rate, seed, folder, domain.divisor)
+    return Trial(domain.trained_on, row, rate, seed, folder, domain.divisor)
 
 
 def chosen_trials(results: Path, domain: Domain, row: Row, search: Search) -> list[Trial]:
@@ -87,8 +91,13 @@ _FREE = ("threads",)  # fields of a budget that do not affect the results
 
 def plan_of(domains: Sequence[Domain], budget: Budget) -> dict[str, Any]:
     """Return the plan of a table, for JSON."""
+    datasets = {dataset for domain in domains for dataset in (*domain.trained_on, *domain.scored)}
+    infos = {dataset.name: read_info(dataset) for dataset in sorted(datasets, key=str)}
     return {
-        "dataset": {domain.name: [domain.info.fingerprint, *domain.info.plans_sha256] for domain in domains},
+        "dataset": {name: [info.fingerprint, *info.plans_sha256] for name, info in infos.items()},
+        "training": {
+            domain.name: [*(dataset.name for dataset in domain.trained_on), domain.divisor] for domain in domains
+        },
         "model": {name: asdict(shape) for name, shape in PRESETS.items()},
         "recipe": recipe(),
         "measure": domains[0].measure.name,
@@ -107,7 +116,7 @@ def keep_plan(results: Path, plan: dict[str, Any]) -> None:
     begun = _read(results) or {}
     if differences := _differences(begun, plan):
         raise JobError(f"{results} holds another table: {', '.join(differences)}; pass another --out")
-    merged = plan | {"dataset": begun.get("dataset", {}) | plan["dataset"]}
+    merged = plan | {name: begun.get(name, {}) | plan[name] for name in ("dataset", "training")}
     publish_bytes(results / _FILE_NAME, (json.dumps(merged, indent=1) + "\n").encode())
 
 

@@ -154,13 +154,14 @@ class _Work(NamedTuple):
 def _training(trials: Iterable[Trial], budget: Budget) -> list[_Work]:
     """Return the untrained trials, the costliest first, so that none of them is left for the end."""
     left = [trial for trial in trials if read_trained(trial) is None]
-    left.sort(key=_cost_per_frame, reverse=True)
+    left.sort(key=_cost, reverse=True)
     return [_Work(_train, (trial, budget), trial.folder, _needs(budget)) for trial in left]
 
 
-def _cost_per_frame(trial: Trial) -> int:
+def _cost(trial: Trial) -> float:
+    """Return about what a trial costs, relative to others of its budget."""
     preset = PRESETS[trial.row.model]
-    return trial.row.positions_per_frame * preset.layers * preset.width
+    return trial.row.positions_per_frame * preset.layers * preset.width**2 / trial.divisor
 
 
 def _ngram_scoring(domains: Sequence[Domain], budget: Budget, results: Path) -> list[_Work]:

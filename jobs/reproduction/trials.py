@@ -57,8 +57,16 @@ class Budget:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of a trial."""
-        return max(1, self.tokens // (self.context * self.batch))
+        """Optimizer steps of a trial that takes all tokens."""
+        return self.steps_of(1)
+
+    def steps_of(self, divisor: int) -> int:
+        """Return the optimizer steps of a trial that takes the tokens divided by `divisor`."""
+        return max(1, self.tokens // (self.context * self.batch) // divisor)
+
+    def tokens_of(self, divisor: int) -> int:
+        """Return the tokens in those steps."""
+        return self.steps_of(divisor) * self.context * self.batch
 
     @property
     def evaluated_batches(self) -> int:
@@ -182,7 +190,7 @@ def windows(trial: Trial, budget: Budget, dataset: Location, split: str, device:
 
 def training_config(trial: Trial, budget: Budget) -> Config:
     """Return the options of the trial's training run: `train`'s defaults, except for the row and the budget."""
-    row, steps = trial.row, max(1, budget.steps // trial.divisor)
+    row, steps = trial.row, budget.steps_of(trial.divisor)
     evaluation_interval = math.ceil(steps / EVALUATIONS)
     context, batch = _window(row, budget.context, budget.batch)
     return Config(

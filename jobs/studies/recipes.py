@@ -13,8 +13,8 @@ _ALL_GPT, _ALL_HYBRID = "gpt-8m", "hybrid-8m"
 _BANDS, _WINDOWS, _FLOOR = (16, 64, 128), (512, 1024, 4096), 1e-6
 _TEST_ONLY: dict[str, Any] = {"splits": ("test",)}
 _SIZES = ("1m", "4m", "12m", "40m")  # each takes about three times the FLOPs of the one before
-_DIVISORS = (1, 3, 9)  # of the tokens per trial
-_FEWEST_DIVISOR = {"40m": 3}  # with all tokens it would cost more than all other trials together
+DIVISORS = (1, 3, 9)  # of the tokens per trial
+LEAST_DIVISOR = {"40m": 3}  # with all tokens it would cost about as much as all other trials together
 
 
 def resampler(corpora: Sequence[Corpus]) -> Study:
@@ -132,8 +132,8 @@ def scale(corpora: Sequence[Corpus]) -> Study:
     comparisons: list[Comparison] = []
     for name in (corpus.name for corpus in corpora):
         gains: dict[tuple[str, int], Comparison] = {}
-        for divisor in _DIVISORS:
-            sizes = [size for size in _SIZES if divisor >= _FEWEST_DIVISOR.get(size, 1)]
+        for divisor in DIVISORS:
+            sizes = [size for size in _SIZES if divisor >= LEAST_DIVISOR.get(size, 1)]
             rows = tuple(f"{kind}-{size}" for size in sizes for kind in ("gpt", "hybrid"))
             label = name if divisor == 1 else f"{name}-tokens-over-{divisor}"
             training = Training((name,), rows, (name,), divisor, label)
@@ -144,7 +144,8 @@ def scale(corpora: Sequence[Corpus]) -> Study:
                 gains[size, divisor] = Comparison(text, hybrid, gpt)
         comparisons += gains.values()
         pairs = [
-            *(("three times the tokens", (size, 1), (size, 3)) for size in ("1m", "4m", "12m")),
+            *(("three times the tokens", (size, 1), (size, 3)) for size in _SIZES if size not in LEAST_DIVISOR),
+            ("three times the tokens", ("40m", 3), ("40m", 9)),
             *(("a larger model, equal tokens", (large, 3), (small, 3)) for small, large in pairwise(_SIZES)),
             *(("a larger model, about equal FLOPs", (large, 3), (small, 1)) for small, large in pairwise(_SIZES)),
         ]

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.inference.run_folder import (
@@ -45,7 +44,7 @@ def save_checkpoint(
     run: Path,
     model: LanguageModel,
     optimizers: Sequence[torch.optim.Optimizer],
-    average: AveragedModel | None,
+    average: LanguageModel | None,
     state: TrainingState,
     keep: int,
 ) -> Path:
@@ -69,7 +68,7 @@ def _write_checkpoint(
     folder: Path,
     model: LanguageModel,
     optimizers: Sequence[torch.optim.Optimizer],
-    average: AveragedModel | None,
+    average: LanguageModel | None,
     state: TrainingState,
 ) -> None:
     for stale in folder.parent.glob(f"{_WRITING}*"):  # of a killed process, as only one writes at a time
@@ -79,7 +78,7 @@ def _write_checkpoint(
     tensors = _optimizer_tensors(model, optimizers)
     if average is not None:
         tensors |= {_RAW + name: tensor for name, tensor in model.state_dict().items()}
-    save_model(model if average is None else average.module, temporary)
+    save_model(model if average is None else average, temporary)
     save_file(tensors, temporary / _TRAINING_FILE)
     files = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
     save_state(temporary, replace(state, files=files))
@@ -133,15 +132,14 @@ def newest_whole_checkpoint(run: Path, log: Callable[[str], None]) -> Path:
 
 
 def restore_training(
-    folder: Path, model: LanguageModel, optimizers: Sequence[torch.optim.Optimizer], average: AveragedModel | None
+    folder: Path, model: LanguageModel, optimizers: Sequence[torch.optim.Optimizer], average: LanguageModel | None
 ) -> None:
     """Load a checkpoint's moments into `optimizers` of `model`. If the run averages its weights, move the loaded ones
     to `average`, and load the raw weights into `model`."""
     tensors = load_safetensors(folder / _TRAINING_FILE)
     raw = {name.removeprefix(_RAW): tensors.pop(name) for name in list(tensors) if name.startswith(_RAW)}
     if average is not None and raw:
-        average.module.load_state_dict(model.state_dict())
-        average.n_averaged += 1
+        average.load_state_dict(model.state_dict())
     if raw:
         model.load_state_dict(raw)
     for name, parameter in model.named_parameters():

@@ -17,7 +17,7 @@ from whisper_gpt.jobs.inference.scoring import Score, score_model
 from whisper_gpt.jobs.training.checkpoints import save_checkpoint, update_state
 from whisper_gpt.jobs.training.distributed import Ranks, autocast, seed_everything
 from whisper_gpt.jobs.training.monitor import Clock, Monitor
-from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate
+from whisper_gpt.jobs.training.optimizers import learning_rate, set_learning_rate, update_average
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.step import PendingResult, StepResult, train_step
 from whisper_gpt.pipeline.loading.stream import Batch
@@ -51,7 +51,8 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     """Train until the run is done (True) or `stopped` is true on rank 0 (False); save a checkpoint in both cases.
 
     Every rank takes the same steps. A GPU gets the next step before the numbers of the last one are read, so that it
-    need not wait. Raises `Diverged` after too many consecutive steps that are out of bounds.
+    need not wait; a run by the clock then ends a step later. Raises `Diverged` after too many consecutive steps out of
+    bounds.
     """
     config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
     if session.state.unscored:
@@ -61,8 +62,8 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
     first = done = _done(session, session.state.step)
     streak = Streak(session.state, [])
     steps: deque[Step] = deque()  # those whose numbers are not read yet
+    last = time.monotonic()  # when a step was read, or its evaluation had ended
     while done < 1 and not stopping:
-        begun = time.monotonic()
         steps.append(take_step(session, session.state.step + len(steps) + 1, clock, stopped))
         number = steps[-1].number
         scheduled = session.validation is not None and number % config.eval_every == 0
@@ -76,10 +77,11 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
             done = _done(session, session.state.step)
             stopping = stopping or bool(stop)
             settle = settle or stopping or done >= 1
+            seconds, last = time.monotonic() - last, time.monotonic()
+            clock.stepping_s += seconds
             if monitor:
                 eta_s = (elapsed - clock.before_s) * max(0.0, 1 - done) / max(done - first, 1e-9)
-                monitor.step(step.number, result, step.rate, time.monotonic() - begun, clock, eta_s)
-        clock.stepping_s += time.monotonic() - begun
+                monitor.step(step.number, result, step.rate, seconds, clock, eta_s)
         if not settle:
             continue
         due = session.validation is not None and (done >= 1 or scheduled)
@@ -94,6 +96,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
                 _update_state(session)
             elif best or stopping:
                 _save(session, session.state)
+        last = time.monotonic()
     left_out = ranks.sum([len(session.damaged)])[0]
     if monitor:
         monitor.end(int(left_out))
@@ -114,7 +117,8 @@ def take_step(session: Session, number: int, clock: Clock, stopped: Callable[[],
     clock.waiting_s += time.monotonic() - started
     pending = _take(session, batches, session.optimizers, lambda: (clock.elapsed_s, float(stopped())))
     if session.average is not None:
-        session.average.update_parameters(session.model)
+        decay = config.ema if number > 1 else 0.0
+        update_average(session.average, session.model, decay, pending.healthy)
     return Step(number, rate, batches, session.training.state_dict(), dict(session.training.damaged), pending)
 
 

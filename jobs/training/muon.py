@@ -25,8 +25,8 @@ class StackedMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Update all matrices that have a gradient, unless `found_inf` is 1."""
-        if closure is not None:
-            raise ValueError("a closure is not supported")
+        if closure is not None or getattr(self, "grad_scale", None) is not None:
+            raise ValueError("a closure, or a scale of the gradients, is not supported")
         for group in self.param_groups:
             stacks: dict[tuple, list[torch.Tensor]] = defaultdict(list)
             for matrix in group["params"]:
@@ -47,14 +47,14 @@ class StackedMuon(torch.optim.Muon):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None:  # known to the device alone: what is added is 0, and what multiplies 1
             skip = found_inf > 0
-            gradients = [torch.where(skip, old, new) for old, new in zip(momenta, gradients, strict=True)]
+            gradients = list(torch.where(skip, torch.stack(momenta), torch.stack(gradients)).unbind())
             shrink = torch.where(skip, 1.0, shrink)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
         direction = compiled_if(matrices[0].is_cuda, orthogonalised)
         directions = direction(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
         if found_inf is not None:
-            directions = directions * (1 - found_inf)
+            directions = torch.where(skip, 0.0, directions)
         torch._foreach_mul_(matrices, shrink)
         torch._foreach_add_(matrices, list(directions.to(matrices[0].dtype).unbind()), alpha=-group["lr"] * scale)
 

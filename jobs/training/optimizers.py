@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.muon import StackedMuon
@@ -47,6 +46,10 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
             group["lr"] = rate
 
 
-def running_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """Return an exponential moving average of the weights, for `update_parameters(model)`; None for a decay of 0."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, healthy: torch.Tensor) -> None:
+    """Move the weights of `average`, an exponential moving average, towards those of `model`, if the bool `healthy`,
+    which only the device knows (torch's `AveragedModel` would make the host wait). `decay` 0 copies them."""
+    averages: list[torch.Tensor] = list(average.parameters())
+    targets = [torch.where(healthy, new, old) for new, old in zip(model.parameters(), averages, strict=True)]
+    torch._foreach_lerp_(averages, targets, 1 - decay)

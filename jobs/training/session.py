@@ -1,5 +1,6 @@
 """The objects of a training run: newly built, or restored from the newest intact checkpoint."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from upath import UPath
 
 from whisper_gpt.jobs.common.errors import JobError
@@ -22,7 +22,7 @@ from whisper_gpt.jobs.inference.run_folder import (
 from whisper_gpt.jobs.training.checkpoints import newest_whole_checkpoint, restore_training
 from whisper_gpt.jobs.training.config import Config, model_config
 from whisper_gpt.jobs.training.distributed import Precision, Ranks, choose_precision, seed_everything
-from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
+from whisper_gpt.jobs.training.optimizers import build_optimizers
 from whisper_gpt.manifests.dataset_info import DatasetInfo, read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.model.config import ModelConfig, fit_to_data
@@ -43,7 +43,7 @@ class Session:
     model: LanguageModel
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
-    average: AveragedModel | None
+    average: LanguageModel | None
     training: Stream
     validation: Stream | None
     state: TrainingState
@@ -67,10 +67,7 @@ class Session:
     @property
     def scored_model(self) -> LanguageModel:
         """The model that is scored and saved: the weight average, if there is one."""
-        if self.average is None:
-            return self.model
-        assert isinstance(self.average.module, LanguageModel)
-        return self.average.module
+        return self.model if self.average is None else self.average
 
     @property
     def max_nats(self) -> float:
@@ -97,7 +94,7 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
         variant = infos[0].mel["variants"].index(data.mel_variant)
         model.mel_encoder.set_statistics(*_mel_statistics(infos, config.shares, variant))
     state = TrainingState(0, 0.0, None, _order(config, training), data, config.optimizer)
-    average = running_average(model, config.ema)
+    average = copy.deepcopy(model) if config.ema else None
     optimizers = build_optimizers(model, config)
     if resume:
         newest = read_state(newest_whole_checkpoint(config.out, log)).step if ranks.is_main else 0

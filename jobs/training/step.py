@@ -31,11 +31,12 @@ class StepResult:
 
 
 class PendingResult:
-    """The result of a step that the device may not have finished."""
+    """The result of a step that the device may not have finished; `healthy` is a bool scalar on the device."""
 
-    def __init__(self, numbers: torch.Tensor, main_values: int):
+    def __init__(self, healthy: torch.Tensor, numbers: torch.Tensor, n_main_values: int):
+        self.healthy = healthy
         self._numbers = numbers.to("cpu", non_blocking=True)  # from a GPU into pinned memory
-        self._n_main_values = main_values
+        self._n_main_values = n_main_values
         self._copied = torch.cuda.Event() if numbers.is_cuda else None
         if self._copied is not None:
             self._copied.record()
@@ -92,7 +93,8 @@ def train_step(
     means = sums / tokens.clamp_min(1)
     token_nats = means[-3]
     healthy = means.isfinite().all() & norm.isfinite() & (token_nats < max_nats)
-    result = PendingResult(torch.cat([shared, means, torch.stack([norm, tokens, healthy.double()])]), len(shared))
+    numbers = torch.cat([shared, means, torch.stack([norm, tokens, healthy.double()])])
+    result = PendingResult(healthy, numbers, len(shared))
     for optimizer in optimizers:
         _step_if(optimizer, healthy)
         optimizer.zero_grad(set_to_none=True)

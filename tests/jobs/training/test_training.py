@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.jobs.training.small_runs import FAST, SMALL, batches_of, damage_first_sample, small_model, train_context_32
 from whisper_gpt.jobs import cli
@@ -22,7 +23,7 @@ from whisper_gpt.jobs.training import checkpoints as writing
 from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import seed_everything, single_process
-from whisper_gpt.jobs.training.optimizers import build_optimizers, running_average
+from whisper_gpt.jobs.training.optimizers import build_optimizers, update_average
 from whisper_gpt.jobs.training.step import train_step
 from whisper_gpt.model.checkpoint import load_safetensors
 from whisper_gpt.model.config import ModelConfig
@@ -154,14 +155,15 @@ def test_ema_weights_are_saved_next_to_the_raw_weights(dataset: Path, tmp_path: 
 
 def test_running_average_averages() -> None:
     model = small_model()
-    average = running_average(model, 0.5)
-    assert average is not None and running_average(model, 0.0) is None
-    initial = model.head.weight.detach().clone()
-    average.update_parameters(model)
+    average, initial = small_model(), model.head.weight.detach().clone()
     with torch.no_grad():
         model.head.weight.add_(1.0)
-    average.update_parameters(model)
-    assert torch.allclose(average.module.head.weight, initial + 0.5, atol=1e-6)
+    update_average(average, model, 0.5, torch.tensor(False))
+    assert torch.equal(average.head.weight, initial)
+    update_average(average, model, 0.75, torch.tensor(True))
+    assert torch.allclose(average.head.weight, initial + 0.25, atol=1e-6)
+    update_average(average, model, 0.0, torch.tensor(True))
+    assert torch.equal(average.head.weight, model.head.weight)
 
 
 def test_muon_optimizes_the_block_matrices_and_resumes(dataset: Path, tmp_path: Path) -> None:
@@ -353,8 +355,8 @@ def test_a_resume_needs_no_model_file(dataset: Path, tmp_path: Path) -> None:
 def test_reading_a_step_later_changes_no_number(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: tuple[int, ...]
 ) -> None:
-    """As on a GPU, which has the next step when a step is read: the same weights, states and curves, with skipped steps
-    and an average of the weights."""
+    """As on a GPU, which has the next step when a step is read: the same weights, moments, averages and states, with
+    skipped steps; and times that add up."""
     step, number = loop.train_step, 0
 
     def failing_step(*arguments: Any, **named: Any) -> Any:
@@ -369,6 +371,9 @@ def test_reading_a_step_later_changes_no_number(
         number = 0
         monkeypatch.setattr(loop, "_steps_ahead", lambda ranks, ahead=ahead: ahead)
         assert train_context_32(dataset, run, *options) == 0
+        events = EventAccumulator(str(run / "tensorboard")).Reload()
+        assert [event.step for event in events.Scalars("train/token_nats")] == list(range(1, 12))
+        assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait_share"))
     states = [[replace(read_state(folder), elapsed_s=0.0, files={}) for folder in checkpoints(run)] for run in runs]
     assert states[0] == states[1] and states[0][-1].skipped == len(bad)
     for folders in zip(*map(checkpoints, runs), strict=True):
