@@ -66,7 +66,7 @@ def frontier_markdown(points: Sequence[CodecPoint]) -> str:
     for point in points:
         costs = [f"{point.bits_per_s[row]:,.0f} ({point.bits_per_s[row] / point.raw_kbps / 10:.0f} %)" for row in rows]
         size = f"{point.codebooks} × {point.codebook_size}"
-        quality = [f"{point.raw_kbps:g}", f"{point.log_mel:.3f}", f"{point.si_sdr_db:.1f}"]
+        quality = [f"{point.raw_kbps:g}", f"{point.log_mel:.3f}", f"{point.si_sdr_db:.1f}".replace("-", "−")]
         lines.append([point.dataset, size, *quality, *costs])
     text = "How far each codec's reconstructions are off, and what its codes cost, also as a share of the raw rate."
     picture = f"![Bits per second against distortion]({FRONTIER})"
