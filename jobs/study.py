@@ -7,9 +7,9 @@ of the usual one. Datasets, trials and report are kept in --out, and a rerun res
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from tyro.conf import Positional
@@ -24,7 +24,7 @@ from whisper_gpt.jobs.preprocessing.options import check, source_root
 from whisper_gpt.jobs.reproduction.measures import STUDIED_BITS, STUDIED_NLL
 from whisper_gpt.jobs.reproduction.options import TrialOptions, check_trials, places, require_splits
 from whisper_gpt.jobs.reproduction.plan import keep_plan, plan_of
-from whisper_gpt.jobs.reproduction.results import at_edges
+from whisper_gpt.jobs.reproduction.results import RowResult, at_edges
 from whisper_gpt.jobs.reproduction.schedule import run_all
 from whisper_gpt.jobs.reproduction.trials import Budget
 from whisper_gpt.jobs.studies import recipes
@@ -113,22 +113,13 @@ def run(config: Config) -> int:
                 for training in study.trainings
             }
             notes += at_edges(by_training, config.search)
-        content, section = report_json(study, cells, outcomes, notes, measure), ""
-        if config.study == "vocabulary":
-            points = [
-                codec_point(datasets[name], source_root(maker), _codec_of(maker), cells)
-                for name, maker in makers.items()
-            ]
-            content["codecs"], section = [asdict(point) for point in points], frontier_markdown(points)
-            publish_bytes(results / FRONTIER, frontier_picture(points))
-        if config.study == "scale":
-            found = gains(study, cells, budget)
-            fitted = fits(found)
-            content, section = content | scaling_json(found, fitted), scaling_markdown(fitted)
-            publish_bytes(results / SCALING, scaling_picture(found))
+        own = _own_part(config, study, makers, datasets, cells, budget)
+        content = report_json(study, cells, outcomes, notes, measure) | own.content
         publish_bytes(results / "study.json", (json.dumps(content, indent=1) + "\n").encode())
         publish_bytes(results / PICTURE, picture(cells, measure))
-        markdown = report_markdown(study, cells, outcomes, notes, measure, section)
+        for name, png in own.pictures.items():
+            publish_bytes(results / name, png)
+        markdown = report_markdown(study, cells, outcomes, notes, measure, own.section)
         publish_bytes(results / "study.md", markdown.encode())
     console.print(f"{results / 'study.md'}: the answers; study.json and {PICTURE} are in the same folder")
     return 0
@@ -183,6 +174,36 @@ def _check(study: Study, datasets: Mapping[str, Location], infos: Mapping[str, D
         for name in training.tests:
             if "test" not in infos[name].splits:
                 raise JobError(f"{datasets[name]} has no test split")
+
+
+@dataclass(frozen=True)
+class _OwnPart:
+    """What only one study has in its report: content of study.json, a section of study.md, and PNGs by name."""
+
+    content: dict[str, Any] = field(default_factory=dict)
+    section: str = ""
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+
+def _own_part(
+    config: Config,
+    study: Study,
+    makers: Mapping[str, preprocess.Config],
+    datasets: Mapping[str, Location],
+    cells: Mapping[Cell, RowResult],
+    budget: Budget,
+) -> _OwnPart:
+    if config.study == "vocabulary":
+        points = [
+            codec_point(datasets[name], source_root(maker), _codec_of(maker), cells) for name, maker in makers.items()
+        ]
+        content = {"codecs": [asdict(point) for point in points]}
+        return _OwnPart(content, frontier_markdown(points), {FRONTIER: frontier_picture(points)})
+    if config.study == "scale":
+        found = gains(study, cells, budget)
+        fitted = fits(found)
+        return _OwnPart(scaling_json(found, fitted), scaling_markdown(fitted), {SCALING: scaling_picture(found)})
+    return _OwnPart()
 
 
 def _codec_of(maker: preprocess.Config) -> Codec:
