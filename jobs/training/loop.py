@@ -50,8 +50,8 @@ class Streak:
 def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]) -> bool:
     """Train until the run is done (True) or `stopped` is true on rank 0 (False); save a checkpoint in both cases.
 
-    Every rank takes the same steps. A GPU gets the next step before the numbers of the last one are read, so that it
-    need not wait; a run by the clock then ends a step later. Raises `Diverged` after too many consecutive steps out of
+    Every rank takes the same steps. On a GPU a step is launched before the result of the last one is read, so the GPU
+    does not idle; `--minutes` then ends the run a step later. Raises `Diverged` after too many consecutive steps out of
     bounds.
     """
     config, ranks, clock = session.config, session.ranks, Clock(session.state.elapsed_s)
