@@ -29,6 +29,7 @@ from whisper_gpt.jobs.training.distributed import DeviceChoice, single_process
 from whisper_gpt.manifests.dataset_info import read_info
 from whisper_gpt.manifests.location import location
 from whisper_gpt.manifests.splits import require_samples
+from whisper_gpt.model.quantization import quantize_int8
 from whisper_gpt.pipeline.loading.stream import whole_split
 
 
@@ -50,6 +51,8 @@ class Config:
     """Also score n-gram models of the training split; counting takes about 100 bytes of memory per training token."""
     device: DeviceChoice = "auto"
     """Device to score on; auto takes a GPU if torch finds one."""
+    int8: bool = False
+    """Score the runs with their matrices rounded to 8 bits, as `generate --int8` runs them, on a CPU."""
     json: bool = False
     """Print a JSON list instead of the table."""
 
@@ -91,6 +94,7 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     dataset = location(config.dataset)
     info, device = read_info(dataset), single_process(config.device).device
+    require(not config.int8 or device.type == "cpu", "--int8 is for CPUs: pass --device cpu as well")
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, model, state in loaded:
@@ -111,8 +115,11 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     for folder, model, state in loaded:
         shape = model.config
         windows = whole_split(dataset, config.split, shape.context, config.batch, state.data.mel_variant)
+        parameters = model.parameter_count()
+        if config.int8:
+            quantize_int8(model)
         score = score_model(model.to(device), (batch.to(device) for batch in windows))
-        rows.append(_row(str(folder), shape.name, model.parameter_count(), config.split, shape.context, score))
+        rows.append(_row(str(folder), shape.name, parameters, config.split, shape.context, score))
     if not rows:
         raise JobError(f"{config.dataset}: nothing to score without a training split to count; name at least one run")
     return rows

@@ -5,14 +5,11 @@ Unlike a delay pattern it finishes a frame before time moves on, so a frame's au
 the next frame is predicted.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from whisper_gpt.model.cache import LayerCache, empty_layers
-from whisper_gpt.model.compilation import compiled_if
+from whisper_gpt.model.cache import empty_layers
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.sampling import Sampling, sample
@@ -32,6 +29,7 @@ class DepthDecoder(nn.Module):
         self.embed = nn.Embedding(self.finer * config.vocab, width)  # of codes 0 … K − 2
         self.blocks = nn.ModuleList(Block(width, self.heads) for _ in range(config.depth_layers))
         self.head = nn.Parameter(torch.empty(self.finer, config.vocab, width))
+        self.int8_heads: nn.ModuleList | None = None  # the rounded heads of a quantised model, for `draw`
         self.register_buffer("offsets", config.vocab * torch.arange(self.finer), persistent=False)
         initialise(self)
         nn.init.normal_(self.head, std=0.1 * width**-0.5)  # predictions start almost uniform
@@ -52,36 +50,24 @@ class DepthDecoder(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), codes[:, 1:].flatten(), reduction="none").view(-1, self.finer)
 
     @torch.no_grad()
-    def draw(
-        self,
-        hidden: torch.Tensor,
-        coarsest: torch.Tensor,
-        how: Sampling,
-        generators: Sequence[torch.Generator | None] | None = None,
-        compiled: bool = False,
-    ) -> torch.Tensor:
-        """Sample codes 1 … K − 1 given `hidden` `[N, D]` and code 0 int64 `[N]`; return all codes, int64 `[N, K]`.
+    def draw(self, hidden: torch.Tensor, coarsest: torch.Tensor, how: Sampling, noise: torch.Tensor) -> torch.Tensor:
+        """Sample codes 1 … K − 1 of N frames; return all codes, int64 `[N, K]`.
 
-        Logits are sampled on the CPU, each row with its own generator. `compiled` runs the rest as generated code.
+        `hidden` is float `[N, D]`, `coarsest` code 0, int64 `[N]`, and `noise` that of `sample`, `[N, K − 1, V]`.
         """
-        step = compiled_if(compiled, DepthDecoder.step)
-        codes = F.pad(coarsest[:, None], (0, self.finer))
-        frames = self._projected(hidden)
+        frames, codes = self._projected(hidden), [coarsest]
         head_width = frames.shape[2] // self.heads
         caches = empty_layers(len(self.blocks), (len(hidden), self.heads, self.finer, head_width), hidden.device)
         for k in range(self.finer):
-            logits = step(self, codes[:, k], frames[:, k], caches, k)
-            codes[:, k + 1] = sample(logits.float().cpu(), how.finer, generators).to(codes.device)
-        return codes
+            x = norm(self.embed(codes[k] + self.offsets[k])) + frames[:, k]
+            x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
+            logits = self._logits(x, k)
+            codes.append(sample(logits, how, noise[:, k]))
+        return torch.stack(codes, dim=1)
 
-    def step(self, previous: torch.Tensor, frame: torch.Tensor, caches: list[LayerCache], k: int) -> torch.Tensor:
-        """Return the logits `[N, V]` of code k + 1, and add code k, `previous` int64 `[N]`, to `caches`.
-
-        `frame` `[N, W]` is the hidden state as projected for code k + 1.
-        """
-        x = norm(self.embed(previous + self.offsets[k])) + frame
-        x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
-        return F.linear(x, self.head[k])  # one head: reading all of them would take most of the time
+    def _logits(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        """Return the logits `[N, V]` of code k + 1: one head, as reading all of them would take most of the time."""
+        return F.linear(x, self.head[k]) if self.int8_heads is None else self.int8_heads[k](x)
 
     def _projected(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the projections `[N, K − 1, W]` of `hidden` `[N, D]`, one per finer codebook, with an RMS of 1."""

@@ -15,12 +15,13 @@ from torch import nn
 from whisper_gpt.model.attention import DocumentMask
 from whisper_gpt.model.cache import Cache
 from whisper_gpt.model.checkpoint import Pretrained
+from whisper_gpt.model.compilation import compiled_if
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
-from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.model.sampling import Sampling, exponential_noise, sample
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,17 @@ class HybridLM(Pretrained):
     ) -> torch.Tensor:
         """Sample the frame that the last output predicts: the coarsest code, then the finer ones given it.
 
-        Return its codes int64 `[B, K]` on the CPU, where the logits are sampled, each row with its own generator.
-        `compiled` runs the depth decoder as generated code.
+        Return its codes int64 `[B, K]` on the CPU. Each row has its own generator; `compiled` runs generated code.
         """
-        coarsest = sample(prediction.logits[:, -1].cpu(), how, generators)  # [B]
+        shape = (self.config.output_codebooks, self.config.vocab)
+        noise = exponential_noise(*shape, generators or [None] * len(prediction.hidden)).to(self.device)
+        return compiled_if(compiled, HybridLM._draw)(self, prediction, how, noise).cpu()
+
+    def _draw(self, prediction: Prediction, how: Sampling, noise: torch.Tensor) -> torch.Tensor:
+        coarsest = sample(prediction.logits[:, -1], how, noise[:, 0])  # [B]
         if self.depth is None:
             return coarsest[:, None]
-        return self.depth.draw(prediction.hidden[:, -1], coarsest.to(self.device), how, generators, compiled).cpu()
+        return self.depth.draw(prediction.hidden[:, -1], coarsest, how.finer, noise[:, 1:])
 
     def predict_next(
         self,

@@ -38,13 +38,24 @@ class Sampling:
         return replace(self, temperature=self.finer_temperature, finer_temperature=None)
 
 
-def sample(
-    logits: torch.Tensor, how: Sampling, generators: Sequence[torch.Generator | None] | None = None
-) -> torch.Tensor:
-    """Sample one token from each row of `logits` `[B, V]`, with its own of B `generators`; return int64 `[B]`."""
+def exponential_noise(codebooks: int, vocab: int, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    """Return the noise of `sample` for a frame of each of B generators: float32 `[B, K, V]`, exponentially distributed.
+
+    It is drawn on the CPU, so that equal seeds give equal noise whatever the device.
+    """
+    rows = [torch.empty(codebooks, vocab).exponential_(generator=generator) for generator in generators]
+    return torch.stack(rows).clamp_min_(torch.finfo(torch.float32).tiny)  # its logarithm must be finite
+
+
+def sample(logits: torch.Tensor, how: Sampling, noise: torch.Tensor) -> torch.Tensor:
+    """Sample one token from each row of `logits` `[B, V]`, given `noise` `[B, V]`; return int64 `[B]`.
+
+    The token with the largest p / noise, as in torch.multinomial (the Gumbel-max trick). Given the noise that is a pure
+    function, so it can be compiled, and on a GPU nothing waits for the CPU.
+    """
     if how.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / how.temperature
+    logits = logits.float() / how.temperature
     if 0 < how.top_k < logits.shape[-1]:
         smallest_kept = logits.topk(how.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, -torch.inf)
@@ -55,5 +66,4 @@ def sample(
         before = mass.cumsum(dim=-1) - mass  # mass of the more likely tokens
         dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
-    rows = zip(logits.softmax(dim=-1), generators or [None] * len(logits), strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+    return (logits - noise.log()).argmax(dim=-1)

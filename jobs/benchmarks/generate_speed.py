@@ -18,6 +18,7 @@ from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, predi
 from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.quantization import quantize_int8
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
@@ -47,6 +48,8 @@ class Config:
     """Number of torch threads."""
     compile: bool = False
     """Run the model's steps as generated code, as `generate --compile` does."""
+    int8: bool = False
+    """Round the model's matrices to 8 bits, as `generate --int8` does."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -82,6 +85,8 @@ def run(config: Config) -> int:
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     model = HybridLM(PRESETS[config.model]).eval()
+    if config.int8:
+        quantize_int8(model)
     n_codebooks = model.config.output_codebooks
     codec = benchmarked_codec(config.codec, codebooks=max(8, n_codebooks))
     log_mel = LogMel(MelConfig())
@@ -93,7 +98,7 @@ def run(config: Config) -> int:
     frames = round(60 * config.minutes * FRAME_RATE)
     stretches = one_long_run(model, codec, log_mel, prompt, frames, config.compile)
     if config.json:
-        described = {"model": config.model, "codec": config.codec, "compiled": config.compile}
+        described = {"model": config.model, "codec": config.codec, "compiled": config.compile, "int8": config.int8}
         long_run = [asdict(stretch) for stretch in stretches]
         print(json.dumps({**described, **asdict(result), "one_long_run": long_run}))
     else:
@@ -165,13 +170,11 @@ def _parts(
     decoder, context = codec.decoder_start(codebooks=len(prompt.codes)), log_mel.start()
     audio = torch.zeros(codec.hop)
     calls: dict[str, Callable[[], object]] = {
+        "draws, with the depth decoder": lambda: model.draw(prediction, Sampling(), compiled=compiled),
         "decoder and mel encoder": lambda: predict_after(model, tokens, mel, "decode", cache, compiled),
         "codec's decoder": lambda: codec.decode_chunk(decoder, prompt.codes[None, :, :1]),
         "mel": lambda: log_mel.step(context, audio),
     }
-    if depth := model.depth:
-        hidden, first = prediction.hidden[:, -1], prompt.codes[0, :1]
-        calls["depth decoder"] = lambda: depth.draw(hidden, first, Sampling(), compiled=compiled)
     return {name: _timed(call, frames) / frames for name, call in calls.items()}
 
 
@@ -184,7 +187,7 @@ def _timed(call: Callable[[], object], times: int = 1) -> float:
 
 def _print(config: Config, result: GenerateSpeed, stretches: Sequence[Stretch]) -> None:
     console = Console(highlight=False)
-    how = "compiled" if config.compile else "not compiled"
+    how = ("compiled" if config.compile else "not compiled") + ", 8-bit weights" * config.int8
     console.print(f"{config.model}, {how}, codec {config.codec}, {config.threads} thread(s), after a prompt of 3 s")
     table = Table("", "median", "least", "most")
     rows = {

@@ -109,7 +109,7 @@ def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogM
             prediction = model(inputs, normalised)
         assert model.depth is not None
         coarsest = prediction.logits[:, -1].argmax(dim=-1)
-        drawn = model.depth.draw(prediction.hidden[:, -1], coarsest, Sampling(temperature=0))
+        drawn = model.depth.draw(prediction.hidden[:, -1], coarsest, greedy, torch.ones(1, 7, 1024))
         codes = torch.cat([codes, drawn.T], dim=1)
         audio.append(generated.step())
         assert torch.equal(generated.codes[0], codes)
@@ -161,11 +161,19 @@ def test_evaluate_generation_sets_a_run_beside_the_codec(
 def test_bench_generate_measures_each_part(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert (
-        cli.main(["bench", "generate", "--rounds=1", "--seconds=0.1", "--minutes=0.01", "--threads=2", "--json"]) == 0
+        cli.main(
+            ["bench", "generate", "--rounds=1", "--seconds=0.1", "--minutes=0.01", "--threads=2", "--int8", "--json"]
+        )
+        == 0
     )
     result = json.loads(capsys.readouterr().out)
     assert min(result[name]["median"] for name in ("speed", "plain_speed", "first_ms")) > 0
-    assert result["parts_ms"].keys() == {"decoder and mel encoder", "codec's decoder", "mel", "depth decoder"}
+    assert result["parts_ms"].keys() == {
+        "decoder and mel encoder",
+        "codec's decoder",
+        "mel",
+        "draws, with the depth decoder",
+    }
     (stretch,) = result["one_long_run"]
     assert stretch["frames"] == 45 and stretch["ms_per_frame"] > 0 and stretch["memory_mb"] > 0
 

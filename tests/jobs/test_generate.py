@@ -17,7 +17,7 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.continuation import Continuations, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.inference.run_folder import load_run, newest_checkpoint, read_state
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.model.sampling import Sampling, sample
+from whisper_gpt.model.sampling import Sampling, exponential_noise, sample
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.encode import align_recordings
@@ -53,6 +53,10 @@ def test_speech_model_in_the_package_generates_if_no_run_is_named(synthetic_corp
     arguments = ["generate", "--out", str(out), "--seconds=0.2", "--prompt", str(prompt_file(synthetic_corpora))]
     assert cli.main(arguments) == 0
     assert len(soundfile.read(out)[0]) == (256 + 15) * 320
+    full = out.read_bytes()
+    assert cli.main([*arguments, "--int8"]) == 0
+    rounded = out.read_bytes()
+    assert len(rounded) == len(full) and rounded != full
 
 
 def test_generation_matches_full_forward_passes(
@@ -234,7 +238,8 @@ def test_long_hybrid_continuation_is_exact_in_constant_memory(
         with torch.no_grad():
             logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
         for frame in range(position, end):
-            assert history[frame] == sample(logits[frame - begin][None], Sampling(), [generator])[0]
+            noise = exponential_noise(1, 1024, [generator])[:, 0]
+            assert history[frame] == sample(logits[frame - begin][None], Sampling(), noise)[0]
         begin, position = begin + half, end
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from whisper_gpt.model.config import PRESETS, ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.objective import finer_nats, training_losses
-from whisper_gpt.model.sampling import Sampling
+from whisper_gpt.model.sampling import Sampling, exponential_noise
 
 K = 4
 SMALL = ModelConfig(
@@ -34,6 +34,10 @@ def random_frames(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(count, SMALL.width, generator=generator)
     return hidden, torch.randint(SMALL.vocab, (count, K), generator=generator)
+
+
+def noise_of(count: int) -> torch.Tensor:
+    return exponential_noise(K - 1, SMALL.vocab, [torch.Generator()] * count)
 
 
 def depth_of(model: HybridLM) -> DepthDecoder:
@@ -70,20 +74,25 @@ def test_frame_t_depends_on_frames_before_t_and_on_its_own_coarser_codes() -> No
 
 def test_sampling_agrees_with_the_teacher_forced_pass() -> None:
     depth, (hidden, codes) = depth_of(trained_looking()), random_frames()
-    drawn = depth.draw(hidden, codes[:, 0], Sampling(temperature=0))
+    greedy, noise = Sampling(temperature=0), noise_of(6)
+    drawn = depth.draw(hidden, codes[:, 0], greedy, noise)
     assert torch.equal(drawn[:, 0], codes[:, 0])
     assert torch.equal(drawn[:, 1:], depth(hidden, drawn).argmax(dim=-1))
-    one_by_one = [depth.draw(hidden[i : i + 1], codes[i : i + 1, 0], Sampling(temperature=0)) for i in range(6)]
+    one_by_one = [depth.draw(hidden[i : i + 1], codes[i : i + 1, 0], greedy, noise[i : i + 1]) for i in range(6)]
     assert torch.equal(drawn, torch.cat(one_by_one))
 
 
 def test_finer_codes_have_a_temperature_of_their_own() -> None:
-    model, (hidden, codes) = trained_looking(), random_frames(50)
-    generators = [torch.Generator().manual_seed(i) for i in range(50)]
-    how = Sampling(temperature=3.0, finer_temperature=0)
-    drawn = depth_of(model).draw(hidden, codes[:, 0], how, generators)
-    assert torch.equal(drawn, depth_of(model).draw(hidden, codes[:, 0], Sampling(temperature=0)))
-    assert not torch.equal(drawn, depth_of(model).draw(hidden, codes[:, 0], Sampling(temperature=3.0), generators))
+    model, (hidden, _) = trained_looking(), random_frames(50)
+    prediction = Prediction(hidden[:, None], model.head(hidden)[:, None], None, None)
+
+    def draw(how: Sampling) -> torch.Tensor:
+        return model.draw(prediction, how, [torch.Generator().manual_seed(i) for i in range(50)])
+
+    drawn, finer = draw(Sampling(temperature=3.0)), draw(Sampling(temperature=3.0, finer_temperature=0))
+    greedy = depth_of(model).draw(hidden, finer[:, 0], Sampling(temperature=0), noise_of(50))
+    assert torch.equal(finer[:, 0], drawn[:, 0]) and not torch.equal(finer, drawn)
+    assert torch.equal(finer, greedy) and not torch.equal(finer, draw(Sampling(temperature=0)))
 
 
 def test_the_trunk_is_that_of_a_model_of_one_codebook() -> None:
