@@ -21,9 +21,10 @@ class Int8Linear(nn.Module):
         super().__init__()
         if weight.shape[1] % _INPUTS:
             raise ValueError(f"{weight.shape[1]} inputs: must be a multiple of {_INPUTS}")
-        scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / 127  # [out]
-        self.register_buffer("weight", (weight / scales[:, None]).round().to(torch.int8))  # [out, in]
-        self.register_buffer("scales", scales.bfloat16())
+        scales = (weight.abs().amax(dim=1).clamp_min(1e-30) / 127).bfloat16()  # [out]; above 0, to divide by
+        steps = weight / scales.float()[:, None]
+        self.register_buffer("weight", steps.round().clamp(-127, 127).to(torch.int8))  # [out, in]
+        self.register_buffer("scales", scales)
         self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

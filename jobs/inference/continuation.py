@@ -100,13 +100,13 @@ class Continuations:
     """Continuations of several prompts of equal length, side by side: `prompt_audio` float32 `[B, n · hop]` is the
     prompts decoded, `step` adds a frame to each.
 
-    Model and codec compute on their own devices; codes are sampled and mel frames computed on the CPU. Each has its own
-    generator, so its codes are those that it has alone, but for ties in float rounding.
+    Model and codec compute on their own devices, mel frames and the noise to sample with on the CPU. Each continuation
+    has its own generator, so its codes are those that it has alone, but for ties in float rounding.
 
     They may be endless: memory and time per frame are constant. `codes` `[B, K, n]` and `mel` `[B, n, M]` hold the last
     half context of the history; once the cache is full, a new one is filled from them.
 
-    `compiled` runs the model's steps as generated code: about 1.5 times as fast, after up to a minute of compilation,
+    `compiled` runs the model's steps as generated code: about twice as fast, after one to three minutes of compilation,
     and equal but for rounding.
     """
 

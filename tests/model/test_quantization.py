@@ -27,15 +27,15 @@ def model_and_window() -> tuple[HybridLM, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (5, 48), (1024, 128)])
-def test_a_rounded_layer_is_within_half_a_step_of_each_weight(shape: tuple[int, int]) -> None:
+def test_rounded_weights_are_within_half_a_step(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(shape[1], shape[0])
     with torch.no_grad():
         layer.weight[0] = 0
     rounded = Int8Linear(layer.weight.detach(), layer.bias)
     steps = layer.weight.detach().abs().amax(dim=1, keepdim=True) / 127
-    # bfloat16 scales are off by up to 2 ** -9.
-    assert (rounded.rounded() - layer.weight).abs().le(steps / 2 + steps * 127 * 2**-8).all()
+    # Half a step, or where a scale was rounded down to bfloat16, what is cut off: 127 steps x 2 ** -8.
+    assert (rounded.rounded() - layer.weight).abs().le(0.51 * steps).all()
     x = torch.randn(2, 7, shape[1])
     exact = x @ rounded.rounded().T + layer.bias
     assert torch.allclose(rounded(x), exact, atol=0.02 * float(exact.detach().abs().max()))
