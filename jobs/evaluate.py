@@ -94,7 +94,6 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     require(config.batch >= 1, f"--batch {config.batch}: must be at least 1")
     dataset = location(config.dataset)
     info, device = read_info(dataset), single_process(config.device).device
-    require(not config.int8 or device.type == "cpu", "--int8 is for CPUs: pass --device cpu as well")
     require_samples(dataset, info, config.split)
     loaded = [(folder, *load_run(folder, config.checkpoint == "best")) for folder in config.runs]
     for folder, model, state in loaded:
@@ -115,10 +114,10 @@ def evaluate(config: Config, log: Callable[[str], None]) -> list[Row]:
     for folder, model, state in loaded:
         shape = model.config
         windows = whole_split(dataset, config.split, shape.context, config.batch, state.data.mel_variant)
-        parameters = model.parameter_count()
+        model, parameters = model.to(device), model.parameter_count()
         if config.int8:
             quantize_int8(model)
-        score = score_model(model.to(device), (batch.to(device) for batch in windows))
+        score = score_model(model, (batch.to(device) for batch in windows))
         rows.append(_row(str(folder), shape.name, parameters, config.split, shape.context, score))
     if not rows:
         raise JobError(f"{config.dataset}: nothing to score without a training split to count; name at least one run")

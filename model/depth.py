@@ -61,8 +61,7 @@ class DepthDecoder(nn.Module):
         for k in range(self.finer):
             x = norm(self.embed(codes[k] + self.offsets[k])) + frames[:, k]
             x = run_blocks(self.blocks, self.heads, x[:, None], caches, k)[:, 0]
-            logits = self._logits(x, k)
-            codes.append(sample(logits, how, noise[:, k]))
+            codes.append(sample(self._logits(x, k), how, noise[:, k]))
         return torch.stack(codes, dim=1)
 
     def _logits(self, x: torch.Tensor, k: int) -> torch.Tensor:

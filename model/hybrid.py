@@ -21,7 +21,7 @@ from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.layers import Block, initialise, norm, run_blocks
 from whisper_gpt.model.mel_encoder import MelEncoder
-from whisper_gpt.model.sampling import Sampling, exponential_noise, sample
+from whisper_gpt.model.sampling import Sampling, gumbel_noise, sample
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class HybridLM(Pretrained):
         Return its codes int64 `[B, K]` on the CPU. Each row has its own generator; `compiled` runs generated code.
         """
         shape = (self.config.output_codebooks, self.config.vocab)
-        noise = exponential_noise(*shape, generators or [None] * len(prediction.hidden)).to(self.device)
+        noise = gumbel_noise(*shape, generators or [None] * len(prediction.hidden)).to(self.device)
         return compiled_if(compiled, HybridLM._draw)(self, prediction, how, noise).cpu()
 
     def _draw(self, prediction: Prediction, how: Sampling, noise: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from whisper_gpt.model.depth import DepthDecoder
+from whisper_gpt.model.errors import ModelError
 
-_INPUTS = 16  # torch's kernel reads so many weights at once, and beyond the end of a row that is not a multiple of them
+# torch's kernel reads 16 weights at a time: past the end of a row whose length is not a multiple of 16.
+_INPUTS = 16
 
 
 class Int8Linear(nn.Module):
@@ -40,8 +42,10 @@ class Int8Linear(nn.Module):
 def quantize_int8(model: nn.Module) -> None:
     """Round the matrices of `model` to 8 bits, in place, but for those whose inputs are not a multiple of 16.
 
-    Embeddings and biases stay as they are.
+    Embeddings and biases stay as they are. Raises `ModelError` if the model is not on the CPU.
     """
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise ModelError("8-bit weights are for CPUs: pass --device cpu with --int8")
     for name, layer in list(model.named_children()):
         if isinstance(layer, nn.Linear) and layer.in_features % _INPUTS == 0:
             setattr(model, name, Int8Linear(layer.weight.detach(), layer.bias))

@@ -38,20 +38,20 @@ class Sampling:
         return replace(self, temperature=self.finer_temperature, finer_temperature=None)
 
 
-def exponential_noise(codebooks: int, vocab: int, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
-    """Return the noise of `sample` for a frame of each of B generators: float32 `[B, K, V]`, exponentially distributed.
+def gumbel_noise(codebooks: int, vocab: int, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+    """Return standard Gumbel noise, float32 `[B, K, V]`, to `sample` a frame with each of B generators.
 
     It is drawn on the CPU, so that equal seeds give equal noise whatever the device.
     """
     rows = [torch.empty(codebooks, vocab).exponential_(generator=generator) for generator in generators]
-    return torch.stack(rows).clamp_min_(torch.finfo(torch.float32).tiny)  # its logarithm must be finite
+    return -torch.stack(rows).clamp_min_(torch.finfo(torch.float32).tiny).log()  # finite
 
 
 def sample(logits: torch.Tensor, how: Sampling, noise: torch.Tensor) -> torch.Tensor:
-    """Sample one token from each row of `logits` `[B, V]`, given `noise` `[B, V]`; return int64 `[B]`.
+    """Sample one token from each row of `logits` `[B, V]`, given Gumbel `noise` `[B, V]`; return int64 `[B]`.
 
-    The token with the largest p / noise, as in torch.multinomial (the Gumbel-max trick). Given the noise that is a pure
-    function, so it can be compiled, and on a GPU nothing waits for the CPU.
+    The Gumbel-max trick: the largest logit plus noise. torch.multinomial draws the same way, but from a generator; this
+    is a pure function, so it can be compiled, and on a GPU it does not wait for the CPU.
     """
     if how.temperature == 0:
         return logits.argmax(dim=-1)
@@ -66,4 +66,4 @@ def sample(logits: torch.Tensor, how: Sampling, noise: torch.Tensor) -> torch.Te
         before = mass.cumsum(dim=-1) - mass  # mass of the more likely tokens
         dropped = (before >= how.top_p).scatter(-1, order, before >= how.top_p)
         logits = logits.masked_fill(dropped, -torch.inf)
-    return (logits - noise.log()).argmax(dim=-1)
+    return (logits + noise).argmax(dim=-1)

@@ -4,9 +4,12 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pytest
+import torch
+from torch import nn
 
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.common.event_log import LOGS_FOLDER
@@ -18,6 +21,8 @@ from whisper_gpt.pipeline.shards.source import Source
 
 FAST_TRAINING = ["--batch=2", "--context=64", "--eval-batches=1", "--clip-s=0"]
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+_Model = TypeVar("_Model", bound=nn.Module)
+
 NEEDS_BROWSER = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
 )
@@ -48,6 +53,14 @@ def plan_of(
         for source in sources:
             sorter.add(source)
         return pa.concat_tables([PLAN.empty_table(), *sorter.planned(settings, first_shards)])
+
+
+def without_zero_weights(model: _Model) -> _Model:
+    """Add noise to every weight of `model`, so that every branch has an effect: fresh ones end in zero weights."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
 
 
 def train_context_64(dataset: Path, out: Path, *options: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.helpers import train_context_64
+from tests.helpers import train_context_64, without_zero_weights
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.continuation import Continuations, Prompt
 from whisper_gpt.jobs.inference.run_folder import load_run
@@ -85,11 +85,7 @@ def small_model(context: int = 512) -> HybridLM:
         "small", context=context, width=32, layers=1, heads=2, mel_bands=64, mel_width=16, mel_layers=1, mel_heads=2,
         input_codebooks=8, output_codebooks=8, depth_width=16, depth_layers=1,
     )  # fmt: skip
-    model = HybridLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return without_zero_weights(HybridLM(config).eval())
 
 
 def test_generation_is_the_plain_pass_frame_by_frame(codec: Codec, log_mel: LogMel) -> None:

@@ -17,7 +17,7 @@ from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.continuation import Continuations, MelSource, Prompt, prefill, read_prompt
 from whisper_gpt.jobs.inference.run_folder import load_run, newest_checkpoint, read_state
 from whisper_gpt.model.hybrid import HybridLM
-from whisper_gpt.model.sampling import Sampling, exponential_noise, sample
+from whisper_gpt.model.sampling import Sampling, gumbel_noise, sample
 from whisper_gpt.pipeline.audio import read_mono
 from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.encode import align_recordings
@@ -236,7 +236,7 @@ def test_long_hybrid_continuation_is_exact_in_constant_memory(
         with torch.no_grad():
             logits = model(history[None, None, begin:end], mel[None, begin:end]).logits[0]
         for frame in range(position, end):
-            noise = exponential_noise(1, 1024, [generator])[:, 0]
+            noise = gumbel_noise(1, 1024, [generator])[:, 0]
             assert history[frame] == sample(logits[frame - begin][None], Sampling(), noise)[0]
         begin, position = begin + half, end
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.helpers import without_zero_weights
 from whisper_gpt.model.config import PRESETS, ModelConfig
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.objective import finer_nats, training_losses
-from whisper_gpt.model.sampling import Sampling, exponential_noise
+from whisper_gpt.model.sampling import Sampling, gumbel_noise
 
 K = 4
 SMALL = ModelConfig(
@@ -23,11 +24,7 @@ SMALL = ModelConfig(
 def trained_looking(config: ModelConfig = SMALL) -> HybridLM:
     """A model without any zero weight, so that every branch has an effect."""
     torch.manual_seed(0)
-    model = HybridLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return without_zero_weights(HybridLM(config).eval())
 
 
 def random_frames(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,7 +34,7 @@ def random_frames(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def noise_of(count: int) -> torch.Tensor:
-    return exponential_noise(K - 1, SMALL.vocab, [torch.Generator()] * count)
+    return gumbel_noise(K - 1, SMALL.vocab, [torch.Generator()] * count)
 
 
 def depth_of(model: HybridLM) -> DepthDecoder:

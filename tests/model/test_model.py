@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.helpers import NEEDS_COMPILER
+from tests.helpers import NEEDS_COMPILER, without_zero_weights
 from whisper_gpt.model.cache import empty_cache
 from whisper_gpt.model.checkpoint import save_model
 from whisper_gpt.model.config import PRESETS, ModelConfig, fit_to_data
@@ -31,11 +31,7 @@ every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
 def random_model(config: ModelConfig, seed: int = 0) -> HybridLM:
     """A model with no zero weights: fresh models zero the output projections of their branches."""
     torch.manual_seed(seed)
-    model = HybridLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return without_zero_weights(HybridLM(config).eval())
 
 
 def random_frames(

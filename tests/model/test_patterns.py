@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.helpers import without_zero_weights
 from whisper_gpt.model.config import ModelConfig
 from whisper_gpt.model.cost import training_flops
 from whisper_gpt.model.errors import ModelError
@@ -33,11 +34,7 @@ def config_of(pattern: str, **changes: object) -> ModelConfig:
 def trained_looking(pattern: str) -> PatternLM:
     """A model without any zero weight, so that every branch has an effect."""
     torch.manual_seed(0)
-    model = PatternLM(config_of(pattern)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return without_zero_weights(PatternLM(config_of(pattern)).eval())
 
 
 def random_codes(batch: int = 1, frames: int = T) -> torch.Tensor:

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import without_zero_weights
 from whisper_gpt.model.config import ModelConfig
+from whisper_gpt.model.errors import ModelError
 from whisper_gpt.model.hybrid import HybridLM
 from whisper_gpt.model.quantization import Int8Linear, quantize_int8
 from whisper_gpt.model.sampling import Sampling
@@ -19,10 +21,7 @@ SMALL = ModelConfig(
 def model_and_window() -> tuple[HybridLM, torch.Tensor, torch.Tensor]:
     """A model without any zero weight, and the codes and mel of two windows."""
     torch.manual_seed(0)
-    model = HybridLM(SMALL).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = without_zero_weights(HybridLM(SMALL).eval())
     return model, torch.randint(SMALL.vocab, (2, K, 12)), torch.randn(2, 12, SMALL.mel_bands)
 
 
@@ -34,7 +33,7 @@ def test_rounded_weights_are_within_half_a_step(shape: tuple[int, int]) -> None:
         layer.weight[0] = 0
     rounded = Int8Linear(layer.weight.detach(), layer.bias)
     steps = layer.weight.detach().abs().amax(dim=1, keepdim=True) / 127
-    # Half a step, or where a scale was rounded down to bfloat16, what is cut off: 127 steps x 2 ** -8.
+    # Half a step of the scale, which bfloat16 rounds by up to 2 ** -9; so the largest weight loses up to 127 × 2 ** -9.
     assert (rounded.rounded() - layer.weight).abs().le(0.51 * steps).all()
     x = torch.randn(2, 7, shape[1])
     exact = x @ rounded.rounded().T + layer.bias
@@ -48,6 +47,11 @@ def test_rows_that_the_kernel_would_read_beyond_are_not_rounded() -> None:
     assert [type(layer) for layer in layers] == [nn.Linear, Int8Linear]
     with pytest.raises(ValueError, match="24 inputs"):
         Int8Linear(torch.zeros(16, 24))
+
+
+def test_a_model_on_another_device_is_refused() -> None:
+    with pytest.raises(ModelError, match="--device cpu"):
+        quantize_int8(HybridLM(SMALL).to("meta"))
 
 
 def test_every_matrix_of_a_model_is_rounded_and_little_changes() -> None:

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisper_gpt.model.errors import ModelError
-from whisper_gpt.model.sampling import Sampling, exponential_noise, sample
+from whisper_gpt.model.sampling import Sampling, gumbel_noise, sample
 
 
 def draws(logits: list[float], sampling: Sampling, count: int = 2000) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    noise = exponential_noise(1, len(logits), [generator] * count)[:, 0]
+    noise = gumbel_noise(1, len(logits), [generator] * count)[:, 0]
     return sample(torch.tensor([logits] * count), sampling, noise)
 
 
