@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,3 +87,12 @@ def first_ready(running: Iterable[Any], stopped: Callable[[], bool]) -> Any:
         if ready:
             return ready[0]
     raise KeyboardInterrupt
+
+
+def sleep(seconds: float, stopped: Callable[[], bool]) -> None:
+    """Sleep; raise `KeyboardInterrupt` once `stopped`."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if stopped():
+            raise KeyboardInterrupt
+        time.sleep(min(left, _POLL_S))

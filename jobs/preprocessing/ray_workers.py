@@ -9,7 +9,7 @@ import ray
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import RunLog
-from whisper_gpt.jobs.common.ray_cluster import first_ready
+from whisper_gpt.jobs.common.ray_cluster import first_ready, sleep
 from whisper_gpt.jobs.preprocessing.shard_queue import BuildShards, Probe, ShardQueue, Work
 from whisper_gpt.pipeline.shards.task import Progress, ShardTask, WorkerSetup
 
@@ -23,7 +23,10 @@ _DEATH_ERRORS = (
 )
 _BEGUN = Progress(0.0, 0)
 _NODE_GONE = "its node is gone"
-_MAX_STARTUP_DEATHS = 5  # consecutive start-up failures tolerated beyond one per worker
+# A cluster that has just lost a node, or has a new head, may refuse actors for some seconds. So after workers failed to
+# start there is a pause, of 1 s first and then twice as long each time; after the sixth failure the run ends.
+_FIRST_PAUSE_S = 1.0
+_MAX_FAILED_STARTS = 6
 
 
 class ShardWorker:
@@ -86,14 +89,17 @@ def make_shards(
     worker_class = WorkerActor.options(num_gpus=gpu_share if setup.device == "cuda" else 0)
     idle: list[Any] = []
     running: dict[Any, _Running] = {}  # by the stream of what the worker yields
-    startup_deaths = 0
+    starts = FailedStarts()
     try:
         while queue or running:
-            while queue and len(running) < workers:
+            while queue and len(running) < workers and (idle or starts.pause_s(time.monotonic()) == 0):
                 worker = idle.pop() if idle else worker_class.remote(setup)
                 current = _begin(worker, queue.take(workers))
                 running[current.stream] = current
                 del worker, current  # a leftover handle would keep an idle worker's core
+            if not running:
+                sleep(starts.pause_s(time.monotonic()), stopped)
+                continue
             stream = first_ready(running, stopped)
             current = running[stream]
             try:
@@ -107,13 +113,13 @@ def make_shards(
                     idle.append(current.worker)
             except _DEATH_ERRORS as error:
                 del running[stream]
-                reason = _why(error)
-                log.write("died", **current.described(), reason=reason)
-                startup_deaths = 0 if current.begun else startup_deaths + 1
-                if startup_deaths > workers + _MAX_STARTUP_DEATHS:
-                    raise JobError(f"Ray workers die at start-up ({reason}); rerun to resume") from error
+                reason, rays_words = _why(error), _last_line(error)
+                log.write("died", **current.described(), reason=reason, ray=rays_words)
+                starts = FailedStarts() if current.begun else starts.after_failure(time.monotonic())
+                if starts.count == _MAX_FAILED_STARTS:
+                    raise JobError(f"Ray workers die at start-up ({reason}: {rays_words}); rerun to resume") from error
                 if getattr(error, "actor_init_failed", False):
-                    raise JobError(f"a Ray worker cannot be started: {_last_line(error)}") from error
+                    raise JobError(f"a Ray worker cannot be started: {rays_words}") from error
                 if reason == _NODE_GONE:
                     queue.node_lost(current.left)
                 elif current.begun:
@@ -124,7 +130,7 @@ def make_shards(
             else:
                 if not current.begun:
                     log.write("begun", **current.described())
-                    current.begun, startup_deaths = True, 0
+                    current.begun, starts = True, FailedStarts()
                 if isinstance(current.work, BuildShards):
                     current.work.log_published(log, current.published, progress.published)
                 current.published = progress.published
@@ -134,6 +140,26 @@ def make_shards(
     finally:
         for unfinished in running.values():
             ray.kill(unfinished.worker)
+
+
+@dataclass(frozen=True)
+class FailedStarts:
+    """How often workers failed to start since one did, and the time until which no other is started.
+
+    Workers that are started together and fail together are one failure.
+    """
+
+    count: int = 0
+    paused_until: float = 0.0
+
+    def after_failure(self, now: float) -> "FailedStarts":
+        if self.pause_s(now):
+            return self
+        return FailedStarts(self.count + 1, now + _FIRST_PAUSE_S * 2**self.count)
+
+    def pause_s(self, now: float) -> float:
+        """Return the seconds for which no worker is to be started."""
+        return max(0.0, self.paused_until - now)
 
 
 def _once_a_second(reports: Iterable[Progress]) -> Iterator[Progress]:

@@ -82,13 +82,13 @@ class Codec:
     def encode(self, wav: np.ndarray | torch.Tensor) -> np.ndarray:
         """Encode a mono 24 kHz signal `[N]` to codes int16 `[K, ceil(N / hop)]`, or several `[B, N]` to `[B, K, T]`."""
         signals = torch.as_tensor(wav, dtype=torch.float32, device=self.device).reshape(-1, wav.shape[-1])
-        missing = frame_count(signals.shape[1]) * self.hop - signals.shape[1]
-        signals = torch.nn.functional.pad(signals, (0, missing))
+        frames = frame_count(signals.shape[1])
+        signals = torch.nn.functional.pad(signals, (0, -signals.shape[1] % (CHUNK_FRAMES * self.hop)))
         state, codes = join([self.encoder_start] * len(signals)), []
         for chunk in signals.split(CHUNK_FRAMES * self.hop, dim=-1):
             chunk_codes, state = self.encode_chunk(state, chunk)
             codes.append(chunk_codes)
-        return torch.cat(codes, dim=-1).reshape(*wav.shape[:-1], self.codebooks, -1).cpu().numpy()
+        return torch.cat(codes, dim=-1)[..., :frames].reshape(*wav.shape[:-1], self.codebooks, -1).cpu().numpy()
 
     def decode(self, codes: np.ndarray | torch.Tensor) -> np.ndarray:
         """Decode codes `[K', T]`, K' from 1 to `codebooks`, to audio float32 `[T · hop]`."""
@@ -136,7 +136,8 @@ class Codec:
     @full_float32()
     def _encode(self, state: StreamState | None, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
-        return self._quantizer.encode(latents.float()), state
+        signals = latents.float().split(len(latents) if latents.is_cuda else 1)
+        return torch.cat([self._quantizer.encode(signal) for signal in signals]), state
 
     @torch.no_grad()
     @full_float32()

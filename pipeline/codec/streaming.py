@@ -23,6 +23,9 @@ from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTrans
 
 # From this many input channels on, a matrix product is faster than oneDNN's convolution.
 _MATRIX_CHANNELS = 256
+# On a CPU, an LSTM always gets this many signals at once: products of other sizes round differently, and the codes of a
+# signal must not depend on those it is batched with.
+_LSTM_SIGNALS = 8
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,48 @@ class Residual:
 
 @dataclass(frozen=True)
 class Lstm:
+    """An LSTM plus its input. h and c are carried as one `[B, 2, layers, C]`, zeros at a signal's start.
+
+    `one_step` has a matrix `[4C, 2C]` and a bias per layer, for the layer's input and h side by side.
+    """
+
     module: nn.LSTM
+    one_step: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    @classmethod
+    def of(cls, module: nn.LSTM) -> "Lstm":
+        return cls(module, tuple((torch.cat([w, r], dim=1), b + c) for w, r, b, c in module.all_weights))
 
     def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
-        x = x.transpose(0, 1)  # [T, B, C]
-        return (carry.through(self.module, x) + x).transpose(0, 1).contiguous()
+        state = carry.state_of(x, self.module)
+        if x.is_cuda:
+            y, after = self._all_steps(x, state)
+        elif x.shape[1] == 1:
+            y, after = self._step(x, state)
+        else:
+            parts = zip(x.split(_LSTM_SIGNALS), state.split(_LSTM_SIGNALS), strict=True)
+            y, after = map(torch.cat, zip(*itertools.starmap(self._in_full_batch, parts), strict=True))
+        carry.after.append(after)
+        return x + y
+
+    def _all_steps(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, after = self.module(x.transpose(0, 1), tuple(state.permute(1, 2, 0, 3).contiguous()))
+        return y.transpose(0, 1), torch.stack(after).permute(2, 0, 1, 3).contiguous()
+
+    def _in_full_batch(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        missing = _LSTM_SIGNALS - len(x)
+        y, after = self._all_steps(F.pad(x, (0, 0, 0, 0, 0, missing)), F.pad(state, (0, 0, 0, 0, 0, 0, 0, missing)))
+        return y[: len(x)], after[: len(x)]
+
+    def _step(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute a single step; `nn.LSTM` repacks its weights on every call, which takes ten times as long."""
+        y, after = x[:, 0], torch.empty_like(state)
+        for layer, (weight, bias) in enumerate(self.one_step):
+            h, c = state[:, :, layer].unbind(1)
+            inward, forget, cell, outward = F.linear(torch.cat([y, h], dim=1), weight, bias).chunk(4, dim=1)
+            after[:, 1, layer] = c = forget.sigmoid() * c + inward.sigmoid() * cell.tanh()
+            after[:, 0, layer] = y = outward.sigmoid() * c.tanh()
+        return y[:, None], after
 
 
 Layer = Conv | TransposedConv | Residual | Lstm
@@ -145,12 +185,10 @@ class Carry:
         self.after.append(x[:, -1:].clone())
         return torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
 
-    def through(self, lstm: nn.LSTM, x: torch.Tensor) -> torch.Tensor:
-        """Apply `lstm` to `x` `[T, B, C]`; its h and c `[layers, B, C]` are carried as one `[B, 2, layers, C]`."""
+    def state_of(self, x: torch.Tensor, lstm: nn.LSTM) -> torch.Tensor:
+        """Return h and c of `lstm` `[B, 2, layers, C]` before `x` `[B, T, C]`."""
         before = self._take()
-        y, after = lstm(x, None if before is None else tuple(before.permute(1, 2, 0, 3).contiguous()))
-        self.after.append(torch.stack(after).permute(2, 0, 1, 3).contiguous())
-        return y
+        return x.new_zeros(len(x), 2, lstm.num_layers, lstm.hidden_size) if before is None else before
 
     def of_each(self, signals: int) -> list["Carry"]:
         """Return a carry for each of the batch's signals, for the remaining layers; `merge` joins them again."""
@@ -187,7 +225,7 @@ def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
         elif isinstance(module, SConvTranspose1d) and activated:
             layers.append(_transposed(module, dtype))
         elif isinstance(module, SLSTM):
-            layers.append(Lstm(copy.deepcopy(module.lstm).to(dtype)))
+            layers.append(Lstm.of(copy.deepcopy(module.lstm).to(dtype)))
         else:
             raise TypeError(f"no streaming form for {type(module).__name__} here")
         activated = False

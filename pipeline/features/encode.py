@@ -102,6 +102,7 @@ class _BatchEncoder:
         self._waiting = deque((index, recordings[index]) for index in order)
         self._slots: list[_Slot] = []
         self._max_slots = _BATCH_SLOTS[codec.device.type]
+        self._chunk_samples = CHUNK_FRAMES * codec.hop
         # Per recording: its segments in order, then None at its end, or the error that ended it.
         self._outcomes: list[deque[Segment | AudioError | None]] = [deque() for _ in recordings]
 
@@ -121,7 +122,7 @@ class _BatchEncoder:
         ready = [(slot, *read) for slot in self._slots if (read := self._read(slot)) is not None]
         while len(ready) < self._max_slots and self._waiting:
             index, blocks = self._waiting.popleft()
-            chunks = with_lookahead(_rechunk(blocks, CHUNK_FRAMES * self._codec.hop), self._mel.lookahead)
+            chunks = with_lookahead(_rechunk(blocks, self._chunk_samples), self._mel.lookahead)
             slot = _Slot(index, chunks, self._codec.encoder_start, self._mel.start)
             if (read := self._read(slot)) is not None:
                 ready.append((slot, *read))
@@ -129,9 +130,8 @@ class _BatchEncoder:
         if not ready:
             return
         slots, wavs, ahead = (list(column) for column in zip(*ready, strict=True))
-        longest = -(-max(map(len, wavs)) // self._codec.hop) * self._codec.hop
         # A shorter chunk is its recording's last: the zeros after it change nothing before them.
-        batch = torch.from_numpy(np.stack([np.pad(wav, (0, longest - len(wav))) for wav in wavs]))
+        batch = torch.from_numpy(np.stack([np.pad(wav, (0, self._chunk_samples - len(wav))) for wav in wavs]))
         codes, states = self._codec.encode_chunk(
             join([slot.codec_state for slot in slots]), batch.to(self._codec.device)
         )

@@ -139,6 +139,51 @@ def test_crashing_file_is_found_and_given_up(
     assert cli.main(["verify", str(out)]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("deaths", [6, 1000])
+def test_workers_that_die_at_start_up_are_started_again_for_a_while(
+    deaths: int,
+    synthetic_corpora: Path,
+    tmp_path: Path,
+    dataset: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worker_class, dead = ray_workers.ShardWorker, tmp_path / "dead"
+    dead.mkdir()
+
+    class Fragile(worker_class):  # type: ignore[valid-type, misc]
+        def _load(self) -> Any:
+            if len(list(dead.iterdir())) < deaths:
+                (dead / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._load()
+
+    monkeypatch.setattr(ray_workers, "WorkerActor", ray.remote(num_cpus=1)(Fragile))
+    monkeypatch.setattr(ray_workers, "_FIRST_PAUSE_S", 0.2)
+    out = tmp_path / "out"
+    arguments = ["preprocess", "synthetic", str(synthetic_corpora), "--out", str(out), "--codec", "encodec_24khz_small"]
+    status = cli.main([*arguments, "--shard-mb=0.4", "--segment-s=5", "--workers=2"])
+    if deaths == 6:
+        assert status == 0
+        assert hashes(out) == hashes(dataset)
+    else:
+        assert status == 1
+        assert "Ray workers die at start-up (killed, or crashed: " in capsys.readouterr().err
+
+
+def test_failed_starts_pause_longer_each_time_and_one_pause_covers_all_that_started_together() -> None:
+    starts = ray_workers.FailedStarts()
+    assert starts.pause_s(100.0) == 0
+    for count, pause_s in enumerate([1.0, 2.0, 4.0, 8.0], start=1):
+        now = starts.paused_until + 100.0
+        starts = starts.after_failure(now)
+        assert (starts.count, starts.pause_s(now)) == (count, pause_s)
+        assert starts.after_failure(now + pause_s / 2) == starts
+    assert starts.pause_s(now + 8.0) == 0
+
+
 def test_run_killed_while_writing_the_plan_can_be_rerun(
     synthetic_corpora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
