@@ -1,5 +1,6 @@
 """Time generation frame by frame, beside a plain loop that keeps no state, and where a frame's milliseconds go."""
 
+import copy
 import json
 import math
 import time
@@ -14,7 +15,7 @@ from rich.table import Table
 from whisper_gpt.jobs.benchmarks.codec_speed import benchmarked_codec
 from whisper_gpt.jobs.benchmarks.timing import Timing, timing_of
 from whisper_gpt.jobs.common.errors import UsageError, require
-from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, predict_after, prefill
+from whisper_gpt.jobs.inference.continuation import Continuations, Prompt, decode_next, predict_after, prefill
 from whisper_gpt.jobs.inference.scoring import predict
 from whisper_gpt.model.config import PRESETS
 from whisper_gpt.model.hybrid import HybridLM
@@ -85,6 +86,7 @@ def run(config: Config) -> int:
     torch.set_num_threads(config.threads)
     torch.manual_seed(0)
     model = HybridLM(PRESETS[config.model]).eval()
+    plain_model = copy.deepcopy(model)
     if config.int8:
         quantize_int8(model)
     n_codebooks = model.config.output_codebooks
@@ -92,9 +94,8 @@ def run(config: Config) -> int:
     log_mel = LogMel(MelConfig())
     codes = torch.randint(codec.codebook_size, (n_codebooks, _PROMPT_FRAMES))
     prompt = Prompt(codes, log_mel(torch.from_numpy(codec.decode(codes.numpy()))))
-    result = generate_speed(
-        model, codec, log_mel, prompt, round(config.seconds * FRAME_RATE), config.rounds, config.compile
-    )
+    frames = round(config.seconds * FRAME_RATE)
+    result = generate_speed(model, plain_model, codec, log_mel, prompt, frames, config.rounds, config.compile)
     frames = round(60 * config.minutes * FRAME_RATE)
     stretches = one_long_run(model, codec, log_mel, prompt, frames, config.compile)
     if config.json:
@@ -108,9 +109,17 @@ def run(config: Config) -> int:
 
 @torch.no_grad()
 def generate_speed(
-    model: HybridLM, codec: Codec, log_mel: LogMel, prompt: Prompt, frames: int, rounds: int, compiled: bool
+    model: HybridLM,
+    plain_model: HybridLM,
+    codec: Codec,
+    log_mel: LogMel,
+    prompt: Prompt,
+    frames: int,
+    rounds: int,
+    compiled: bool,
 ) -> GenerateSpeed:
-    """Measure `rounds` continuations of `prompt` by `frames` frames, in alternation with the plain loop."""
+    """Measure `rounds` continuations of `prompt` by `frames` frames, in alternation with the plain loop of
+    `plain_model`: the same model with fp32 weights."""
     speeds, plain_speeds, firsts = [], [], []
     parts: dict[str, list[float]] = {}
     for number in range(rounds + 1):
@@ -123,7 +132,7 @@ def generate_speed(
         for _ in range(frames):
             generated.step()
         took = time.perf_counter() - begun
-        plain = _timed(lambda: _plain_frames(model, codec, log_mel, prompt))
+        plain = _timed(lambda: _plain_frames(plain_model, codec, log_mel, prompt))
         if number:  # the first round warms up
             firsts.append(1000 * first)
             speeds.append(frames / FRAME_RATE / took)
@@ -172,7 +181,7 @@ def _parts(
     calls: dict[str, Callable[[], object]] = {
         "draws, with the depth decoder": lambda: model.draw(prediction, Sampling(), compiled=compiled),
         "decoder and mel encoder": lambda: predict_after(model, tokens, mel, "decode", cache, compiled),
-        "codec's decoder": lambda: codec.decode_chunk(decoder, prompt.codes[None, :, :1]),
+        "codec's decoder": lambda: decode_next(codec, decoder, prompt.codes[None, :, :1], compiled),
         "mel": lambda: log_mel.step(context, audio),
     }
     return {name: _timed(call, frames) / frames for name, call in calls.items()}

@@ -21,11 +21,12 @@ from whisper_gpt.model.hybrid import HybridLM, Prediction
 from whisper_gpt.model.sampling import Sampling
 from whisper_gpt.pipeline.audio import stream_mono
 from whisper_gpt.pipeline.codec.causal import Codec
-from whisper_gpt.pipeline.codec.streaming import join
+from whisper_gpt.pipeline.codec.streaming import StreamState, join
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import AUDIO, MelConfig
+from whisper_gpt.pipeline.float32 import full_float32
 
 MelSource = Literal["decode", "predict", "none"]
 
@@ -155,7 +156,7 @@ class Continuations:
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Decode codes `[B, K, n]` to the next samples `[B, n · hop]` of the streams."""
-        decoded, self._decoder = self._codec.decode_chunk(self._decoder, codes.to(self._codec.device))
+        decoded, self._decoder = decode_next(self._codec, self._decoder, codes.to(self._codec.device), self._compiled)
         return decoded.cpu()
 
     def _next_mel(self, audio: torch.Tensor) -> torch.Tensor:
@@ -166,6 +167,14 @@ class Continuations:
             analysed, self._mel_context = self._log_mel.step(self._mel_context, audio)
             return _normalise(self._model, analysed)
         return self.mel.new_zeros(len(self.mel), 1, self.mel.shape[2])
+
+
+def decode_next(
+    codec: Codec, state: StreamState, codes: torch.Tensor, compiled: bool
+) -> tuple[torch.Tensor, StreamState]:
+    """Decode as `codec.decode_chunk`; a single frame by generated code if `compiled`."""
+    with torch.no_grad(), full_float32():
+        return compiled_if(compiled and codes.shape[2] == 1, Codec.run_decoder)(codec, state, codes)
 
 
 def prefill(model: HybridLM, codes: torch.Tensor, mel: torch.Tensor, mel_source: MelSource) -> tuple[Cache, Prediction]:

@@ -110,7 +110,14 @@ class Codec:
 
     def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state."""
-        return self._decode(state, codes)
+        with torch.no_grad(), full_float32():
+            return self.run_decoder(state, codes)
+
+    def run_decoder(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        """Decode as `decode_chunk`, for callers that compile this and set `full_float32` around it."""
+        latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
+        audio, state = streaming.run(self._decoder, state, latents)
+        return audio[..., 0].float(), state
 
     @cached_property
     def encoder_start(self) -> StreamState:
@@ -121,7 +128,8 @@ class Codec:
         """Return the decoder's state before a recording, for decoding `codebooks` codebooks (batch of one)."""
         if not 1 <= codebooks <= self.codebooks:
             raise ValueError(f"{codebooks} codebooks to decode, but this codec was loaded with {self.codebooks}")
-        return self._decode(None, self._preroll[0][:, :codebooks])[1]
+        with torch.no_grad(), full_float32():
+            return self.run_decoder(None, self._preroll[0][:, :codebooks])[1]
 
     @property
     def preroll_codes(self) -> torch.Tensor:
@@ -138,13 +146,6 @@ class Codec:
         latents, state = streaming.run(self._encoder, state, samples[..., None].to(_DTYPES[self.precision]))
         signals = latents.float().split(len(latents) if latents.is_cuda else 1)
         return torch.cat([self._quantizer.encode(signal) for signal in signals]), state
-
-    @torch.no_grad()
-    @full_float32()
-    def _decode(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
-        audio, state = streaming.run(self._decoder, state, latents)
-        return audio[..., 0].float(), state
 
     @cached_property
     def _encoder(self) -> list[Layer]:

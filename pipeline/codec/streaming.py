@@ -124,10 +124,10 @@ class Lstm:
 
     def __call__(self, x: torch.Tensor, carry: "Carry") -> torch.Tensor:
         state = carry.state_of(x, self.module)
-        if x.is_cuda:
-            y, after = self._all_steps(x, state)
-        elif x.shape[1] == 1:
+        if x.shape[1] == 1:
             y, after = self._step(x, state)
+        elif x.is_cuda:
+            y, after = self._all_steps(x, state)
         else:
             parts = zip(x.split(_LSTM_SIGNALS), state.split(_LSTM_SIGNALS), strict=True)
             y, after = map(torch.cat, zip(*itertools.starmap(self._in_full_batch, parts), strict=True))
@@ -144,7 +144,7 @@ class Lstm:
         return y[: len(x)], after[: len(x)]
 
     def _step(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute a single step; `nn.LSTM` repacks its weights on every call, which takes ten times as long."""
+        """Compute a single step; on a CPU `nn.LSTM` repacks its weights each call, taking ten times as long."""
         y, after = x[:, 0], torch.empty_like(state)
         for layer, (weight, bias) in enumerate(self.one_step):
             h, c = state[:, :, layer].unbind(1)
