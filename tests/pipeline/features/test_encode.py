@@ -12,6 +12,7 @@ from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features import encode as align
 from whisper_gpt.pipeline.features.encode import Segment, align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
+from whisper_gpt.pipeline.features.mel_config import MelConfig
 
 
 def align_segments(
@@ -76,11 +77,10 @@ def test_empty_recording_has_no_segments(codec: Codec, log_mel: LogMel) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 128])
-def test_batched_recordings_match_single_ones(
-    codec: Codec, log_mel: LogMel, slots: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batched_recordings_match_single_ones(codec: Codec, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recordings of many lengths end at different times and free their slots; 128 is the slot count on a GPU."""
     monkeypatch.setattr(align, "_BATCH_SLOTS", {"cpu": slots})
+    log_mel = LogMel(MelConfig(variants=("audio", "codes-8")))
     wavs = [noise(length) for length in (50_000, 100, 24_000, 0, 130_000, 24_001, 70_000, 30_000, 1, 48_000, 90_000)]
     together = align_recordings([[wav] for wav in wavs], codec, log_mel, 100)
     for wav, segments in zip(wavs, together, strict=True):
@@ -92,7 +92,7 @@ def test_batched_recordings_match_single_ones(
                 actual.samples,
                 actual.rms_dbfs,
             )
-            assert np.array_equal(expected.codes, actual.codes) and np.array_equal(expected.mel, actual.mel)
+            assert np.array_equal(expected.codes, actual.codes) and np.array_equal(expected.mels, actual.mels)
 
 
 def test_failing_recording_does_not_affect_others(codec: Codec, log_mel: LogMel) -> None:
