@@ -102,21 +102,30 @@ class Codec:
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """Encode the next `samples` `[B, n·hop]`; return codes int16 `[B, K, n]` and the next state.
 
-        Raises `ValueError` if they are not a whole number of frames.
+        On a CPU both have the same bits in any batch, for chunks of the same n > 1. Raises `ValueError` if they are not
+        a whole number of frames.
         """
         if samples.shape[-1] % self.hop:
             raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {self.hop}-sample frames")
         return self._encode(state, samples)
 
-    def decode_chunk(self, state: StreamState, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
-        """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state."""
-        with torch.no_grad(), full_float32():
-            return self.run_decoder(state, codes)
+    def decode_chunk(
+        self, state: StreamState, codes: torch.Tensor, batch_independent: bool = False
+    ) -> tuple[torch.Tensor, StreamState]:
+        """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state.
 
-    def run_decoder(self, state: StreamState | None, codes: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
+        Audio of n frames that is `batch_independent` has the same bits in any batch, as codes always have.
+        """
+        with torch.no_grad(), full_float32():
+            return self.run_decoder(state, codes, batch_independent)
+
+    def run_decoder(
+        self, state: StreamState | None, codes: torch.Tensor, batch_independent: bool = False
+    ) -> tuple[torch.Tensor, StreamState]:
         """Decode as `decode_chunk`, for callers that compile this and set `full_float32` around it."""
+        layers = self._batch_independent_decoder if batch_independent else self._decoder
         latents = self._quantizer.decode(codes).to(_DTYPES[self.precision])
-        audio, state = streaming.run(self._decoder, state, latents)
+        audio, state = streaming.run(layers, state, latents)
         return audio[..., 0].float(), state
 
     @cached_property
@@ -149,11 +158,16 @@ class Codec:
 
     @cached_property
     def _encoder(self) -> list[Layer]:
-        return streaming.compile_layers(self.net.encoder.model, _DTYPES[self.precision])
+        layers = streaming.compile_layers(self.net.encoder.model, _DTYPES[self.precision])
+        return streaming.batch_independent(layers)
 
     @cached_property
     def _decoder(self) -> list[Layer]:
         return streaming.compile_layers(self.net.decoder.model, _DTYPES[self.precision])
+
+    @cached_property
+    def _batch_independent_decoder(self) -> list[Layer]:
+        return streaming.batch_independent(self._decoder)
 
     @cached_property
     def _quantizer(self) -> ResidualQuantizer:

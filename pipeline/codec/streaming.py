@@ -13,7 +13,7 @@ savings of each choice).
 import copy
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -23,9 +23,8 @@ from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTrans
 
 # From this many input channels on, a matrix product is faster than oneDNN's convolution.
 _MATRIX_CHANNELS = 256
-# On a CPU, an LSTM always gets this many signals at once: products of other sizes round differently, and the codes of a
-# signal must not depend on those it is batched with.
-_LSTM_SIGNALS = 8
+# The number of signals that a batch-independent LSTM always gets at once on a CPU: that of a full batch in `preprocess`.
+_FULL_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,13 @@ class Residual:
 class Lstm:
     """An LSTM plus its input. h and c are carried as one `[B, 2, layers, C]`, zeros at a signal's start.
 
-    `one_step` has a matrix `[4C, 2C]` and a bias per layer, for the layer's input and h side by side.
+    `one_step` has a matrix `[4C, 2C]` and a bias per layer, for the layer's input and h side by side. If
+    `batch_independent`, a smaller batch is filled up with zeros: products of other sizes round differently.
     """
 
     module: nn.LSTM
     one_step: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    batch_independent: bool = False
 
     @classmethod
     def of(cls, module: nn.LSTM) -> "Lstm":
@@ -126,10 +127,10 @@ class Lstm:
         state = carry.state_of(x, self.module)
         if x.shape[1] == 1:
             y, after = self._step(x, state)
-        elif x.is_cuda:
+        elif x.is_cuda or not self.batch_independent:
             y, after = self._all_steps(x, state)
         else:
-            parts = zip(x.split(_LSTM_SIGNALS), state.split(_LSTM_SIGNALS), strict=True)
+            parts = zip(x.split(_FULL_BATCH), state.split(_FULL_BATCH), strict=True)
             y, after = map(torch.cat, zip(*itertools.starmap(self._in_full_batch, parts), strict=True))
         carry.after.append(after)
         return x + y
@@ -139,7 +140,7 @@ class Lstm:
         return y.transpose(0, 1), torch.stack(after).permute(2, 0, 1, 3).contiguous()
 
     def _in_full_batch(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = _LSTM_SIGNALS - len(x)
+        missing = _FULL_BATCH - len(x)
         y, after = self._all_steps(F.pad(x, (0, 0, 0, 0, 0, missing)), F.pad(state, (0, 0, 0, 0, 0, 0, 0, missing)))
         return y[: len(x)], after[: len(x)]
 
@@ -230,6 +231,12 @@ def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
             raise TypeError(f"no streaming form for {type(module).__name__} here")
         activated = False
     return layers
+
+
+def batch_independent(layers: list[Layer]) -> list[Layer]:
+    """Return layers that on a CPU compute a signal's chunk to the same bits in any batch, for chunks of equal length of
+    more than one step; slower for a few signals."""
+    return [replace(layer, batch_independent=True) if isinstance(layer, Lstm) else layer for layer in layers]
 
 
 def run(layers: list[Layer], state: StreamState | None, x: torch.Tensor) -> tuple[torch.Tensor, StreamState]:

@@ -75,7 +75,7 @@ class MelVariants:
         if not n_codebooks:
             return None
         decoders = [decoder for state in states if (decoder := state.decoders[variant]) is not None]
-        audio, after = self._codec.decode_chunk(join(decoders), codes[:, :n_codebooks])
+        audio, after = self._codec.decode_chunk(join(decoders), codes[:, :n_codebooks], batch_independent=True)
         return audio.cpu(), after
 
 
