@@ -23,7 +23,7 @@ from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTrans
 
 # From this many input channels on, a matrix product is faster than oneDNN's convolution.
 _MATRIX_CHANNELS = 256
-# The number of signals that a batch-independent LSTM always gets at once on a CPU: that of a full batch in `preprocess`.
+# The number of signals that a batch-independent LSTM always gets at once on a CPU: a full batch of `preprocess`.
 _FULL_BATCH = 8
 
 
