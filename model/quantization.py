@@ -2,18 +2,21 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from whisper_gpt.model.depth import DepthDecoder
 from whisper_gpt.model.errors import ModelError
 
 # torch's kernel reads 16 weights at a time: past the end of a row whose length is not a multiple of 16.
 _INPUTS = 16
+# From this many vectors on, a product with the rounded weights in float32 is faster than the kernel.
+_MANY_VECTORS = 32
 
 
 class Int8Linear(nn.Module):
     """A linear layer with 8-bit weights and one scale per output (its largest weight / 127), as in gpt-fast.
 
-    Inputs and outputs are rounded to bfloat16 on the way; it returns the dtype of its input.
+    For fewer than 32 vectors, inputs and outputs are rounded to bfloat16 on the way. Returns the dtype of its input.
     """
 
     weight: torch.Tensor
@@ -30,6 +33,8 @@ class Int8Linear(nn.Module):
         self.bias = bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() >= _MANY_VECTORS * x.shape[-1]:
+            return F.linear(x, self.rounded().type_as(x), self.bias)
         y = torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16, copy=True), self.weight, self.scales)
         y = y.unflatten(0, x.shape[:-1]).type_as(x)
         return y if self.bias is None else y + self.bias

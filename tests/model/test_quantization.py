@@ -38,6 +38,8 @@ def test_rounded_weights_are_within_half_a_step(shape: tuple[int, int]) -> None:
     x = torch.randn(2, 7, shape[1])
     exact = x @ rounded.rounded().T + layer.bias
     assert torch.allclose(rounded(x), exact, atol=0.02 * float(exact.detach().abs().max()))
+    many = torch.randn(4, 8, shape[1])
+    assert torch.allclose(rounded(many), many @ rounded.rounded().T + layer.bias, atol=1e-5 * shape[1])
     assert rounded(x).dtype == x.dtype and torch.equal(rounded(x)[1, 3], rounded(x[1, 3][None])[0])
 
 
