@@ -23,8 +23,8 @@ _DEATH_ERRORS = (
 )
 _BEGUN = Progress(0.0, 0)
 _NODE_GONE = "its node is gone"
-# A cluster that has just lost a node, or has a new head, may refuse actors for some seconds. So after workers failed to
-# start there is a pause, of 1 s first and then twice as long each time; after the sixth failure the run ends.
+# A cluster that has just lost a node may refuse actors for some seconds. So after workers failed to start there is a
+# pause, of 1 s first and then twice as long each time; after the sixth failure the run ends.
 _FIRST_PAUSE_S = 1.0
 _MAX_FAILED_STARTS = 6
 
@@ -113,13 +113,13 @@ def make_shards(
                     idle.append(current.worker)
             except _DEATH_ERRORS as error:
                 del running[stream]
-                reason, rays_words = _why(error), _last_line(error)
-                log.write("died", **current.described(), reason=reason, ray=rays_words)
+                reason, explanation = _why(error), _last_line(error)
+                log.write("died", **current.described(), reason=reason, explanation=explanation)
                 starts = FailedStarts() if current.begun else starts.after_failure(time.monotonic())
                 if starts.count == _MAX_FAILED_STARTS:
-                    raise JobError(f"Ray workers die at start-up ({reason}: {rays_words}); rerun to resume") from error
+                    raise JobError(f"Ray workers die at start-up ({reason}: {explanation}); rerun to resume") from error
                 if getattr(error, "actor_init_failed", False):
-                    raise JobError(f"a Ray worker cannot be started: {rays_words}") from error
+                    raise JobError(f"a Ray worker cannot be started: {explanation}") from error
                 if reason == _NODE_GONE:
                     queue.node_lost(current.left)
                 elif current.begun:
