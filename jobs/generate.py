@@ -73,7 +73,7 @@ class Config:
     device: DeviceChoice = "auto"
     """Device that model and codec run on; auto takes a GPU if torch finds one."""
     compile: bool = False
-    """Run the model's steps as code that torch generates: about twice as fast per frame, after one to three minutes of
+    """Run the model's steps as code that torch generates: about twice as fast per frame, after one to five minutes of
     compilation."""
     int8: bool = False
     """Round the model's matrices to 8 bits, on a CPU: frames are generated faster, and the likelihood hardly

@@ -34,10 +34,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.numel() >= _MANY_VECTORS * x.shape[-1]:
-            return F.linear(x, self.rounded().type_as(x), self.bias)
+            return F.linear(x.float(), self.rounded(), self.bias).type_as(x)
         y = torch._weight_int8pack_mm(x.flatten(0, -2).to(torch.bfloat16, copy=True), self.weight, self.scales)
-        y = y.unflatten(0, x.shape[:-1]).type_as(x)
-        return y if self.bias is None else y + self.bias
+        y = y.unflatten(0, x.shape[:-1]).float()
+        return (y if self.bias is None else y + self.bias).type_as(x)
 
     def rounded(self) -> torch.Tensor:
         """Return the weights as float32 `[out, in]`."""

@@ -1,6 +1,7 @@
 """Start Ray or connect to a cluster for the length of a block, and wait for results."""
 
 import logging
+import math
 import os
 import socket
 import time
@@ -75,24 +76,22 @@ def _start(address: str | None, workers: int | None) -> None:
         raise JobError(f"--ray-address {address}: no Ray cluster answers there ({error})") from error
 
 
-def first_ready(running: Iterable[Any], stopped: Callable[[], bool]) -> Any:
-    """Return the first of Ray's objects or streams that is ready; raise `KeyboardInterrupt` once `stopped`.
+def first_ready(running: Iterable[Any], stopped: Callable[[], bool], timeout_s: float = math.inf) -> Any:
+    """Return the first of Ray's objects or streams that is ready, or None after `timeout_s`; raise `KeyboardInterrupt`
+    once `stopped`.
 
     `stopped` is polled instead of raising in the signal handler: an exception raised while Ray releases an object is
     lost.
     """
-    waiting = list(running)
+    waiting, end = list(running), time.monotonic() + timeout_s
     while not stopped():
-        ready, _ = ray.wait(waiting, num_returns=1, timeout=_POLL_S)
+        left = end - time.monotonic()
+        if left <= 0:
+            return None
+        if not waiting:
+            time.sleep(min(left, _POLL_S))
+            continue
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=min(left, _POLL_S))
         if ready:
             return ready[0]
     raise KeyboardInterrupt
-
-
-def sleep(seconds: float, stopped: Callable[[], bool]) -> None:
-    """Sleep; raise `KeyboardInterrupt` once `stopped`."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if stopped():
-            raise KeyboardInterrupt
-        time.sleep(min(left, _POLL_S))

@@ -107,7 +107,7 @@ class Continuations:
     They may be endless: memory and time per frame are constant. `codes` `[B, K, n]` and `mel` `[B, n, M]` hold the last
     half context of the history; once the cache is full, a new one is filled from them.
 
-    `compiled` runs the model's steps as generated code: about twice as fast, after one to three minutes of compilation,
+    `compiled` runs the model's steps as generated code: about twice as fast, after one to five minutes of compilation,
     and equal but for rounding.
     """
 

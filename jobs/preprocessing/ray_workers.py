@@ -1,15 +1,16 @@
 """A pool of Ray actors that hold a codec and make shards, with a bounded number of tasks in flight."""
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.event_log import RunLog
-from whisper_gpt.jobs.common.ray_cluster import first_ready, sleep
+from whisper_gpt.jobs.common.ray_cluster import first_ready
 from whisper_gpt.jobs.preprocessing.shard_queue import BuildShards, Probe, ShardQueue, Work
 from whisper_gpt.pipeline.shards.task import Progress, ShardTask, WorkerSetup
 
@@ -97,10 +98,10 @@ def make_shards(
                 current = _begin(worker, queue.take(workers))
                 running[current.stream] = current
                 del worker, current  # a leftover handle would keep an idle worker's core
-            if not running:
-                sleep(starts.pause_s(time.monotonic()), stopped)
+            pausing = queue and len(running) < workers
+            stream = first_ready(running, stopped, starts.pause_s(time.monotonic()) if pausing else math.inf)
+            if stream is None:
                 continue
-            stream = first_ready(running, stopped)
             current = running[stream]
             try:
                 progress: Progress = ray.get(next(stream))
@@ -115,7 +116,8 @@ def make_shards(
                 del running[stream]
                 reason, explanation = _why(error), _last_line(error)
                 log.write("died", **current.described(), reason=reason, explanation=explanation)
-                starts = FailedStarts() if current.begun else starts.after_failure(time.monotonic())
+                if not current.begun:
+                    starts = starts.after_failure(current.started, time.monotonic())
                 if starts.count == _MAX_FAILED_STARTS:
                     raise JobError(f"Ray workers die at start-up ({reason}: {explanation}); rerun to resume") from error
                 if getattr(error, "actor_init_failed", False):
@@ -125,7 +127,7 @@ def make_shards(
                 elif current.begun:
                     queue.died(current.left, reason)
                 else:
-                    queue.give_back(current.left)
+                    queue.give_back(current.left, explanation)
                 yield -current.unpublished_s
             else:
                 if not current.begun:
@@ -146,14 +148,15 @@ def make_shards(
 class FailedStarts:
     """How often workers failed to start since one did, and the time until which no other is started.
 
-    Workers that are started together and fail together are one failure.
+    Workers that were started before one of them failed are one failure with it.
     """
 
     count: int = 0
     paused_until: float = 0.0
 
-    def after_failure(self, now: float) -> "FailedStarts":
-        if self.pause_s(now):
+    def after_failure(self, started: float, now: float) -> "FailedStarts":
+        """Count a worker that was `started` and has failed, unless it was started before an earlier one failed."""
+        if started < self.paused_until:
             return self
         return FailedStarts(self.count + 1, now + _FIRST_PAUSE_S * 2**self.count)
 
@@ -174,7 +177,8 @@ def _once_a_second(reports: Iterable[Progress]) -> Iterator[Progress]:
 
 @dataclass
 class _Running:
-    """Work on its worker: whether it has begun, how many shards are published, and the seconds of audio done."""
+    """Work on its worker: whether it has begun, how many shards are published, the seconds of audio done, and when it
+    was given to the worker."""
 
     work: Work
     worker: Any
@@ -182,6 +186,7 @@ class _Running:
     begun: bool = False
     published: int = 0
     seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> Work:

@@ -91,8 +91,10 @@ class ShardQueue:
         self._fresh_s -= _seconds(group)
         return BuildShards(tuple(group))
 
-    def give_back(self, work: Work) -> None:
-        """Put back `work` that was not begun."""
+    def give_back(self, work: Work, reason: str) -> None:
+        """Put back `work` that was not begun, as its worker died at start-up."""
+        shard = work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
+        self._log(f"{shard}: its worker died at start-up ({reason}); trying again")
         self._waiting.append(work)
 
     def node_lost(self, work: Work) -> None:

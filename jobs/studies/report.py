@@ -109,7 +109,7 @@ def picture(cells: Mapping[Cell, RowResult], measure: Measure) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel(measure.axis)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(rows))
+    axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(len(rows), 4))
     return png_bytes(figure)
 
 

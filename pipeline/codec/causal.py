@@ -114,7 +114,7 @@ class Codec:
     ) -> tuple[torch.Tensor, StreamState]:
         """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state.
 
-        Audio of n frames that is `batch_independent` has the same bits in any batch, as codes always have.
+        If `batch_independent`, the audio of n > 1 frames has on a CPU the same bits in any batch, as codes always have.
         """
         with torch.no_grad(), full_float32():
             return self.run_decoder(state, codes, batch_independent)

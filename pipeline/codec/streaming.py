@@ -112,7 +112,7 @@ class Lstm:
     """An LSTM plus its input. h and c are carried as one `[B, 2, layers, C]`, zeros at a signal's start.
 
     `one_step` has a matrix `[4C, 2C]` and a bias per layer, for the layer's input and h side by side. If
-    `batch_independent`, a smaller batch is filled up with zeros: products of other sizes round differently.
+    `batch_independent`, a CPU gets smaller batches filled up with zeros: products of other sizes round differently.
     """
 
     module: nn.LSTM
@@ -145,7 +145,7 @@ class Lstm:
         return y[: len(x)], after[: len(x)]
 
     def _step(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute a single step; on a CPU `nn.LSTM` repacks its weights each call, taking ten times as long."""
+        """Compute a single step; on a CPU `nn.LSTM` packs its weights at every call, which takes far longer."""
         y, after = x[:, 0], torch.empty_like(state)
         for layer, (weight, bias) in enumerate(self.one_step):
             h, c = state[:, :, layer].unbind(1)
@@ -177,13 +177,14 @@ class Carry:
         else:
             both[:, length:] = x
         both[:, :length] = both[:, length + 1 : 2 * length + 1].flip(1) if before is None else before
-        self.after.append(both[:, -length:].clone())  # a copy: a view would keep the whole chunk alive
+        # A copy: a view would keep the whole chunk alive, and compiled code depends on strides.
+        self.after.append(both[:, -length:].clone(memory_format=torch.contiguous_format))
         return both
 
     def delay(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` `[B, T, C]` delayed by one step."""
         before = self._take()
-        self.after.append(x[:, -1:].clone())
+        self.after.append(x[:, -1:].clone(memory_format=torch.contiguous_format))
         return torch.cat([torch.zeros_like(x[:, :1]) if before is None else before, x[:, :-1]], dim=1)
 
     def state_of(self, x: torch.Tensor, lstm: nn.LSTM) -> torch.Tensor:

@@ -173,14 +173,15 @@ def test_workers_that_die_at_start_up_are_started_again_for_a_while(
         assert "Ray workers die at start-up (killed, or crashed: " in capsys.readouterr().err
 
 
-def test_failed_starts_pause_longer_each_time_and_one_pause_covers_all_that_started_together() -> None:
+def test_failed_starts_pause_longer_each_time_and_count_workers_started_together_once() -> None:
     starts = ray_workers.FailedStarts()
     assert starts.pause_s(100.0) == 0
     for count, pause_s in enumerate([1.0, 2.0, 4.0, 8.0], start=1):
-        now = starts.paused_until + 100.0
-        starts = starts.after_failure(now)
+        started = starts.paused_until + 100.0
+        now = started + 10.0
+        starts = starts.after_failure(started, now)
         assert (starts.count, starts.pause_s(now)) == (count, pause_s)
-        assert starts.after_failure(now + pause_s / 2) == starts
+        assert starts.after_failure(started, now + 60.0) == starts  # another one, which took longer to fail
     assert starts.pause_s(now + 8.0) == 0
 
 

@@ -109,7 +109,7 @@ def test_shard_crashing_without_a_crashing_file_is_an_error() -> None:
 def test_returned_work_does_not_count_as_a_crash() -> None:
     queue = queue_of(task("a"))
     for _ in range(10):
-        queue.give_back(queue.take())
+        queue.give_back(queue.take(), "killed")
     work = queue.take()
     assert isinstance(work, BuildShards) and not queue
 
