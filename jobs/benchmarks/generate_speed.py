@@ -96,8 +96,8 @@ def run(config: Config) -> int:
     prompt = Prompt(codes, log_mel(torch.from_numpy(codec.decode(codes.numpy()))))
     frames = round(config.seconds * FRAME_RATE)
     result = generate_speed(model, plain_model, codec, log_mel, prompt, frames, config.rounds, config.compile)
-    frames = round(60 * config.minutes * FRAME_RATE)
-    stretches = one_long_run(model, codec, log_mel, prompt, frames, config.compile)
+    long_run_frames = round(60 * config.minutes * FRAME_RATE)
+    stretches = one_long_run(model, codec, log_mel, prompt, long_run_frames, config.compile)
     if config.json:
         described = {"model": config.model, "codec": config.codec, "compiled": config.compile, "int8": config.int8}
         long_run = [asdict(stretch) for stretch in stretches]

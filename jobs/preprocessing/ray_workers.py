@@ -118,8 +118,9 @@ def make_shards(
                 log.write("died", **current.described(), reason=reason, explanation=explanation)
                 if not current.begun:
                     starts = starts.after_failure(current.started, time.monotonic())
-                if starts.count == _MAX_FAILED_STARTS:
-                    raise JobError(f"Ray workers die at start-up ({reason}: {explanation}); rerun to resume") from error
+                    if starts.count == _MAX_FAILED_STARTS:
+                        message = f"Ray workers die at start-up ({reason}: {explanation}); rerun to resume"
+                        raise JobError(message) from error
                 if getattr(error, "actor_init_failed", False):
                     raise JobError(f"a Ray worker cannot be started: {explanation}") from error
                 if reason == _NODE_GONE:

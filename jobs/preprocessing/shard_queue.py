@@ -93,8 +93,7 @@ class ShardQueue:
 
     def give_back(self, work: Work, reason: str) -> None:
         """Put back `work` that was not begun, as its worker died at start-up."""
-        shard = work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
-        self._log(f"{shard}: its worker died at start-up ({reason}); trying again")
+        self._log(f"{_first_shard(work)}: its worker died at start-up ({reason}); trying again")
         self._waiting.append(work)
 
     def node_lost(self, work: Work) -> None:
@@ -103,7 +102,7 @@ class ShardQueue:
             for one in work.alone():
                 self.node_lost(one)
             return
-        shard = work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
+        shard = _first_shard(work)
         self._nodes_lost[shard] = self._nodes_lost.get(shard, 0) + 1
         if self._nodes_lost[shard] > _MAX_LOST_NODES:
             self.died(work, "node lost")
@@ -166,6 +165,10 @@ class ShardQueue:
             self._deaths[task.shard] = 0
             given_up = tuple(sorted({*task.given_up, *search.crashing}))
             self._waiting.append(BuildShards((replace(task, given_up=given_up),)))
+
+
+def _first_shard(work: Work) -> str:
+    return work.task.shard if isinstance(work, Probe) else work.tasks[0].shard
 
 
 def _seconds(tasks: Iterable[ShardTask]) -> float:

@@ -102,8 +102,8 @@ class Codec:
     def encode_chunk(self, state: StreamState, samples: torch.Tensor) -> tuple[torch.Tensor, StreamState]:
         """Encode the next `samples` `[B, n·hop]`; return codes int16 `[B, K, n]` and the next state.
 
-        On a CPU both have the same bits in any batch, for chunks of the same n > 1. Raises `ValueError` if they are not
-        a whole number of frames.
+        On a CPU both have the same bits in any batch of chunks as long. Raises `ValueError` if they are not a whole
+        number of frames.
         """
         if samples.shape[-1] % self.hop:
             raise ValueError(f"{samples.shape[-1]} samples are not a whole number of {self.hop}-sample frames")
@@ -114,7 +114,8 @@ class Codec:
     ) -> tuple[torch.Tensor, StreamState]:
         """Decode the next `codes` `[B, K', n]`; return audio float32 `[B, n·hop]` and the next state.
 
-        If `batch_independent`, the audio of n > 1 frames has on a CPU the same bits in any batch, as codes always have.
+        If `batch_independent`, the audio has on a CPU the same bits in any batch, as codes always have; that of a
+        single frame has them anyway.
         """
         with torch.no_grad(), full_float32():
             return self.run_decoder(state, codes, batch_independent)

@@ -23,8 +23,9 @@ from whisper_gpt.pipeline.codec.encodec_import import SLSTM, SConv1d, SConvTrans
 
 # From this many input channels on, a matrix product is faster than oneDNN's convolution.
 _MATRIX_CHANNELS = 256
-# The number of signals that a batch-independent LSTM always gets at once on a CPU: a full batch of `preprocess`.
-_FULL_BATCH = 8
+# Signals encoded as one batch on a CPU: they share each read of the LSTM's 16 MB of weights, and more gain little. A
+# batch-independent LSTM always gets that many.
+FULL_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Lstm:
         elif x.is_cuda or not self.batch_independent:
             y, after = self._all_steps(x, state)
         else:
-            parts = zip(x.split(_FULL_BATCH), state.split(_FULL_BATCH), strict=True)
+            parts = zip(x.split(FULL_BATCH), state.split(FULL_BATCH), strict=True)
             y, after = map(torch.cat, zip(*itertools.starmap(self._in_full_batch, parts), strict=True))
         carry.after.append(after)
         return x + y
@@ -140,7 +141,7 @@ class Lstm:
         return y.transpose(0, 1), torch.stack(after).permute(2, 0, 1, 3).contiguous()
 
     def _in_full_batch(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = _FULL_BATCH - len(x)
+        missing = FULL_BATCH - len(x)
         y, after = self._all_steps(F.pad(x, (0, 0, 0, 0, 0, missing)), F.pad(state, (0, 0, 0, 0, 0, 0, 0, missing)))
         return y[: len(x)], after[: len(x)]
 
@@ -235,8 +236,8 @@ def compile_layers(network: nn.Sequential, dtype: torch.dtype) -> list[Layer]:
 
 
 def batch_independent(layers: list[Layer]) -> list[Layer]:
-    """Return layers that on a CPU compute a signal's chunk to the same bits in any batch, for chunks of equal length of
-    more than one step; slower for a few signals."""
+    """Return layers that on a CPU compute a signal's chunk to the same bits in any batch of chunks as long; slower for
+    a few signals."""
     return [replace(layer, batch_independent=True) if isinstance(layer, Lstm) else layer for layer in layers]
 
 
@@ -248,10 +249,11 @@ def run(layers: list[Layer], state: StreamState | None, x: torch.Tensor) -> tupl
     """
     carry = Carry(state)
     for is_lstm, group in itertools.groupby(layers, key=lambda layer: isinstance(layer, Lstm)):
-        if is_lstm or len(x) == 1 or x.is_cuda:
+        if (is_lstm and x.shape[1] > 1) or len(x) == 1 or x.is_cuda:
             x = _pass(group, x, carry)
         else:
-            # On a CPU one signal at a time: its activations stay in cache, those of the whole batch would not.
+            # On a CPU one signal at a time: its activations stay in cache, those of the whole batch would not. (A
+            # single LSTM step too, as products of several signals round differently.)
             x = _pass_each(list(group), x, carry)
     return x, StreamState(tuple(carry.after))
 

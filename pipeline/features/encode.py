@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from whisper_gpt.pipeline.codec.causal import CHUNK_FRAMES, Codec
-from whisper_gpt.pipeline.codec.streaming import StreamState, join
+from whisper_gpt.pipeline.codec.streaming import FULL_BATCH, StreamState, join
 from whisper_gpt.pipeline.errors import AudioError
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_variants import MelState, MelVariants, with_lookahead
@@ -16,9 +16,8 @@ from whisper_gpt.pipeline.frames import frame_count
 
 CLIPPED_AT = 0.999
 
-# Recordings encoded as one batch. On a CPU they share each read of the LSTM's 16 MB of weights, and more than 8 gain
-# little; a GPU needs more of them to be busy.
-_BATCH_SLOTS = {"cpu": 8, "cuda": 128}
+# Recordings encoded as one batch; a GPU needs more of them to be busy.
+_BATCH_SLOTS = {"cpu": FULL_BATCH, "cuda": 128}
 
 
 @dataclass(frozen=True)

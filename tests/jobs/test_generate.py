@@ -137,9 +137,8 @@ def test_several_continuations_get_a_file_each(runs: dict[str, Path], tmp_path: 
     assert cli.main([*arguments, "--count=2", "--out", str(tmp_path / "many.wav")]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"many-1.wav", "many-2.wav", "many.wav.yaml"}
     assert cli.main([*arguments, "--out", str(tmp_path / "one.wav")]) == 0
-    first, second, alone = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("many-1", "many-2", "one"))
-    assert np.abs(first - alone).max() < 1e-4  # products of several rows round differently
-    assert np.abs(second - alone).max() > 0.001
+    assert (tmp_path / "many-1.wav").read_bytes() == (tmp_path / "one.wav").read_bytes()
+    assert (tmp_path / "many-2.wav").read_bytes() != (tmp_path / "one.wav").read_bytes()
     assert cli.main([*arguments, "--count=0", "--out", str(tmp_path / "none.wav")]) == 2
     prompt = ["--prompt", str(tmp_path / "many-1.wav"), "--count=2", "--out", str(tmp_path / "many.wav")]
     assert cli.main([*arguments, *prompt]) == 2  # would be overwritten
