@@ -51,8 +51,8 @@ class Config(DatasetOptions):
     ray_address: str | None = None
     """Address of a Ray cluster, as HOST:PORT or auto; by default $RAY_ADDRESS, else Ray is started on this machine."""
     workers_per_gpu: int = 1
-    """With --device cuda, number of workers that share a GPU, each with a core of its own: while one decodes, resamples
-    and computes the mel, the others encode."""
+    """With --device cuda, number of workers that share a GPU, each with a core of its own: while one decodes and
+    resamples, the others encode."""
     max_failed: float = 0.01
     """Largest share of the planned seconds that may fail; above it the exit code is 3."""
 

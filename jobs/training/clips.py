@@ -1,6 +1,5 @@
 """Audio samples for TensorBoard: at each evaluation the model continues the start of a validation sample."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,10 +43,9 @@ class Clips:
     frames: int
 
     def make(self, model: HybridLM, seed: int) -> Clip:
-        """Generate a continuation with a copy of `model` on the CPU, sampling with `seed`."""
+        """Generate a continuation with `model`, which is on the CPU and in evaluation mode, sampling with `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        cpu_model = copy.deepcopy(model).cpu().eval()
-        generated = Continuations(cpu_model, self.codec, self.log_mel, [self.prompt], _SAMPLING, "decode", [generator])
+        generated = Continuations(model, self.codec, self.log_mel, [self.prompt], _SAMPLING, "decode", [generator])
         audio, codes = [generated.prompt_audio[0]], []
         for _ in range(self.frames):
             audio.append(generated.step()[0])

@@ -1,6 +1,7 @@
 """Logging of a run: console, progress bar, TensorBoard, MFU."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,8 @@ from whisper_gpt.jobs.common.curves import curves
 from whisper_gpt.jobs.common.errors import JobError
 from whisper_gpt.jobs.common.progress import ShowStep, training_progress
 from whisper_gpt.jobs.inference.scoring import Score
-from whisper_gpt.jobs.training.clips import Clips, open_clips
+from whisper_gpt.jobs.training.clip_process import ClipProcess
+from whisper_gpt.jobs.training.clips import Clip, Clips, open_clips
 from whisper_gpt.jobs.training.peak_flops import matrix_flops
 from whisper_gpt.jobs.training.session import Session
 from whisper_gpt.jobs.training.signatures import CodeSpread, Withheld, code_spread, withheld
@@ -53,6 +55,7 @@ class Monitor:
         self._writer = writer
         self._show = show
         self._clips = self._find_clips()
+        self._generating: ClipProcess | None = None
         self._warned: set[str] = set()
         model = session.model
         self._flops = training_flops(model.config, model.parameter_count())
@@ -87,6 +90,8 @@ class Monitor:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         self._show(step, result.token_nats, result.accuracy, tokens_per_s, clock.wait_share, eta_s)
+        if self._generating and self._generating.ready():
+            self._log_generated()
 
     def evaluation(self, step: int, score: Score, stopped: Callable[[], bool]) -> None:
         """Log the validation score and, unless stopped, the signatures of failures and a generated audio sample."""
@@ -105,11 +110,32 @@ class Monitor:
             batch = next(iter(batches(self._session.validation)), None)
             if batch is not None:
                 self._watch(step, "signature/withheld", withheld(model, batch.to(model.device)))
-        if self._clips:
-            clip = self._clips.make(model, seed=step)
-            self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
-            self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
-            self._watch(step, "signature/codes", code_spread(clip.codes, self._clips.real_codes))
+        if not self._clips:
+            return
+        cpu_model = copy.deepcopy(model).cpu().eval()
+        if _has_idle_cores(model.device):
+            self._log_generated()  # of the evaluation before, if it is not there yet
+            self._generating = ClipProcess(self._clips, cpu_model, step)
+        else:
+            self._log_clip(step, self._clips.make(cpu_model, seed=step))
+
+    def _log_generated(self) -> None:
+        """Wait for the clip that is being generated, if there is one, and log it."""
+        if self._generating is None:
+            return
+        process, self._generating = self._generating, None
+        clip = process.result()
+        if clip is None:
+            self._console.print(f"step {process.step}: no audio sample: the process that generated it died")
+        else:
+            self._log_clip(process.step, clip)
+
+    def _log_clip(self, step: int, clip: Clip) -> None:
+        """Log a clip of the model after `step`, and the signature of its codes."""
+        assert self._clips is not None
+        self._writer.add_audio("clip", torch.from_numpy(clip.wav)[None], step, clip.sample_rate)
+        self._writer.add_image("clip/mel", clip.mel.T[::-1], step, dataformats="HW")
+        self._watch(step, "signature/codes", code_spread(clip.codes, self._clips.real_codes))
 
     def _watch(self, step: int, tag: str, signature: Withheld | CodeSpread) -> None:
         """Log a signature's figures, and its warning the first time that there is one."""
@@ -120,13 +146,21 @@ class Monitor:
             self._warned.add(tag)
             self._console.print(f"step {step}: warning: {warning}")
 
-    def end(self, left_out: int) -> None:
-        """Log what was skipped: `left_out` unreadable samples over all ranks (this rank's by name), and steps."""
+    def end(self, left_out: int, stopped: bool) -> None:
+        """Log what was skipped: `left_out` unreadable samples over all ranks (this rank's by name), and steps. Unless
+        the run was `stopped`, wait for its last audio sample."""
+        if not stopped:
+            self._log_generated()
         damaged, skipped = self._session.damaged, self._session.state.skipped
         if left_out:
             self._console.print(f"{left_out} damaged samples were skipped: {', '.join(sorted(damaged))}")
         if skipped:
             self._console.print(f"{skipped} steps were skipped: their loss or gradient was out of bounds")
+
+    def close(self) -> None:
+        """Stop generating."""
+        if self._generating:
+            self._generating.close()
 
     def _find_clips(self) -> Clips | None:
         try:
@@ -145,5 +179,14 @@ class Monitor:
 def monitor(session: Session, console: Console) -> Iterator[Monitor]:
     """Yield a monitor for the length of a run; TensorBoard's curves continue from the session's step."""
     config, first = session.config, session.state.step
-    with curves(config.out, first + 1) as writer, training_progress(console, config.steps, first) as show:
-        yield Monitor(session, console, writer, show)
+    with (
+        curves(config.out, first + 1) as writer,
+        training_progress(console, config.steps, first) as show,
+        contextlib.closing(Monitor(session, console, writer, show)) as opened,
+    ):
+        yield opened
+
+
+def _has_idle_cores(device: torch.device) -> bool:
+    """Return whether the CPU has cores for other work while a model trains on `device`."""
+    return device.type == "cuda"

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from whisper_gpt.model.language_model import LanguageModel, build_model, load_mo
 from whisper_gpt.model.objective import Objective
 from whisper_gpt.pipeline.loading.mixture import BLOCK, block_slots
 from whisper_gpt.pipeline.loading.order import ORDER_VERSION
+from whisper_gpt.pipeline.loading.reading_process import ReadingProcess
 from whisper_gpt.pipeline.loading.stream import Stream, StreamConfig, stream
 
 
@@ -44,12 +45,12 @@ class Session:
     objective: nn.Module
     optimizers: list[torch.optim.Optimizer]
     average: LanguageModel | None
-    training: Stream
+    training: Stream | ReadingProcess
     validation: Stream | None
     state: TrainingState
 
     def close(self) -> None:
-        """Stop the threads that read ahead."""
+        """Stop the threads, or the process, that read ahead."""
         self.training.close()
         if self.validation is not None:
             self.validation.close()
@@ -85,9 +86,10 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
     weighted = list(zip(config.datasets, config.shares, strict=True))
     shape = _shape(config, infos[0])
     data = trained_on(infos[0], config.mel or _default_mel(shape))
-    training = _stream(config, ranks, weighted, "train", data.mel_variant)
+    training = _training_stream(config, ranks, weighted, data.mel_variant)
     validated = [dataset for dataset, info in zip(weighted, infos, strict=True) if _has_samples(info, "validation")]
-    validation = _stream(config, ranks, validated, "validation", data.mel_variant) if validated else None
+    in_order = replace(_stream_config(config, ranks, data.mel_variant), shuffle=False)
+    validation = stream(validated, "validation", in_order) if validated else None
     seed_everything(config.seed, 0, 0)
     model = build_model(shape).to(ranks.device).train()
     if isinstance(model, HybridLM) and model.config.hybrid:
@@ -108,9 +110,9 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
         _require_same_shape(saved.config, model.config, config)
         model.load_state_dict(saved.state_dict())
         restore_training(folder, model, optimizers, average)
+        training.damaged.update(resumed.damaged)
         training.reset(resumed.stream)
         state = resumed
-        training.damaged.update(resumed.damaged)
         if ranks.is_main:
             log(f"resuming from step {state.step}")
     objective = ranks.wrap(Objective(model))
@@ -123,29 +125,38 @@ def _has_samples(info: DatasetInfo, split: str) -> bool:
     return split in info.splits and info.splits[split].samples > 0
 
 
-def _stream(config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], split: str, mel_variant: str) -> Stream:
-    """The stream of a split; other splits than train are neither shuffled nor packed."""
-    training, gpu = split == "train", ranks.device.type == "cuda"
-    return stream(
-        weighted,
-        split,
-        StreamConfig(
-            context=config.context,
-            batch=config.batch,
-            seed=config.seed,
-            shuffle=training,
-            pack=training and config.pack,
-            mel_variant=mel_variant,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            max_damaged=config.max_damaged,
-            cache_folder=config.cache,
-            cache_gb=config.cache_gb,
-            # One shape: code compiled for several depends on which comes first, and so on where a run was resumed.
-            pad=training and (config.compile or gpu),
-            narrow=training,
-            pin=training and gpu,
-        ),
+def _training_stream(
+    config: Config, ranks: Ranks, weighted: list[tuple[UPath, float]], mel_variant: str
+) -> Stream | ReadingProcess:
+    gpu = ranks.device.type == "cuda"
+    options = replace(
+        _stream_config(config, ranks, mel_variant),
+        pack=config.pack,
+        narrow=True,
+        # One shape: code compiled for several depends on which comes first, and so on where a run was resumed.
+        pad=config.compile or _reads_in_a_process(ranks),
+        pin=gpu,
+    )
+    return (ReadingProcess if _reads_in_a_process(ranks) else stream)(weighted, "train", options)
+
+
+def _reads_in_a_process(ranks: Ranks) -> bool:
+    """Return whether batches come from a process of their own: a thread would delay what is launched on a GPU."""
+    return ranks.device.type == "cuda"
+
+
+def _stream_config(config: Config, ranks: Ranks, mel_variant: str) -> StreamConfig:
+    """Return how both splits are read."""
+    return StreamConfig(
+        context=config.context,
+        batch=config.batch,
+        seed=config.seed,
+        mel_variant=mel_variant,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        max_damaged=config.max_damaged,
+        cache_folder=config.cache,
+        cache_gb=config.cache_gb,
     )
 
 
@@ -181,7 +192,7 @@ def _mel_statistics(
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(deviation, dtype=torch.float32)
 
 
-def _order(config: Config, training: Stream) -> dict[str, Any]:
+def _order(config: Config, training: Stream | ReadingProcess) -> dict[str, Any]:
     """All that the order of the windows depends on: a position is valid only within the same order."""
     return {
         "version": ORDER_VERSION,

@@ -130,13 +130,11 @@ class _BatchEncoder:
             return
         slots, wavs, ahead = (list(column) for column in zip(*ready, strict=True))
         # A shorter chunk is its recording's last: the zeros after it change nothing before them.
-        batch = torch.from_numpy(np.stack([np.pad(wav, (0, self._chunk_samples - len(wav))) for wav in wavs]))
-        codes, states = self._codec.encode_chunk(
-            join([slot.codec_state for slot in slots]), batch.to(self._codec.device)
-        )
-        following = torch.from_numpy(np.stack(ahead))
+        padded = np.stack([np.pad(wav, (0, self._chunk_samples - len(wav))) for wav in wavs])
+        batch, following = (torch.from_numpy(array).to(self._codec.device) for array in (padded, np.stack(ahead)))
+        codes, states = self._codec.encode_chunk(join([slot.codec_state for slot in slots]), batch)
         mels, mel_states = self._mel.step([slot.mel_state for slot in slots], codes, batch, following)
-        codes, mels_fp16 = codes.cpu(), mels.numpy().astype(np.float16)
+        codes, mels_fp16 = codes.cpu(), mels.half().cpu().numpy()
         for row, (slot, wav) in enumerate(zip(slots, wavs, strict=True)):
             slot.codec_state, slot.mel_state = states[row : row + 1], mel_states[row]
             frames = frame_count(len(wav))

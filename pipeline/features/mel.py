@@ -15,6 +15,7 @@ class LogMel:
     """The transform of one `MelConfig`, for a whole signal or streaming with explicit context."""
 
     config: MelConfig
+    device: torch.device | str = "cpu"
     window: torch.Tensor = field(init=False, repr=False)
     filterbank: torch.Tensor = field(init=False, repr=False)
 
@@ -22,12 +23,12 @@ class LogMel:
         c = self.config
         # Slaney's bands and area normalisation: librosa's default (librosa.filters.mel, htk=False).
         bank = librosa.filters.mel(sr=c.sample_rate, n_fft=c.window_samples, n_mels=c.bands)
-        object.__setattr__(self, "window", torch.hann_window(c.window_samples))
-        object.__setattr__(self, "filterbank", torch.from_numpy(bank.T).contiguous())  # [W/2+1, M]
+        object.__setattr__(self, "window", torch.hann_window(c.window_samples).to(self.device))
+        object.__setattr__(self, "filterbank", torch.from_numpy(bank.T).contiguous().to(self.device))  # [W/2+1, M]
 
     def start(self) -> torch.Tensor:
         """Return the context before a recording: silence, `[W − hop]`."""
-        return torch.zeros(self.config.context_samples)
+        return torch.zeros(self.config.context_samples, device=self.device)
 
     @full_float32()
     def step(self, context: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

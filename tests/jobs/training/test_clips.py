@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.jobs.training.small_runs import damage_first_sample, train_context_32
+from whisper_gpt.jobs.training import monitor
+from whisper_gpt.jobs.training.clip_process import ClipProcess
 from whisper_gpt.jobs.training.clips import open_clips
 from whisper_gpt.jobs.training.config import Config
 from whisper_gpt.jobs.training.distributed import single_process
@@ -22,7 +26,12 @@ from whisper_gpt.pipeline.loading.stream import batches
 pytestmark = pytest.mark.usefixtures("tiny_presets")
 
 
-def test_tensorboard_has_curves_and_an_audio_sample(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("aside", [False, True])
+def test_tensorboard_has_curves_and_an_audio_sample(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aside: bool
+) -> None:
+    """With the clip generated in turn, and in a process of its own, as beside a GPU."""
+    monkeypatch.setattr(monitor, "_has_idle_cores", lambda device: aside)
     run = tmp_path / "run"
     assert train_context_32(dataset, run, "--steps=3", "--clip-s=0.2") == 0
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0, "audio": 0, "images": 0}).Reload()
@@ -46,6 +55,22 @@ def test_clip_continues_the_tokens_of_its_sample(dataset: Path, tmp_path: Path, 
         assert np.array_equal(clips.prompt.codes, stored[:1, :32])
         clip = clips.make(opened.model, seed=0)
     assert np.allclose(clip.wav[: 32 * 320], codec.decode(stored[:1, :32]).clip(-1, 1), atol=1e-5)
+
+
+def test_clip_process(dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """It gives the same clip; an error in it gives None and is shown; and it can be left alone."""
+    config = Config((dataset,), tmp_path / "run", model="gpt-4m", context=64, batch=2, clip_s=0.1)
+    with contextlib.closing(open_session(config, single_process("cpu"), False, print)) as opened:
+        clips, model = open_clips(opened), opened.model.eval()
+    assert clips is not None
+    process, failing, unneeded = (
+        ClipProcess(made, model, step=3) for made in (clips, replace(clips, frames="many"), clips)
+    )
+    clip, same = process.result(), clips.make(model, seed=3)
+    assert clip is not None and np.array_equal(clip.wav, same.wav) and np.array_equal(clip.codes, same.codes)
+    assert failing.result() is None and "'str' object" in capfd.readouterr().err
+    unneeded.close()
+    assert not multiprocessing.active_children()
 
 
 def test_clip_skips_damaged_validation_samples(dataset: Path, tmp_path: Path) -> None:

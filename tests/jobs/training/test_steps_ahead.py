@@ -1,4 +1,4 @@
-"""Launching a step before the last one is read, as on a GPU, changes no number."""
+"""Launching a step before the last one is read, and reading batches in a process, as for a GPU, change no number."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.jobs.training.small_runs import train_context_32
 from whisper_gpt.jobs import cli
 from whisper_gpt.jobs.inference.run_folder import checkpoints, newest_checkpoint, read_state
-from whisper_gpt.jobs.training import loop
+from whisper_gpt.jobs.training import loop, session
 from whisper_gpt.model.checkpoint import load_safetensors
 
 pytestmark = pytest.mark.usefixtures("tiny_presets")
@@ -53,6 +53,7 @@ def test_reading_a_step_later_changes_no_number(
 def test_a_signal_between_a_step_and_its_reading_loses_no_step(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With batches from a process, the stopped and resumed run still equals one that read them in a thread."""
     step, number = loop.train_step, 0
 
     def interrupted(*arguments: Any, **named: Any) -> Any:
@@ -65,6 +66,7 @@ def test_a_signal_between_a_step_and_its_reading_loses_no_step(
     monkeypatch.setattr(loop, "_steps_ahead", lambda ranks: 1)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert train_context_32(dataset, whole, "--steps=9") == 0
+    monkeypatch.setattr(session, "_reads_in_a_process", lambda ranks: True)
     monkeypatch.setattr(loop, "train_step", interrupted)
     assert train_context_32(dataset, stopped, "--steps=9") == 1
     assert read_state(newest_checkpoint(stopped)).step == 5  # the fifth was with the device when the fourth was read

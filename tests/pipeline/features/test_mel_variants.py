@@ -1,16 +1,20 @@
 """Mel variants: of decoded codes with no other input, and a control with exactly the stated lookahead."""
 
+import copy
+from dataclasses import replace
+
 import librosa
 import numpy as np
 import pytest
 import torch
 
 from whisper_gpt.pipeline.codec.causal import Codec
+from whisper_gpt.pipeline.codec.streaming import join
 from whisper_gpt.pipeline.errors import PipelineError
 from whisper_gpt.pipeline.features.encode import align_recordings
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig, lookahead_samples
-from whisper_gpt.pipeline.features.mel_variants import with_lookahead
+from whisper_gpt.pipeline.features.mel_variants import MelVariants, with_lookahead
 
 VARIANTS = ("audio", "codes-1", "codes-8", "centred-2048")
 
@@ -69,6 +73,19 @@ def test_variant_of_one_codebook_ignores_the_others(codec: Codec) -> None:
     assert np.allclose(variants[1].astype(np.float32), first_only, atol=0.02)
     assert np.allclose(variants[2].astype(np.float32), all_eight, atol=0.02)
     assert np.abs(first_only - all_eight).max() > 0.1
+
+
+def test_all_tensors_are_on_the_device_of_the_codec(codec: Codec) -> None:
+    """Shown by torch's meta device, which computes no values: with a tensor elsewhere, or a value read, it raises."""
+    on_device = replace(codec, net=copy.deepcopy(codec.net).to("meta"))
+    variants = MelVariants(on_device, LogMel(MelConfig(variants=VARIANTS)))
+    wav, ahead = (torch.empty(2, samples, device="meta") for samples in (24_000, variants.lookahead))
+    codes, _ = on_device.encode_chunk(join([on_device.encoder_start] * 2), wav)
+    mel, states = variants.step([variants.start] * 2, codes, wav, ahead)
+    carried = [context for state in states for context in state.contexts]
+    carried += [tensor for state in states for decoder in state.decoders if decoder for tensor in decoder.carried]
+    assert {tensor.device.type for tensor in (codes, mel, *carried)} == {"meta"}
+    assert mel.shape == (2, 75, len(VARIANTS), 64)
 
 
 def test_with_lookahead_yields_chunks_and_lookahead() -> None:
