@@ -109,6 +109,8 @@ def run(config: Config) -> int:
     generated = Continuations(model, codec, log_mel, prompts, sampling, config.mel, generators, config.compile)
     console, files = status_console(), _files(config)
     with ExitStack() as stack:
+        if config.count == 1:
+            stack.enter_context(_one_thread())
         sounds = [stack.enter_context(_sound(file, codec.sample_rate)) for file in files]
         steps = track(range(frames), "generating", console=console, transient=True)
         for audio in itertools.chain([generated.prompt_audio], (generated.step() for _ in steps)):
@@ -128,6 +130,18 @@ def _files(config: Config) -> list[Path]:
     if config.count == 1:
         return [config.out]
     return [config.out.with_stem(f"{config.out.stem}-{i}") for i in range(1, config.count + 1)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread of the CPU: more hardly speed up a frame's small products, and on a busy machine they
+    wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
