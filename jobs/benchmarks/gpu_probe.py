@@ -28,7 +28,8 @@ from whisper_gpt.pipeline.codec.causal import Codec
 from whisper_gpt.pipeline.features.mel import LogMel
 from whisper_gpt.pipeline.features.mel_config import MelConfig
 from whisper_gpt.pipeline.frames import FRAME_RATE, HOP_SAMPLES
-from whisper_gpt.pipeline.loading.stream import StreamConfig, stream
+from whisper_gpt.pipeline.loading.reading_process import ReadingProcess
+from whisper_gpt.pipeline.loading.stream import StreamConfig
 
 BATCHES = (1, 8, 64, 256, 512)  # of clips to encode at once
 MODELS = {name: PRESETS[name] for name in ("gpt-4m", "hybrid-4m", "hybrid-8m", "gpt-40m")}
@@ -107,16 +108,17 @@ def generate(device: torch.device, size: float, dataset: Path) -> None:
 
 
 def load(device: torch.device, size: float, dataset: Path) -> None:
-    """Read training batches: windows per second of one process, copied to the device."""
+    """Read training batches: windows per second of one reading process, copied to the device."""
     config = StreamConfig(context=512, batch=64, pack=True, pad=True, narrow=True, pin=device.type == "cuda")
-    batches = iter(stream(dataset, "train", config))
-    next(batches)
-    windows, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < 10 * size:
-        next(batches).to(device)
-        windows += config.batch
-    _wait(device)
-    figure("windows of 512 frames, 8 codebooks", windows / (time.perf_counter() - begun), "windows/s")
+    with contextlib.closing(ReadingProcess(dataset, "train", config)) as batches:
+        next(batches)
+        windows, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < 10 * size:
+            next(batches).to(device)
+            windows += config.batch
+        _wait(device)
+        seconds = time.perf_counter() - begun
+    figure("windows of 512 frames, 8 codebooks", windows / seconds, "windows/s")
 
 
 ITEMS = {"encode": encode, "decode": decode, "train": train, "generate": generate, "load": load}

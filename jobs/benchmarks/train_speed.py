@@ -158,6 +158,7 @@ def our_options(config: Config, model: str, precision: Precision, compiled: bool
 def our_loop(options: TrainConfig, steps: int, stack: contextlib.ExitStack) -> Callable[[], tuple[float, float | None]]:
     """Return a function that runs a round of our loop and returns tokens per second and the share of waiting."""
     session = open_session(options, single_process(options.device), False, lambda _: None)
+    stack.enter_context(contextlib.closing(session))
     timed = stack.enter_context(quiet_monitor(session))
 
     def run_round() -> tuple[float, float | None]:

@@ -1,48 +1,53 @@
 """Generate a clip in a process of its own, so that a loop that feeds a GPU need not wait for the seconds it takes."""
 
-import multiprocessing
-import signal
+import pickle
 from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from whisper_gpt.jobs.training.clips import Clip, Clips
 from whisper_gpt.model.hybrid import HybridLM
+from whisper_gpt.pipeline.child_process import ChildDied, ChildProcess
 
 
 class ClipProcess:
-    """A clip on its way; `step` is that of its model. Leaving the process alone ends it with this one."""
+    """A clip of the model after `step` that is being generated."""
 
     def __init__(self, clips: Clips, model: HybridLM, step: int):
-        """Start to generate with `model`, which must be on the CPU and not change any more; `step` is also the seed."""
-        self.step = step
-        context = multiprocessing.get_context("spawn")  # a fork of a process that uses CUDA cannot use torch
-        self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_generate, args=(sender, clips, model, step), daemon=True)
-        self._process.start()
-        sender.close()  # the process has its own: when that ends, the receiver's end is reached
+        """Start to generate with `model`, which is on the CPU and in evaluation mode; `step` is also the seed.
 
-    def ready(self) -> bool:
-        """Return whether `result` would not wait."""
-        return self._receiver.poll()
+        Raises `OSError` if there is no room for a process, or in the temporary folder for the model and the codec.
+        """
+        self.step = step
+        self._folder = TemporaryDirectory(prefix="whisper-gpt-clip-")
+        file = Path(self._folder.name) / "clip.pickle"
+        with file.open("wb") as opened:  # through a pipe it would have to wait for the other end, which takes seconds
+            pickle.dump((clips, model), opened)
+        self._child = ChildProcess(_generate, file, step)
+
+    def ready(self, timeout_s: float = 0.0) -> bool:
+        """Wait up to `timeout_s` seconds, and return whether `result` need not wait any more."""
+        return self._child.pipe.poll(timeout_s)
 
     def result(self) -> Clip | None:
         """Wait for the clip and return it, or None if the process died; its error is on stderr then."""
         try:
-            return self._receiver.recv()
-        except EOFError:
+            return self._child.receive()
+        except ChildDied:
             return None
         finally:
             self.close()
 
     def close(self) -> None:
         """End the process, finished or not."""
-        self._process.kill()
-        self._process.join()
-        self._receiver.close()
+        self._child.close()
+        self._folder.cleanup()
 
 
-def _generate(sender: Connection, clips: Clips, model: HybridLM, seed: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches every process; the training process ends this one
+def _generate(pipe: Connection, file: Path, seed: int) -> None:
     torch.set_num_threads(1)  # the other cores feed the GPU
-    sender.send(clips.make(model, seed))
+    with file.open("rb") as opened:
+        clips, model = pickle.load(opened)  # written a moment ago by the process that started this one
+    pipe.send(clips.make(model, seed))

@@ -99,7 +99,7 @@ def train(session: Session, monitor: Monitor | None, stopped: Callable[[], bool]
         last = time.monotonic()
     left_out = ranks.sum([len(session.damaged)])[0]
     if monitor:
-        monitor.end(int(left_out), stopped=done < 1)
+        monitor.end(int(left_out), stopped)
     return done >= 1
 
 

@@ -115,6 +115,8 @@ def open_session(config: Config, ranks: Ranks, resume: bool, log: Callable[[str]
         state = resumed
         if ranks.is_main:
             log(f"resuming from step {state.step}")
+    else:
+        training.reset(None)  # reading starts while the model is compiled
     objective = ranks.wrap(Objective(model))
     if config.compile:
         objective.compile()

@@ -22,7 +22,8 @@ class MelState:
 
 
 class MelVariants:
-    """Computes the mel variants in `log_mel.config` of recordings that are encoded chunk by chunk, on their device."""
+    """Computes the mel variants in `log_mel.config` of recordings that are encoded chunk by chunk, on the codec's
+    device."""
 
     def __init__(self, codec: Codec, log_mel: LogMel):
         self._codec, log_mel = codec, replace(log_mel, device=codec.device)

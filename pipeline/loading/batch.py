@@ -1,7 +1,7 @@
 """Read windows as padded batches; damaged samples are left out, counted and logged."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,15 +44,14 @@ class Batch:
             doc_ids=None if self.doc_ids is None else self.doc_ids.to(device, non_blocking=True),
         )
 
-    def tensors(self) -> list[torch.Tensor]:
-        """Return the tensors that there are."""
-        return [tensor for tensor in (self.codes, self.mel, self.mask, self.doc_ids) if tensor is not None]
-
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """Return the batch with `function` applied to each tensor."""
-        doc_ids = None if self.doc_ids is None else function(self.doc_ids)
+    def pinned(self) -> "Batch":
+        """Return a copy in pinned memory."""
         return replace(
-            self, codes=function(self.codes), mel=function(self.mel), mask=function(self.mask), doc_ids=doc_ids
+            self,
+            codes=self.codes.pin_memory(),
+            mel=self.mel.pin_memory(),
+            mask=self.mask.pin_memory(),
+            doc_ids=None if self.doc_ids is None else self.doc_ids.pin_memory(),
         )
 
 

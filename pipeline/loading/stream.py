@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import get_worker_info
 from torchdata.nodes import BaseNode, Mapper, Prefetcher
 
@@ -311,6 +310,6 @@ def _cache(config: StreamConfig) -> ShardCache:
 def _read_or_error(reader: BatchReader, windows: list[Window], pin: bool) -> Batch | Exception:
     try:
         batch = reader.read(windows)
-        return batch.map(torch.Tensor.pin_memory) if pin else batch
+        return batch.pinned() if pin else batch
     except Exception as error:  # includes those of an object store's client
         return error
