@@ -101,10 +101,10 @@ def test_a_process_that_was_killed_is_an_error(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "last", ["os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGTERM)", "raise ValueError", ""]
+    "last", ["os.kill(os.getpid(), signal.SIGKILL)", "os.killpg(0, signal.SIGTERM)", "raise ValueError"]
 )
 def test_it_ends_with_this_process(dataset: Path, last: str) -> None:
-    """However this one ends: killed, asked to end with all processes of its group, by an error, or without closing."""
+    """However this one ends: killed, with all processes of its group, or by an error that leaves it open."""
     script = (
         "import multiprocessing, os, signal, sys\nfrom pathlib import Path\n"
         "from tests.pipeline.loading.test_reading_process import PACKED, ReadingProcess\n"
