@@ -1,6 +1,5 @@
 """A process beside this one, with a pipe to it, that ends with this one."""
 
-import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -37,7 +36,7 @@ class ChildProcess:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()  # so that the pipe ends with the process
-        # Before multiprocessing's own, which asks by SIGTERM and waits for ever.
+        # Before multiprocessing's own, which asks by SIGTERM and waits forever.
         self._end = Finalize(self, _end, (process, self.pipe), exitpriority=0)
 
     def receive(self) -> Any:
@@ -55,5 +54,4 @@ class ChildProcess:
 def _end(process: SpawnProcess, pipe: Connection) -> None:
     process.kill()
     process.join()
-    with contextlib.suppress(OSError):
-        pipe.close()
+    pipe.close()

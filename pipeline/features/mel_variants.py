@@ -22,15 +22,15 @@ class MelState:
 
 
 class MelVariants:
-    """Computes the mel variants in `log_mel.config` of recordings that are encoded chunk by chunk, on the codec's
-    device."""
+    """Computes the mel variants in `log_mel.config` of recordings that are encoded chunk by chunk; both must be on
+    the codec's device."""
 
     def __init__(self, codec: Codec, log_mel: LogMel):
-        self._codec, log_mel = codec, replace(log_mel, device=codec.device)
+        self._codec = codec
         self.names = log_mel.config.variants
         self.lookahead = max(map(lookahead_samples, self.names))
         self._transforms = [
-            LogMel(replace(log_mel.config, window_samples=window), codec.device) if window else log_mel
+            LogMel(replace(log_mel.config, window_samples=window), log_mel.device) if window else log_mel
             for window in map(centred_window, self.names)
         ]
         decoders = [codec.decoder_start(k) if (k := decoded_codebooks(name)) else None for name in self.names]

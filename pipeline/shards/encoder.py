@@ -28,7 +28,7 @@ def load_encoder(setup: WorkerSetup) -> tuple[Codec, LogMel]:
     codec = read_codec(weights, planned.codebooks, planned.precision, setup.device)
     if codec.fingerprint != planned:
         raise PipelineError(f"{weights}: the worker's codec {codec.fingerprint} is not the plan's {planned}")
-    return codec, LogMel(setup.mel)
+    return codec, LogMel(setup.mel, codec.device)
 
 
 def dry_encode(recordings: Sequence[Iterable[np.ndarray]], codec: Codec, log_mel: LogMel, segment_frames: int) -> None:

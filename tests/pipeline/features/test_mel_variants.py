@@ -78,7 +78,7 @@ def test_variant_of_one_codebook_ignores_the_others(codec: Codec) -> None:
 def test_all_tensors_are_on_the_device_of_the_codec(codec: Codec) -> None:
     """Shown by torch's meta device, which computes no values: with a tensor elsewhere, or a value read, it raises."""
     on_device = replace(codec, net=copy.deepcopy(codec.net).to("meta"))
-    variants = MelVariants(on_device, LogMel(MelConfig(variants=VARIANTS)))
+    variants = MelVariants(on_device, LogMel(MelConfig(variants=VARIANTS), on_device.device))
     wav, ahead = (torch.empty(2, samples, device="meta") for samples in (24_000, variants.lookahead))
     codes, _ = on_device.encode_chunk(join([on_device.encoder_start] * 2), wav)
     mel, states = variants.step([variants.start] * 2, codes, wav, ahead)
